@@ -1,0 +1,86 @@
+"""Build the C++ extension: the list of sources and flags, and a just-in-time build for a source tree.
+
+``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here, so both builds compile the same files the same way.
+This module imports nothing of the package (``setup.py`` runs it alone).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+
+# No -march=native and no -ffast-math: each instruction set has a file of its own, chosen at run time, and
+# results must not depend on the machine that compiled them. TORCH_TARGET_VERSION: the stable ABI of torch 2.10.
+CXX_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
+
+
+def sources() -> list[str]:
+    """Paths of all C++ files of the extension, sorted."""
+    return sorted(glob.glob(str(CSRC / "*.cpp")) + glob.glob(str(CSRC / "cpu" / "*.cpp")))
+
+
+def include_dirs() -> list[str]:
+    """Header folders: pybind11's own come before the copy that torch ships."""
+    import pybind11
+
+    return [pybind11.get_include(), str(CSRC)]
+
+
+def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = False) -> Any:
+    """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
+
+    For a source tree that was never installed. The second call in a process returns the same module; a later
+    process finds the compiled file in the cache and only loads it.
+
+    Args:
+        build_directory: cache folder; torch's own cache (``TORCH_EXTENSIONS_DIR``) when None.
+        verbose: print the compiler's commands.
+    Returns:
+        the extension module, as ``sparseprune._C``.
+    Raises:
+        FileNotFoundError: the C++ sources are not beside the package (it was installed from a wheel).
+        RuntimeError: there is no compiler, or it failed, or a stale lock file is in the cache folder.
+    """
+    name = "sparseprune_jit"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not sources():
+        raise FileNotFoundError(
+            f"jit.load: expected C++ sources in {CSRC}, found none; "
+            "clone the repository, or install a wheel that holds the compiled extension"
+        )
+    from torch.utils import cpp_extension
+
+    from sparseprune import ops
+
+    folder = Path(build_directory) if build_directory is not None else Path(cpp_extension.get_default_build_root())
+    folder = folder / name if build_directory is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    if lock.exists():
+        raise RuntimeError(
+            f"jit.load: {lock} exists: another build is running, or one was killed; "
+            "wait for the other build, or delete that file and call again"
+        )
+    with ops.replaced_library():
+        module = cpp_extension.load(
+            name,
+            sources(),
+            extra_cflags=CXX_FLAGS,
+            extra_include_paths=include_dirs(),
+            build_directory=str(folder),
+            verbose=verbose,
+        )
+    ops.use_extension(module)
+    return module
