@@ -1,0 +1,39 @@
+"""Shuffled mini-batches of tensors that are in memory already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def batches(
+    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through the data in a fresh random order (one gather per batch, no worker processes).
+
+    Args:
+        x: inputs, (samples, ...).
+        y: targets, (samples,).
+        batch_size: samples per batch; the last batch holds what is left over.
+        generator: source of the order; torch's global one when None.
+    Returns:
+        an iterator of (inputs, targets); the order is drawn when the first batch is asked for.
+    Raises:
+        ValueError: x and y differ in length, there are no samples, or batch_size is below 1.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"batches: expected as many targets as inputs ({len(x)}), got {len(y)}")
+    if len(x) == 0:
+        raise ValueError("batches: expected at least one sample, got 0")
+    if batch_size < 1:
+        raise ValueError(f"batches: expected batch_size >= 1, got {batch_size}")
+    return _shuffled(x, y, batch_size, generator)
+
+
+def _shuffled(
+    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for index in torch.randperm(len(x), generator=generator).split(batch_size):
+        yield x.index_select(0, index), y.index_select(0, index)
