@@ -1,0 +1,49 @@
+"""The typer application: its commands, and how errors are told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+import sparseprune as sp
+from sparseprune.cli.compare import compare
+from sparseprune.cli.info import info
+from sparseprune.cli.prune import prune
+from sparseprune.cli.train import train
+
+
+class _Commands(TyperGroup):
+    """Turns the library's errors into one message and exit code 1; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            Console(stderr=True, soft_wrap=True).print(Text(f"Error: {error}", style="bold red"))
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(prune)
+app.command()(train)
+app.command()(compare)
+app.command()(info)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(sp.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _sparseprune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prune a network before training, and train it with sparse kernels."""

@@ -1,0 +1,26 @@
+"""``sparseprune info``: what this installation is and can do."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import sparseprune as sp
+from sparseprune import machine
+from sparseprune.cli import options
+
+
+def info(threads: options.Threads = None, as_json: options.Json = False) -> None:
+    """Print versions, instruction set, threads, CUDA, and whether the compiled extension is in use."""
+    facts = {**machine.facts(), **sp.ops.info()}
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        table.add_row(name.replace("_", " "), words)
+    Console(soft_wrap=True).print(table)

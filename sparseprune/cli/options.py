@@ -1,0 +1,69 @@
+"""Options that commands share: their names, limits and help texts, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from sparseprune.data import DATASETS
+from sparseprune.models import MODELS
+
+
+def _one_of(known: Iterable[str]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is unknown; known are {', '.join(known)}")
+        return value
+
+    return check
+
+
+def _set_threads(count: int | None) -> int | None:
+    if count is not None:
+        torch.set_num_threads(count)
+    return count
+
+
+Data = Annotated[
+    str, typer.Option("--data", callback=_one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", help="Folder with the four IDX files of fashion-mnist, in place of the system's."
+    ),
+]
+Model = Annotated[
+    str, typer.Option("--model", callback=_one_of(MODELS), help=f"Network: {', '.join(MODELS)}.")
+]
+Sparsity = Annotated[
+    float, typer.Option("--sparsity", min=0.0, max=1.0, help="Fraction of the weights to remove.")
+]
+Scope = Annotated[
+    str,
+    typer.Option(
+        "--scope", help="Rank the scores of all layers together (global) or within each layer (layer)."
+    ),
+]
+PruneBatches = Annotated[
+    int, typer.Option("--prune-batches", min=1, help="Number of training batches that score the weights.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples per batch.")]
+LearningRate = Annotated[
+    float, typer.Option("--lr", help="Learning rate of Adam at the start; it decays to 0.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of initial weights and of the order of the samples.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, callback=_set_threads, help="Processor threads; torch's choice by default."
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON on standard output, and nothing else there (seconds, bytes)."),
+]

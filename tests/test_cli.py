@@ -1,0 +1,206 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("typer")
+pytest.importorskip("sklearn")
+
+from typer.testing import CliRunner
+
+import sparseprune as sp
+from sparseprune import cli, models
+from sparseprune.cli.app import app
+
+QUICK = ["--data", "digits", "--model", "lenet_300_100"]
+
+
+@pytest.fixture
+def run():
+    """Calls the command line and returns its stdout, stderr and exit_code; restores the number of threads."""
+    threads = torch.get_num_threads()
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    torch.set_num_threads(threads)
+
+
+def words(text):
+    """Rich wraps its messages and draws boxes around some: compare the words alone."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+def test_info_tells_versions_and_instruction_sets(run):
+    result = run("info", "--threads", 1, "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["sparseprune"] == sp.__version__
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == 1
+    for name, value in sp.ops.info().items():
+        assert facts[name] == value
+    table = run("info").stdout
+    for name in facts:
+        assert name.replace("_", " ") in table
+
+
+def test_version_is_printed_by_the_module(run):
+    assert run("--version").stdout.strip() == sp.__version__
+    done = subprocess.run(
+        [sys.executable, "-m", "sparseprune", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == sp.__version__
+
+
+def test_prune_saves_masks_that_train_takes(run, tmp_path):
+    file = tmp_path / "new" / "masks.pt"
+    result = run("prune", *QUICK, "--method", "random", "--sparsity", 0.75, "--out", file, "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["sizes"] == [64, 300, 100, 10]
+    assert (
+        figures["summary"]
+        == sp.summary(sp.sparsify(models.build(figures["sizes"], 0), torch.load(file)["masks"])).to_dict()
+    )
+    masks = torch.load(file)["masks"]
+    assert sum(int(mask.sum()) for mask in masks.values()) == 50_200 // 4
+
+    checkpoint = tmp_path / "trained.pt"
+    result = run("train", *QUICK, "--masks", file, "--epochs", 1, "--out", checkpoint, "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["method"], figures["sparsity"]) == ("random", 0.75)
+    assert figures["result"]["steps"] == 6
+    assert 0 < figures["result"]["accuracy"] < 1
+
+    saved = torch.load(checkpoint)
+    model = sp.sparsify(models.build(saved["sizes"], 0), saved["masks"])
+    before = [parameter.clone() for parameter in model.parameters()]
+    model.load_state_dict(saved["state_dict"])
+    assert not any(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+    assert saved["accuracy"] == figures["result"]["accuracy"]
+
+    result = run("train", *QUICK, "--masks", file, "--seed", 1)
+    assert result.exit_code == 1
+    assert "with seed 0, but the network to train has layers [64, 300, 100, 10] with seed 1" in words(
+        result.stderr
+    )
+
+
+def test_prune_prints_the_summary(run):
+    result = run("prune", *QUICK, "--method", "snip", "--sparsity", 0.5, "--prune-batches", 2)
+    assert result.exit_code == 0, result.output
+    assert "25,100" in result.stdout
+    assert "data: digits from Python package scikit-learn" in result.stderr
+    assert "2 batches" in result.stderr
+
+
+def test_train_prints_one_line(run, tmp_path):
+    result = run("train", *QUICK, "--method", "random", "--epochs", 1, "--out", tmp_path / "a" / "b.pt")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"random 90 %: test accuracy [\d.]+ % after 1.0 epochs, 6 steps", result.stdout)
+    assert (tmp_path / "a" / "b.pt").stat().st_size > 0
+    result = run("train", *QUICK, "--budget", 1e-9)
+    assert re.search(r"dense: test accuracy [\d.]+ % after 0.2 epochs, 1 steps", result.stdout)
+
+
+def test_compare_writes_its_report(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "report"
+    arguments = ["compare", *QUICK, "--methods", "snip,random", "--sparsities", "0.5,0.8", "--epochs", 1]
+    result = run(*arguments, "--budget", "dense", "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert json.loads((out / "results.json").read_text()) == figures
+    assert len(figures["runs"]) == 2 * 7
+    assert figures["machine"]["torch"] == torch.__version__
+    picture = (out / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+    table = (out / "table.md").read_text(encoding="utf-8")
+    for run_ in figures["runs"]:
+        assert f"| {run_['label']} | {100 * run_['result']['accuracy']:.2f} |" in table
+        assert f"{run_['weights']:,}" in table
+    assert "Equal epochs (1)" in table
+    assert "Equal wall-clock time" in table
+    assert "1,437 training and 360 test samples from Python package scikit-learn" in table
+
+
+def test_compare_prints_a_table(run):
+    result = run("compare", *QUICK, "--methods", "random", "--sparsities", 0.5, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    for heading in ("Equal epochs (1)", "network", "epochs", "weights", "MFLOP/", "random 50 %", "25,100"):
+        assert heading in result.stdout
+    assert "wall-clock" not in result.stdout.split("lenet_300_100")[0]
+    assert "train, equal epochs: dense:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", *QUICK, "--method", "lottery"], "lottery"),
+        (["prune", *QUICK, "--sparsity", "1"], "sparsity"),
+        (
+            ["train", "--data", "fashion-mnist", "--data-dir", "/no/such/folder"],
+            "apt-get install dataset-fashion-mnist",
+        ),
+        (["train", *QUICK, "--masks", "/no/such/file"], "there is no file /no/such/file"),
+        (["train", *QUICK, "--masks", __file__], "a file that `sparseprune prune --out` wrote"),
+        (["train", *QUICK, "--lr", "0"], "lr > 0"),
+        (["compare", *QUICK, "--methods", "lottery", "--json"], "lottery"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_1(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "Error: " in result.stderr
+    assert message in words(result.stderr)
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--data", "cifar"],
+            "'cifar' is unknown; known are fashion-mnist, mnist5k, digits, mnist1d",
+        ),
+        (["train", "--model", "vgg"], "'vgg' is unknown; known are lenet_300_100"),
+        (["train", "--method", "snip", "--masks", "x"], "give --method or --masks, not both"),
+        (["train", "--epochs", "1", "--budget", "1"], "give --epochs or --budget, not both"),
+        (["train", "--threads", "0"], "--threads"),
+        (["prune", "--sparsity", "1.5"], "--sparsity"),
+        (["compare", "--sparsities", "0.9,1"], "numbers in [0, 1) with commas between, got '0.9,1'"),
+        (["compare", "--sparsities", "much"], "numbers in [0, 1) with commas between, got 'much'"),
+        (["compare", "--budget", "long"], "a number of seconds above 0, or \"dense\", got 'long'"),
+        (["compare", "--budget", "-1"], "a number of seconds above 0"),
+        (["compare", "--epochs", "0"], "--epochs"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_options_exit_with_code_2(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in words(result.stderr)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_main_without_its_packages_says_how_to_get_them(monkeypatch, capsys, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    message = capsys.readouterr().err
+    assert f"needs the Python package {package}" in message
+    assert "pip install 'sparseprune[cli]'" in message
+
+
+def test_compare_without_matplotlib_says_so_before_it_works(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = run("compare", *QUICK, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "pip install matplotlib" in words(result.stderr)
+    assert list(tmp_path.iterdir()) == []
