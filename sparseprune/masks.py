@@ -1,0 +1,232 @@
+"""From scores to masks: exactly k weights, over the whole network or layer by layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune import ops
+
+BLOCK_ROWS = (1, 2, 4, 8, 16)
+
+
+def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+    """Select exactly the k largest scores over all tensors together; ties go to the earlier position.
+
+    The earlier tensor wins a tie, then the lower flat index, so that the result does not depend on the
+    number of threads; -0.0 equals 0.0. float16 and bfloat16 are compared as float32, mixed precisions as
+    float64.
+
+    Args:
+        scores: tensors of any shapes, floating point, on one device, finite.
+        k: number of scores to select, 0 to the number of all.
+    Returns:
+        bool tensors of the scores' shapes, True = selected, with k True in total.
+    Raises:
+        TypeError: a score is not a floating-point tensor, or k is not an int.
+        ValueError: k is out of range, devices differ, or a score is NaN or infinite (the error has the
+            tensor's index).
+    """
+    if isinstance(scores, Tensor):
+        raise TypeError("topk_masks: expected a sequence of tensors, got one tensor; wrap it in a list")
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"topk_masks: expected k to be an int, got {type(k).__name__}")
+    for i, score in enumerate(scores):
+        if not isinstance(score, Tensor) or not score.is_floating_point():
+            got = score.dtype if isinstance(score, Tensor) else type(score).__name__
+            raise TypeError(f"topk_masks: expected floating-point tensors, got {got} in scores[{i}]")
+        if score.device != scores[0].device:
+            raise ValueError(
+                f"topk_masks: expected all scores on {scores[0].device}, got {score.device} in scores[{i}]"
+            )
+    n = sum(score.numel() for score in scores)
+    if not 0 <= k <= n:
+        raise ValueError(f"topk_masks: expected k in 0..{n} (number of scores), got {k}")
+    if not scores:
+        return []
+    widest = torch.float64 if any(score.dtype == torch.float64 for score in scores) else torch.float32
+    return ops.topk_masks([score.detach().to(widest) for score in scores], k)
+
+
+def kept(n: int, sparsity: float) -> int:
+    """Number of weights that stay of n, k = round(n · (1 − sparsity))."""
+    return round(n * (1 - sparsity))
+
+
+def select_masks(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    *,
+    scope: str = "global",
+    block: tuple[int, int] = (1, 1),
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
+) -> dict[str, Tensor]:
+    """Turn scores into masks that keep the best k = round(n · (1 − sparsity)) weights.
+
+    Scope ``"global"`` ranks all n weights together; ``"layer"`` keeps the best k of each layer on its own.
+    With blocks of V rows × 1 column of ``score.flatten(1)``, n and k count blocks, and a block's score is
+    the sum over its weights.
+
+    Args:
+        scores: ``{parameter name: score}``, higher = keep, finite.
+        sparsity: fraction removed, in [0, 1).
+        scope: ``"global"`` or ``"layer"``.
+        block: ``(V, 1)`` with V in 1, 2, 4, 8, 16.
+        min_per_layer: weights that each layer keeps at least (all of them, in a layer that has fewer).
+            Under ``"global"`` the other layers give them up and the total stays k; under ``"layer"`` they
+            come on top.
+        allow_empty: accept layers that keep no weight.
+    Returns:
+        ``{parameter name: bool tensor of the score's shape}``, True = keep.
+    Raises:
+        ValueError: bad sparsity, scope, block or floor; scores that are not finite (the error has the
+            parameter's name); a layer that keeps no weight (the error names it) unless ``allow_empty``.
+    """
+    shapes = {name: score.shape for name, score in scores.items()}
+    check_selection(shapes, sparsity, scope, block, min_per_layer, allow_empty)
+    rows = block[0]
+    summed = {name: _sum_blocks(score, rows) for name, score in scores.items()}
+    floors = _floors(shapes, rows, min_per_layer)
+    if scope == "global":
+        selected = _select_global(summed, sparsity, floors)
+    else:
+        selected = {
+            name: _topk_named({name: score}, max(kept(score.numel(), sparsity), floors[name]))[name]
+            for name, score in summed.items()
+        }
+    masks = {name: _spread_blocks(selected[name], score, rows) for name, score in scores.items()}
+    if not allow_empty:
+        refuse_empty(masks)
+    return masks
+
+
+def refuse_empty(masks: Mapping[str, Tensor]) -> None:
+    """Raise ValueError that names the layers whose mask keeps no weight: such a layer cuts the network."""
+    empty = [name for name, mask in masks.items() if mask.numel() > 0 and not mask.any()]
+    if empty:
+        raise ValueError(
+            f"masks: expected every layer to keep a weight, got none kept in {', '.join(map(repr, empty))}; "
+            "lower the sparsity, give each layer a floor with min_per_layer=, "
+            "or accept empty layers with allow_empty=True"
+        )
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero the pruned weights of a dense model in place, w ← w ⊙ mask.
+
+    All masks are checked before the first weight changes.
+
+    Args:
+        model: the network.
+        masks: ``{parameter name: bool tensor of the parameter's shape}``, True = keep.
+    Raises:
+        TypeError: a mask is not a bool tensor.
+        ValueError: a name is not a parameter of the model, or a shape differs.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(
+                f"apply_masks: expected names of the model's parameters, got {name!r}; "
+                "were the masks made for another model?"
+            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"apply_masks: expected a bool tensor for {name!r}, got {got}")
+        if mask.shape != parameters[name].shape:
+            expected, actual = tuple(parameters[name].shape), tuple(mask.shape)
+            raise ValueError(f"apply_masks: expected a mask of shape {expected} for {name!r}, got {actual}")
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weight = parameters[name]
+            weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def check_selection(
+    shapes: Mapping[str, torch.Size],
+    sparsity: float,
+    scope: str = "global",
+    block: tuple[int, int] = (1, 1),
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
+) -> None:
+    """Raise TypeError or ValueError for what ``select_masks`` refuses for weights of these shapes."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float):
+        raise TypeError(f"sparsity: expected a number in [0, 1), got {type(sparsity).__name__}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity: expected the fraction removed, in [0, 1), got {sparsity}")
+    if scope not in ("global", "layer"):
+        raise ValueError(f'scope: expected "global" or "layer", got {scope!r}')
+    if not isinstance(block, tuple) or len(block) != 2 or block[0] not in BLOCK_ROWS or block[1] != 1:
+        raise ValueError(
+            f"block: expected (V, 1), rows x columns, with V in {', '.join(map(str, BLOCK_ROWS))}, "
+            f"got {block!r}"
+        )
+    if isinstance(min_per_layer, bool) or not isinstance(min_per_layer, int) or min_per_layer < 0:
+        raise ValueError(
+            f"min_per_layer: expected a whole number of weights, 0 or more, got {min_per_layer!r}"
+        )
+    if not isinstance(allow_empty, bool):
+        raise TypeError(f"allow_empty: expected True or False, got {type(allow_empty).__name__}")
+    for name, shape in shapes.items():
+        if shape and shape[0] % block[0] != 0:
+            raise ValueError(
+                f"block: expected the rows of {name!r} to be divisible by {block[0]}, got {shape[0]}; "
+                "exclude that layer or choose a smaller block"
+            )
+    k = kept(sum(shape.numel() for shape in shapes.values()) // block[0], sparsity)
+    floor = sum(_floors(shapes, block[0], min_per_layer).values())
+    if scope == "global" and floor > k:
+        raise ValueError(
+            f"min_per_layer: expected floors of {k * block[0]} weights in total at most "
+            f"(kept at sparsity {sparsity}), got {floor * block[0]}; lower min_per_layer or the sparsity"
+        )
+
+
+def _floors(shapes: Mapping[str, torch.Size], rows: int, min_per_layer: int) -> dict[str, int]:
+    """Blocks that each layer keeps at least."""
+    return {name: min(-(-min_per_layer // rows), shape.numel() // rows) for name, shape in shapes.items()}
+
+
+def _select_global(
+    scores: Mapping[str, Tensor], sparsity: float, floors: Mapping[str, int]
+) -> dict[str, Tensor]:
+    k = kept(sum(score.numel() for score in scores.values()), sparsity)
+    # A layer that falls below its floor is selected on its own; the others then share less, so look again.
+    free, masks = dict(scores), {}
+    while True:
+        taken = _topk_named(free, k)
+        below = [name for name in free if floors[name] > 0 and int(taken[name].sum()) < floors[name]]
+        if not below:
+            masks.update(taken)
+            return {name: masks[name] for name in scores}
+        for name in below:
+            masks[name] = _topk_named({name: free.pop(name)}, floors[name])[name]
+            k -= floors[name]
+
+
+def _topk_named(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    names = list(scores)
+    try:
+        return dict(zip(names, topk_masks(list(scores.values()), k), strict=True))
+    except ValueError as error:
+        found = re.search(r"got (\S+) in scores\[(\d+)\]$", str(error))
+        if found is None:
+            raise
+        value, name = found[1], names[int(found[2])]
+        raise ValueError(
+            f"masks: expected finite scores, got {value} in {name!r}; "
+            "look at the loss and the inputs of the scored batches"
+        ) from None
+
+
+def _sum_blocks(score: Tensor, rows: int) -> Tensor:
+    return score if rows == 1 else score.reshape(score.shape[0] // rows, rows, -1).sum(1)
+
+
+def _spread_blocks(mask: Tensor, score: Tensor, rows: int) -> Tensor:
+    return mask if rows == 1 else mask.repeat_interleave(rows, 0).reshape(score.shape)
