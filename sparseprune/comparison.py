@@ -118,9 +118,8 @@ def compare(
     """Train a dense network and its sparse and small dense competitors, and measure them.
 
     Contenders: dense; for each sparsity, a small dense network with about as many weights as a sparse one
-        keeps; for each
-    method and sparsity, the dense network pruned on its initial weights. All start from the same seed.
-    Everything is pruned before anything is trained, so that a mistake costs seconds.
+    keeps; for each method and sparsity, the dense network pruned on its initial weights. All start from the
+    same seed. Everything is pruned before anything is trained, so that a mistake costs seconds.
 
     The first view trains all for `epochs`. With a budget there is a second view, in which all are trained
     anew for the same wall-clock time. Pruning counts: its seconds are taken off the contender's budget.
@@ -131,9 +130,8 @@ def compare(
         methods: pruning methods that `sparseprune.prune` knows.
         sparsities: fractions of the weights to remove.
         epochs: passes over the data in the first view.
-        budget: seconds for the second view, or "dense" for the time that dense took in the first (dense is
-            then not
-            trained again: that run is its run in both views); no second view when None.
+        budget: seconds for the second view, or "dense" for the time that dense took in the first (which is
+            then its run in both views); no second view when None.
         batch_size: samples per training step and per batch of scoring.
         lr: initial learning rate of Adam.
         seed: of initial weights, order of samples and choice of the batches that are scored.
@@ -146,11 +144,7 @@ def compare(
     Raises:
         ValueError: a setting is out of range, or pruning fails.
     """
-    if (
-        budget is not None
-        and budget != "dense"
-        and not (isinstance(budget, (int, float)) and 0 < budget < math.inf)
-    ):
+    if not (budget in (None, "dense") or (isinstance(budget, (int, float)) and 0 < budget < math.inf)):
         raise ValueError(f'compare: expected a budget of more than 0 seconds, or "dense", got {budget!r}')
     if prune_batches < 1:
         raise ValueError(f"compare: expected prune_batches >= 1, got {prune_batches}")
@@ -266,9 +260,8 @@ def flops_per_step(model: nn.Module, batch_size: int) -> int:
     """Floating-point operations of the matrix products of one training step, from the weights in the model.
 
     A multiplication and an addition for each weight and sample, in each of three products: forward, weight
-        gradient,
-    input gradient. The first layer needs no input gradient. A weight that a sparse layer does not store costs
-    nothing; a layer that stays dense with its mask enforced costs as much as a dense one.
+    gradient, input gradient. The first layer needs no input gradient. A weight that a sparse layer does not
+    store costs nothing; a layer that stays dense with its mask enforced costs as much as a dense one.
 
     Args:
         model: linear layers, dense and sparse, one after the other.

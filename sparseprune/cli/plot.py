@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def save_curves(views: Sequence[tuple[str, Sequence[Run]]], headline: str, path:
         for run in runs:
             seconds = [run.prune_seconds + point.seconds for point in run.result.curve]
             accuracy = [100 * point.accuracy for point in run.result.curve]
-            panel.plot(seconds, accuracy, label=run.label, **_style(run, everything))
+            # About a dozen markers, the last point among them, however many passes there were.
+            marked = range(len(seconds) - 1, -1, -math.ceil(len(seconds) / 12))
+            panel.plot(seconds, accuracy, label=run.label, markevery=list(marked), **_style(run, everything))
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("wall-clock seconds (pruning and training)")
         panel.set_xlim(left=0)
@@ -57,7 +60,7 @@ def _style(run: Run, everything: Sequence[Run]) -> dict[str, Any]:
     assert run.sparsity is not None
     rank = sparsities.index(run.sparsity)
     lightness = 0.55 * rank / max(len(sparsities) - 1, 1)
-    marker = {"marker": MARKERS[rank % len(MARKERS)], "markersize": 4, "markevery": 0.06}
+    marker = {"marker": MARKERS[rank % len(MARKERS)], "markersize": 4}
     if run.method is None:
         return {"color": _lighter("#666666", lightness), "linestyle": "--", "linewidth": 1.4, **marker}
     methods = list(dict.fromkeys(r.method for r in everything if r.method is not None))

@@ -73,7 +73,7 @@ def article_mlp(in_features: int = 40_000, classes: int = 10) -> nn.Sequential:
     says 42,100,000, which is wrong.
 
     Args:
-        in_features: numbers per sample (the article's 200 x 200 pixels).
+        in_features: numbers per sample.
         classes: number of logits.
     Returns:
         the module; see `mlp`.
