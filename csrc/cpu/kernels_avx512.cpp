@@ -1,0 +1,112 @@
+// AVX-512 (F, DQ, BW, VL).
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx2")
+
+namespace sparseprune {
+namespace {
+
+template <int n>
+using Int = std::integral_constant<int, n>;
+
+struct Vec {
+  __m512 v;
+
+  static constexpr int lanes = 16;
+  static constexpr int chunk_spmm = 4;    // a whole panel row: 4 sums + weight; the loads feed the FMAs directly
+  static constexpr int chunk_sddmm = 4;   // 4 of x, 4 sums, 8 dot products, weight, g: 18 of 32 registers
+  static constexpr int sums_at_once = 8;  // dot products that are reduced together
+
+  static Vec load(const float* p) { return {_mm512_load_ps(p)}; }
+  static Vec load_unaligned(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+  static void store(float* p, Vec a) { _mm512_store_ps(p, a.v); }
+  static void store_unaligned(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+  static void store_partial(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
+  static Vec zero() { return {_mm512_setzero_ps()}; }
+  static Vec broadcast(const float* p) { return {_mm512_set1_ps(*p)}; }
+  static Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static Vec once(Vec a) {
+    asm("" : "+v"(a.v));
+    return a;
+  }
+
+  // d[j] += the sum of all lanes of s[j], for j < n <= 8.
+  template <int n>
+  static void add_sums(Vec* s, float* d) {
+#pragma GCC unroll 8
+    for (int j = n; j < 8; ++j) s[j] = zero();
+    const __m512 low = fold(fold(s[0].v, s[2].v), fold(s[1].v, s[3].v));
+    const __m512 high = n > 4 ? fold(fold(s[4].v, s[6].v), fold(s[5].v, s[7].v)) : _mm512_setzero_ps();
+    const __m512 both = _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+    const __m256 a = _mm512_castps512_ps256(both), b = _mm512_extractf32x8_ps(both, 1);
+    const __m128 sums03 = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 sums47 = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    const __mmask8 keep = __mmask8((1u << n) - 1);
+    const __m256 sums = _mm256_add_ps(_mm256_set_m128(sums47, sums03), _mm256_maskz_loadu_ps(keep, d));
+    _mm256_mask_storeu_ps(d, keep, sums);
+  }
+
+  // The 16 rows become the 16 columns.
+  static void transpose(Vec* r) {
+    __m512 t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_ps(r[i].v, r[i + 1].v);
+      t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
+    }
+    __m512 u[16];  // u[4 q + c]: column c of every 4 x 4 tile of rows 4 q .. 4 q + 3
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      u[4 * q + 0] = lower_pairs(t[4 * q], t[4 * q + 2]);
+      u[4 * q + 1] = upper_pairs(t[4 * q], t[4 * q + 2]);
+      u[4 * q + 2] = lower_pairs(t[4 * q + 1], t[4 * q + 3]);
+      u[4 * q + 3] = upper_pairs(t[4 * q + 1], t[4 * q + 3]);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      const __m512 a02 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88), a13 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
+      const __m512 b02 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88);
+      const __m512 b13 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
+      r[c].v = _mm512_shuffle_f32x4(a02, b02, 0x88);
+      r[4 + c].v = _mm512_shuffle_f32x4(a13, b13, 0x88);
+      r[8 + c].v = _mm512_shuffle_f32x4(a02, b02, 0xdd);
+      r[12 + c].v = _mm512_shuffle_f32x4(a13, b13, 0xdd);
+    }
+  }
+
+ private:
+  static __mmask16 first(int n) { return __mmask16((1u << n) - 1); }
+  static __m512 fold(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
+  static __m512 lower_pairs(__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static __m512 upper_pairs(__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+};
+
+#include "kernels_simd.h"
+
+}  // namespace
+}  // namespace sparseprune
+
+#pragma GCC pop_options
+
+namespace sparseprune {
+const Kernels& avx512_kernels() {
+  static constexpr Kernels table{{pack, unpack, spmm, sddmm, spmm_sddmm}};
+  return table;
+}
+}  // namespace sparseprune
+#endif

@@ -1,0 +1,153 @@
+// Operator `plan`: from a CSR pattern to the order in which the kernels visit it.
+#include "plan.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels.h"
+
+namespace sparseprune {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct Csr {
+  int32_t rows, cols;
+  std::vector<int32_t> row_start, col, source;
+};
+
+Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
+  STD_TORCH_CHECK(crow.dim() == 1 && crow.numel() >= 1 && crow.scalar_type() == ScalarType::Int && crow.is_cpu(),
+                  "plan: expected crow to be a 1-D int32 CPU tensor of rows + 1 numbers, got ", crow.dim(),
+                  " dimensions and ", crow.numel(), " numbers");
+  STD_TORCH_CHECK(col.dim() == 1 && col.scalar_type() == ScalarType::Int && col.is_cpu(), 
+                  "plan: expected col to be a 1-D int32 CPU tensor, got ", col.dim(), " dimensions");
+  constexpr int64_t most_cols = INT32_MAX / panel_width;
+  STD_TORCH_CHECK(cols >= 0 && cols <= most_cols && crow.numel() - 1 <= most_cols, "plan: expected at most ",
+                  most_cols, " rows and columns (int32 offsets), got ", crow.numel() - 1, " x ", cols);
+  const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
+  const int32_t* start = crow_c.const_data_ptr<int32_t>();
+  const int32_t* index = col_c.const_data_ptr<int32_t>();
+  const int64_t nnz = col.numel();
+  Csr csr{int32_t(crow.numel() - 1), int32_t(cols), {start, start + crow.numel()}, {index, index + nnz}, {}};
+  STD_TORCH_CHECK(nnz <= INT32_MAX && start[0] == 0 && start[csr.rows] == nnz, 
+                  "plan: expected crow to run from 0 to col.shape[0] == ", nnz, ", got ", start[0], " to ",
+                  start[csr.rows]);
+  for (int32_t r = 0; r < csr.rows; ++r) {
+    STD_TORCH_CHECK(start[r] <= start[r + 1] && start[r + 1] <= nnz, "plan: expected crow to ascend, but row ", r,
+                    " goes from ", start[r], " to ", start[r + 1]);
+    for (int32_t p = start[r]; p < start[r + 1]; ++p)
+      STD_TORCH_CHECK(index[p] >= 0 && index[p] < cols && (p == start[r] || index[p - 1] < index[p]),
+                      "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p], " in row ",
+                      r);
+  }
+  csr.source.resize(nnz);
+  for (int64_t p = 0; p < nnz; ++p) csr.source[p] = int32_t(p);
+  return csr;
+}
+
+Csr transposed(const Csr& a) {
+  Csr t{a.cols, a.rows, std::vector<int32_t>(a.cols + 1, 0), std::vector<int32_t>(a.col.size()),
+        std::vector<int32_t>(a.col.size())};
+  for (int32_t c : a.col) ++t.row_start[c + 1];
+  for (int32_t c = 0; c < a.cols; ++c) t.row_start[c + 1] += t.row_start[c];
+  std::vector<int32_t> next(t.row_start.begin(), t.row_start.end() - 1);
+  for (int32_t r = 0; r < a.rows; ++r)
+    for (int32_t p = a.row_start[r]; p < a.row_start[r + 1]; ++p) {
+      const int32_t q = next[a.col[p]]++;
+      t.col[q] = r;
+      t.source[q] = a.source[p];
+    }
+  return t;
+}
+
+// Columns of a block. Every segment loads and stores its output row once, so a segment should hold some two dozen
+// nonzeros; a block of at most 256 columns (64 KB) still lives close to the core, 4096 (1 MB) in L2.
+int32_t choose_block_cols(const Csr& a) {
+  constexpr double nonzeros_per_segment = 24;
+  const double density = double(a.col.size()) / (double(a.rows) * a.cols);
+  int32_t block = 128;
+  while (block < 4096 && block * density < nonzeros_per_segment) block *= 2;
+  return block;
+}
+
+Tensor build(const Csr& a, const Tensor& like) {
+  PlanHeader header{PlanHeader::expected_magic, a.rows, a.cols, int32_t(a.col.size()), 0, 0, 0};
+  header.block_cols = a.col.empty() ? 128 : choose_block_cols(a);
+
+  std::vector<PlanGroup> groups;
+  std::vector<int32_t> segment_row, offset, source;
+  offset.reserve(a.col.size());
+  source.reserve(a.col.size());
+  std::vector<int32_t> next(a.row_start.begin(), a.row_start.end() - 1);  // first nonzero of a row not yet placed
+  std::vector<int32_t> count(a.rows);
+  for (int32_t block = 0; int64_t(block) * header.block_cols < a.cols; ++block) {
+    const int32_t first_col = block * header.block_cols;
+    const int32_t end_col = std::min(a.cols, first_col + header.block_cols);
+    std::vector<int32_t> rows_with(end_col - first_col + 1, 0);
+    for (int32_t r = 0; r < a.rows; ++r) {
+      const auto begin = a.col.begin() + next[r], end = a.col.begin() + a.row_start[r + 1];
+      count[r] = int32_t(std::lower_bound(begin, end, end_col) - begin);
+      ++rows_with[count[r]];
+    }
+    // Groups in order of count; rows without nonzeros need no work.
+    std::vector<int32_t> segment_of(rows_with.size(), 0), nonzero_of(rows_with.size(), 0);
+    int32_t segment = int32_t(segment_row.size()), nonzero = int32_t(offset.size());
+    for (int32_t n = 1; n < int32_t(rows_with.size()); ++n) {
+      if (rows_with[n] == 0) continue;
+      groups.push_back({block, n, segment, rows_with[n], nonzero});
+      segment_of[n] = segment;
+      nonzero_of[n] = nonzero;
+      segment += rows_with[n];
+      nonzero += rows_with[n] * n;
+    }
+    segment_row.resize(segment);
+    offset.resize(nonzero);
+    source.resize(nonzero);
+    for (int32_t r = 0; r < a.rows; ++r) {
+      const int32_t n = count[r];
+      if (n == 0) continue;
+      segment_row[segment_of[n]++] = r;
+      for (int32_t p = next[r]; p < next[r] + n; ++p) {
+        offset[nonzero_of[n]] = (a.col[p] - first_col) * panel_width;
+        source[nonzero_of[n]++] = a.source[p];
+      }
+      next[r] += n;
+    }
+  }
+
+  header.groups = int32_t(groups.size());
+  header.segments = int32_t(segment_row.size());
+  const int64_t size = PlanView::size(header);
+  Tensor plan = torch::stable::new_empty(like, {size}, ScalarType::Int);
+  int32_t* out = plan.mutable_data_ptr<int32_t>();
+  auto append = [&](const void* from, size_t numbers) {
+    const int32_t* begin = static_cast<const int32_t*>(from);
+    out = std::copy(begin, begin + numbers, out);
+  };
+  append(&header, sizeof(header) / 4);
+  append(a.row_start.data(), a.row_start.size());
+  append(groups.data(), groups.size() * (sizeof(PlanGroup) / 4));
+  append(segment_row.data(), segment_row.size());
+  append(offset.data(), offset.size());
+  append(source.data(), source.size());
+  return plan;
+}
+
+Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, bool of_transpose) {
+  const Csr pattern = read_pattern(crow, col, cols);
+  return build(of_transpose ? transposed(pattern) : pattern, crow);
+}
+
+}  // namespace
+}  // namespace sparseprune
+
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) {
+  m.impl("plan", TORCH_BOX(&sparseprune::plan));
+}
