@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -42,8 +43,8 @@ class Bars(Watcher):
             refresh_per_second=2,
             transient=True,
         )
-        self._task = self._progress.add_task("", visible=False)
-        self._all = self._progress.add_task("all", visible=False)
+        self._all = self._progress.add_task("", visible=False)
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -56,23 +57,31 @@ class Bars(Watcher):
 
     def begin(self, task: str, number: int = 1, of: int = 1) -> None:
         """Show the bar of a new task."""
-        self._progress.reset(self._task, description=task, total=None, visible=True)
+        self._remove()
         self._progress.update(
             self._all, description=f"task {number} of {of}", completed=number - 1, total=of, visible=of > 1
         )
+        self._task = self._progress.add_task(task, total=None)
 
     def advance(self, part: float) -> None:
         """Set the bar of the current task to this part, 0 ... 1."""
-        self._progress.update(self._task, total=1.0, completed=part)
+        if self._task is not None:
+            self._progress.update(self._task, total=1.0, completed=part)
 
     def end(self, task: str, outcome: str) -> None:
         """Remove the bar and leave a line."""
-        self._progress.update(self._task, visible=False)
+        self._remove()
+        self._progress.advance(self._all)
         self.say(f"{task}: {outcome}")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _remove(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
 
 
 class Watched:
