@@ -213,7 +213,7 @@ def test_topk_masks_refuses_k_out_of_range(k: int) -> None:
 )
 def test_topk_masks_refuses_wrong_types(scores: object, k: object, message: str) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
-        sparseprune.topk_masks(scores, k)  # type: ignore[arg-type]
+        sparseprune.topk_masks(scores, k)
 
 
 def test_topk_masks_refuses_several_devices() -> None:
