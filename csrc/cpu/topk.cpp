@@ -89,9 +89,8 @@ template <class Float>
 [[noreturn]] void refuse(const Chunk<Float>& chunk) {
   const Float* bad = std::find_if(chunk.scores, chunk.scores + chunk.size,
                                   [](Float score) { return magnitude_of(score) > LARGEST<Float>; });
-  const char* what = magnitude_of(*bad) > magnitude_of(std::numeric_limits<Float>::infinity()) ? "nan"
-                     : key_of(*bad) > 0                                                        ? "inf"
-                                                                                               : "-inf";
+  const auto infinity = std::bit_cast<KeyOf<Float>>(std::numeric_limits<Float>::infinity());
+  const char* what = magnitude_of(*bad) > infinity ? "nan" : "inf";
   throw std::invalid_argument(std::string("topk_masks: expected finite scores, got ") + what + " in scores[" +
                               std::to_string(chunk.tensor) + "]");
 }
@@ -323,7 +322,8 @@ void fill_masks(const std::vector<Tensor>& scores, const std::vector<Tensor>& ma
     const int64_t numel = scores[t].numel();
     for (int64_t begin = 0; begin < numel; begin += CHUNK) {
       const int64_t size = std::min(CHUNK, numel - begin);
-      chunks.push_back({values + begin, mask + begin, size, first + begin, static_cast<int64_t>(t), 0, 0, 0, {}, true});
+      chunks.push_back(
+          {values + begin, mask + begin, size, first + begin, static_cast<int64_t>(t), 0, 0, 0, {}, true});
     }
     first += numel;
   }
