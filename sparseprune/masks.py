@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     """
     if isinstance(scores, Tensor):
         raise TypeError("topk_masks: expected a sequence of tensors, got one tensor; wrap it in a list")
-    if isinstance(k, bool) or not isinstance(k, int):
+    if isinstance(k, bool) or not isinstance(k, Integral):
         raise TypeError(f"topk_masks: expected k to be an int, got {type(k).__name__}")
     for i, score in enumerate(scores):
         if not isinstance(score, Tensor) or not score.is_floating_point():
@@ -48,12 +49,12 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     if not scores:
         return []
     widest = torch.float64 if any(score.dtype == torch.float64 for score in scores) else torch.float32
-    return ops.topk_masks([score.detach().to(widest) for score in scores], k)
+    return ops.topk_masks([score.detach().to(widest) for score in scores], int(k))
 
 
 def kept(n: int, sparsity: float) -> int:
     """Number of weights that stay of n, k = round(n · (1 − sparsity))."""
-    return round(n * (1 - sparsity))
+    return round(n * (1 - float(sparsity)))
 
 
 def select_masks(
@@ -155,7 +156,7 @@ def check_selection(
     allow_empty: bool = False,
 ) -> None:
     """Raise TypeError or ValueError for what ``select_masks`` refuses for weights of these shapes."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float):
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
         raise TypeError(f"sparsity: expected a number in [0, 1), got {type(sparsity).__name__}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity: expected the fraction removed, in [0, 1), got {sparsity}")

@@ -229,6 +229,12 @@ def test_kept_rounds(n: int, sparsity: float, k: int) -> None:
     assert kept(n, sparsity) == k
 
 
+def test_masks_take_numpy_numbers() -> None:
+    (mask,) = sparseprune.topk_masks([torch.arange(8.0)], np.int32(2))
+    assert int(mask.sum()) == 2
+    assert int(select_masks({"a": torch.arange(8.0)}, np.float32(0.5))["a"].sum()) == 4
+
+
 def test_select_masks_global_ranks_all_layers_together() -> None:
     scores = {"a": torch.tensor([1.0, 5.0, 6.0]), "b": torch.tensor([[2.0, 7.0]])}
     masks = select_masks(scores, 0.4)
