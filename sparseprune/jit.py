@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ def include_dirs() -> list[str]:
 def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = False) -> Any:
     """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
 
-    For a source tree that was never installed. The second call in a process returns the same module; a later
-    process finds the compiled file in the cache and only loads it.
+    For a source tree that was never installed. Where an extension is loaded already, built or just in time, it is
+    returned; a later process finds the compiled file in the cache and only loads it.
 
     Args:
         build_directory: cache folder; torch's own cache (``TORCH_EXTENSIONS_DIR``) when None.
@@ -53,9 +52,10 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
         FileNotFoundError: the C++ sources are not beside the package (it was installed from a wheel).
         RuntimeError: there is no compiler, or it failed, or a stale lock file is in the cache folder.
     """
-    name = "sparseprune_jit"
-    if name in sys.modules:
-        return sys.modules[name]
+    from sparseprune import ops
+
+    if ops.extension is not None:
+        return ops.extension
     if not sources():
         raise FileNotFoundError(
             f"jit.load: expected C++ sources in {CSRC}, found none; "
@@ -63,9 +63,10 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
         )
     from torch.utils import cpp_extension
 
-    from sparseprune import ops
-
-    folder = Path(build_directory) if build_directory is not None else Path(cpp_extension.get_default_build_root())
+    name = "sparseprune_jit"
+    folder = (
+        Path(build_directory) if build_directory is not None else Path(cpp_extension.get_default_build_root())
+    )
     folder = folder / name if build_directory is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"
@@ -83,5 +84,5 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
             build_directory=str(folder),
             verbose=verbose,
         )
-    ops.use_extension(module)
+    ops.extension = module
     return module

@@ -321,9 +321,9 @@ Tensor multiply(const PlanView& plan, const Tensor& x, const Tensor& values,
   return y;
 }
 
-Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_tensor,
-            const std::optional<Tensor>& bias) {
-  const PlanView plan = check_plan("spmm", crow, col, plan_tensor, false);
+Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_of_w,
+            const Tensor&, const std::optional<Tensor>& bias) {
+  const PlanView plan = check_plan("spmm", crow, col, plan_of_w, false);
   const ScalarType type = check_values("spmm", "x", x);
   check_type("spmm", "values", values, type);
   check_nonzeros("spmm", values, plan);
@@ -336,9 +336,9 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
   return multiply(plan, x, values, bias);
 }
 
-Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_tensor,
-              int64_t cols) {
-  const PlanView plan = check_plan("spmm_t", crow, col, plan_tensor, true);
+Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor&,
+              const Tensor& plan_t, int64_t cols) {
+  const PlanView plan = check_plan("spmm_t", crow, col, plan_t, true);
   check_type("spmm_t", "values", values, check_values("spmm_t", "g", g));
   check_nonzeros("spmm_t", values, plan);
   check_activation("spmm_t", "g", g, plan.header.cols, "weight rows");
@@ -348,8 +348,8 @@ Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const T
 
 // Both gradients, or that of the values alone when `values` is absent.
 std::tuple<Tensor, Tensor> gradients(const char* op, const Tensor& g, const Tensor& x, const std::optional<Tensor>& values,
-                                     const Tensor& crow, const Tensor& col, const Tensor& plan_tensor) {
-  const PlanView plan = check_plan(op, crow, col, plan_tensor, true);
+                                     const Tensor& crow, const Tensor& col, const Tensor& plan_t) {
+  const PlanView plan = check_plan(op, crow, col, plan_t, true);
   const ScalarType type = check_values(op, "g", g);
   check_type(op, "x", x, type);
   check_activation(op, "g", g, plan.header.cols, "weight rows");
@@ -374,13 +374,14 @@ std::tuple<Tensor, Tensor> gradients(const char* op, const Tensor& g, const Tens
   });
 }
 
-Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor& col, const Tensor& plan) {
-  return std::get<1>(gradients("sddmm", g, x, std::nullopt, crow, col, plan));
+Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor& col, const Tensor&,
+             const Tensor& plan_t) {
+  return std::get<1>(gradients("sddmm", g, x, std::nullopt, crow, col, plan_t));
 }
 
 std::tuple<Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values, const Tensor& crow,
-                                         const Tensor& col, const Tensor& plan) {
-  return gradients("spmm_backward", g, x, values, crow, col, plan);
+                                         const Tensor& col, const Tensor&, const Tensor& plan_t) {
+  return gradients("spmm_backward", g, x, values, crow, col, plan_t);
 }
 
 }  // namespace

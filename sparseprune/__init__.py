@@ -1,0 +1,24 @@
+"""Prune a network before training, then train and run it faster than dense."""
+
+__version__ = "0.1.0"
+
+from sparseprune import jit, ops, scores
+from sparseprune.masks import apply_masks, topk_masks
+from sparseprune.nn import SparseLinear
+from sparseprune.prune import prune
+from sparseprune.sparsify import densify, sparsify
+from sparseprune.summary import Summary, summary
+
+__all__ = [
+    "SparseLinear",
+    "Summary",
+    "apply_masks",
+    "densify",
+    "jit",
+    "ops",
+    "prune",
+    "scores",
+    "sparsify",
+    "summary",
+    "topk_masks",
+]

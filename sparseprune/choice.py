@@ -1,0 +1,83 @@
+"""Sparse or dense, layer by layer: decided by measuring both on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune import ops
+from sparseprune.nn import SparseLinear
+
+REPEATS = 5
+ENOUGH_SECONDS = 0.05  # per contender: larger layers are measured fewer times
+DENSE_SIDE = (
+    1024  # the dense layer is timed on at most 1024 x 1024 of its weights and scaled up: it is uniform
+)
+
+
+class Choice(NamedTuple):
+    """Median seconds of one training step of a layer, and what they decide."""
+
+    sparse: float
+    dense: float
+
+    @property
+    def use_sparse(self) -> bool:
+        return self.sparse < self.dense
+
+    def __str__(self) -> str:
+        faster, slower = ("sparse", "dense") if self.use_sparse else ("dense", "sparse")
+        return (
+            f"{faster} {min(self) * 1e3:.3g} ms, {slower} {max(self) * 1e3:.3g} ms a step"
+            if ops.extension is not None
+            else "plain torch, no sparse kernels"
+        )
+
+
+def measure_linear(layer: SparseLinear, batch_size: int) -> Choice:
+    """Time one training step (forward and both gradients) of a sparse layer and of its dense twin.
+
+    Args:
+        layer: the sparse layer; not changed.
+        batch_size: samples in a step.
+    """
+    rows, cols = layer.out_features, layer.in_features
+    like = layer.values
+    sparse = _seconds(layer, _random(like, batch_size, cols), rows)
+    few_rows, few_cols = min(rows, DENSE_SIDE), min(cols, DENSE_SIDE)
+    dense = nn.Linear(few_cols, few_rows, layer.bias is not None, like.device, like.dtype)
+    seconds = _seconds(dense, _random(like, batch_size, few_cols), few_rows)
+    return Choice(sparse, seconds * (rows * cols) / max(few_rows * few_cols, 1))
+
+
+def _random(like: Tensor, batch_size: int, features: int) -> Tensor:
+    # Not torch.randn: measuring must not disturb the user's random numbers.
+    x = torch.linspace(-1, 1, batch_size * features, device=like.device, dtype=like.dtype)
+    return x.reshape(batch_size, features).requires_grad_()
+
+
+def _seconds(layer: nn.Module, x: Tensor, rows: int) -> float:
+    g = _random(x, x.shape[0], rows).detach()
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+
+    def step() -> None:
+        torch.autograd.grad(layer(x), wanted, g)
+
+    with torch.enable_grad():
+        return median_seconds(step)
+
+
+def median_seconds(step: Callable[[], None]) -> float:
+    """Median time of ``step`` after one warm-up call."""
+    step()
+    times: list[float] = []
+    while len(times) < REPEATS and sum(times) < ENOUGH_SECONDS:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

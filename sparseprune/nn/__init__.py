@@ -1,0 +1,6 @@
+"""Modules that train and run pruned layers."""
+
+from sparseprune.nn.linear import SparseLinear
+from sparseprune.nn.masked import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear
+
+__all__ = ["MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLinear", "SparseLinear"]

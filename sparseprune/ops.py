@@ -1,0 +1,262 @@
+"""Typed access to ``torch.ops.sparseprune``: loading the extension, the wrappers, shapes (fake kernels), gradients.
+
+Activations are ``(features, batch)`` with any strides. A result is batch-innermost in memory where its input is.
+Exactly one library is behind the operators: the compiled ``sparseprune._C``, the one built by
+:func:`sparseprune.jit.load`, or plain torch (:mod:`sparseprune.fallback`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparseprune import fallback
+
+
+class Pattern(NamedTuple):
+    """Where the nonzeros of a ``(rows, cols)`` weight are, and what the kernels derived from that.
+
+    ``crow`` int32 ``(rows + 1,)``; ``col`` int32 ``(nnz,)``, ascending within a row; ``plan`` and ``plan_t`` int32,
+    opaque, made by :func:`plans`.
+    """
+
+    crow: Tensor
+    col: Tensor
+    plan: Tensor
+    plan_t: Tensor
+
+
+# ---- wrappers --------------------------------------------------------------------------------------------------------
+
+
+def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+    """Exactly ``k`` True over all masks together: the ``k`` largest scores, ties to the earlier position."""
+    return torch.ops.sparseprune.topk_masks.default(list(scores), k)
+
+
+def plans(crow: Tensor, col: Tensor, cols: int) -> Pattern:
+    """A pattern with its plans, built once for a fixed pattern.
+
+    Args:
+        crow: int32 ``(rows + 1,)``, row starts.
+        col: int32 ``(nnz,)``, columns, ascending within each row.
+        cols: columns of the weight.
+    Raises:
+        RuntimeError: the pattern is malformed.
+    """
+    make = torch.ops.sparseprune.plan.default
+    return Pattern(crow, col, make(crow, col, cols, False), make(crow, col, cols, True))
+
+
+def spmm(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:
+    """Sparse times dense: ``y = W x + bias``.
+
+    Args:
+        x: ``(cols, batch)``, float32 (or float64: slow, for checking gradients).
+        values: ``(nnz, 1)``, like x.
+        pattern: of W.
+        bias: ``(rows,)`` or None.
+    Returns:
+        ``(rows, batch)``.
+    Raises:
+        RuntimeError: a shape, dtype or device does not fit.
+    """
+    return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias)
+
+
+def spmm_t(g: Tensor, values: Tensor, pattern: Pattern, cols: int) -> Tensor:
+    """Transposed sparse times dense: ``d_x = W^T g``, ``(cols, batch)`` from ``g`` ``(rows, batch)``."""
+    return torch.ops.sparseprune.spmm_t.default(g, values, *pattern, cols)
+
+
+def sddmm(g: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
+    """Sampled dense-dense product: ``g x^T`` at the nonzeros, ``(nnz, 1)``."""
+    return torch.ops.sparseprune.sddmm.default(g, x, *pattern)
+
+
+def spmm_backward(g: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
+    """``(spmm_t(g), sddmm(g, x))`` with one pass over ``g``."""
+    return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern)
+
+
+# ---- fake kernels: shapes and strides without data --------------------------------------------------------------------
+
+
+def _fake_topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+    return [torch.empty_like(s, dtype=torch.bool, memory_format=torch.contiguous_format) for s in scores]
+
+
+def _empty(like: Tensor, features: int, batch: int) -> Tensor:
+    if fallback.is_batch_inner(like):
+        return like.new_empty(features, batch)
+    return like.new_empty(batch, features).t()
+
+
+def _fake_spmm(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
+    return _empty(x, crow.shape[0] - 1, x.shape[1])
+
+
+def _fake_spmm_t(
+    g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, cols: int
+) -> Tensor:
+    return _empty(g, cols, g.shape[1])
+
+
+def _fake_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: Any) -> Tensor:
+    return g.new_empty(col.shape[0], 1)
+
+
+def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _empty(x, x.shape[0], x.shape[1]), values.new_empty(values.shape)
+
+
+# ---- gradients: each operator's derivative is made of the others ------------------------------------------------------
+
+
+def _save_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, *pattern, _bias = inputs
+    ctx.save_for_backward(x, values, *pattern)
+
+
+def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, values, *rest = ctx.saved_tensors
+    pattern = Pattern(*rest)
+    needs_x, needs_values = ctx.needs_input_grad[:2]
+    d_x = d_values = None
+    if needs_x and needs_values:
+        d_x, d_values = spmm_backward(g, x, values, pattern)
+    elif needs_x:
+        d_x = spmm_t(g, values, pattern, x.shape[0])
+    elif needs_values:
+        d_values = sddmm(g, x, pattern)
+    d_bias = g.sum(1) if ctx.needs_input_grad[6] else None
+    return d_x, d_values, None, None, None, None, d_bias
+
+
+def _save_spmm_t(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    g, values, *pattern, _cols = inputs
+    ctx.save_for_backward(g, values, *pattern)
+
+
+def _spmm_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+    g, values, *rest = ctx.saved_tensors
+    pattern = Pattern(*rest)
+    d_g = spmm(d, values, pattern) if ctx.needs_input_grad[0] else None
+    d_values = sddmm(g, d, pattern) if ctx.needs_input_grad[1] else None
+    return d_g, d_values, None, None, None, None, None
+
+
+def _save_sddmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _sddmm_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+    g, x, *rest = ctx.saved_tensors
+    pattern = Pattern(*rest)
+    d_g = spmm(x, d, pattern) if ctx.needs_input_grad[0] else None
+    d_x = spmm_t(g, d, pattern, x.shape[0]) if ctx.needs_input_grad[1] else None
+    return d_g, d_x, None, None, None, None
+
+
+def _save_spmm_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _spmm_backward_gradients(ctx: Any, d_x: Tensor, d_values: Tensor) -> tuple[Tensor | None, ...]:
+    g, x, values, *rest = ctx.saved_tensors
+    pattern = Pattern(*rest)
+    needs_g, needs_x, needs_values = ctx.needs_input_grad[:3]
+    to_g = spmm(d_x, values, pattern) + spmm(x, d_values, pattern) if needs_g else None
+    to_x = spmm_t(g, d_values, pattern, x.shape[0]) if needs_x else None
+    to_values = sddmm(g, d_x, pattern) if needs_values else None
+    return to_g, to_x, to_values, None, None, None, None
+
+
+# ---- the library behind the operators ---------------------------------------------------------------------------------
+
+_registrations: list[torch.library.Library] = []
+
+extension: Any = None
+
+
+def _register() -> None:
+    library = torch.library.Library("sparseprune", "FRAGMENT")
+    _registrations.append(library)
+    for name, fake in {
+        "topk_masks": _fake_topk_masks,
+        "spmm": _fake_spmm,
+        "spmm_t": _fake_spmm_t,
+        "sddmm": _fake_sddmm,
+        "spmm_backward": _fake_spmm_backward,
+    }.items():
+        torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
+    for name, backward, save in [
+        ("spmm", _spmm_gradients, _save_spmm),
+        ("spmm_t", _spmm_t_gradients, _save_spmm_t),
+        ("sddmm", _sddmm_gradients, _save_sddmm),
+        ("spmm_backward", _spmm_backward_gradients, _save_spmm_backward),
+    ]:
+        torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
+
+
+@contextlib.contextmanager
+def replaced_library() -> Iterator[None]:
+    """Take the plain-torch operators away while an extension that defines the same names is loaded."""
+    while _registrations:
+        _registrations.pop()._destroy()
+    try:
+        yield
+    except BaseException:
+        _registrations.append(fallback.define())
+        _register()
+        raise
+    _register()
+
+
+def _load() -> None:
+    global extension
+    forced = os.environ.get("SPARSEPRUNE_FALLBACK", "") not in ("", "0")
+    if not forced:
+        try:
+            from sparseprune import _C
+
+            extension = _C
+        except ImportError as error:
+            warnings.warn(
+                f"sparseprune: the C++ extension is not available ({error}); everything works in plain torch, but "
+                "sparse layers are no faster than dense ones. Build it with `pip install -e . --no-build-isolation`, "
+                "or call sparseprune.jit.load()",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    if extension is None:
+        _registrations.append(fallback.define())
+    _register()
+
+
+_load()
+
+
+def info() -> dict[str, Any]:
+    """What is behind the operators on this machine: JSON-able facts."""
+    from sparseprune import __version__
+
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "backend": "plain torch (fallback)" if extension is None else extension.__name__,
+        "isa": None if extension is None else extension.isa(),
+        "available_isas": [] if extension is None else extension.available_isas(),
+        "threads": torch.get_num_threads(),
+        "cuda_compiled": extension is not None and extension.has_cuda(),
+        "cuda_available": torch.cuda.is_available(),
+        "build": {} if extension is None else extension.build_info(),
+    }

@@ -1,0 +1,165 @@
+"""What a pruned model keeps and costs, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparseprune.nn import SparseLinear
+from sparseprune.nn.masked import CLASSES, _Masked
+from sparseprune.sparsify import describe, weight_bytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prunable weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+    flops: (
+        int | None
+    )  # of one sample's forward pass: 2 per kept weight and position; None where positions are unknown
+    bytes: int | None  # of the weight as stored, indices included; None for masks alone
+    computes: str
+    choice: str = ""
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.kept / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows and totals; ``str()`` is a table, ``to_dict()`` is JSON-able."""
+
+    rows: list[Row]
+
+    @property
+    def weights(self) -> int:
+        return sum(row.weights for row in self.rows)
+
+    @property
+    def kept(self) -> int:
+        return sum(row.kept for row in self.rows)
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.kept / self.weights if self.weights else 0.0
+
+    @property
+    def flops(self) -> int | None:
+        return _total([row.flops for row in self.rows])
+
+    @property
+    def bytes(self) -> int | None:
+        return _total([row.bytes for row in self.rows])
+
+    def to_dict(self) -> dict[str, Any]:
+        totals = {k: getattr(self, k) for k in ("weights", "kept", "sparsity", "flops", "bytes")}
+        return {"layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows], **totals}
+
+    def __str__(self) -> str:
+        head = ("layer", "shape", "weights", "kept", "sparsity", "FLOPs", "bytes", "computes")
+        lines = [head] + [
+            (
+                row.name,
+                "x".join(map(str, row.shape)),
+                f"{row.weights:,}",
+                f"{row.kept:,}",
+                f"{row.sparsity:.2%}",
+                _count(row.flops),
+                _count(row.bytes),
+                row.computes + (f" ({row.choice})" if row.choice else ""),
+            )
+            for row in self.rows
+        ]
+        total = ("total", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}")
+        lines.append((*total, _count(self.flops), _count(self.bytes), ""))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        text_columns = (0, 1, len(head) - 1)
+
+        def table_line(line: tuple[str, ...]) -> str:
+            cells = [
+                c.ljust(w) if i in text_columns else c.rjust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            return "  ".join(cells).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        body = [table_line(line) for line in lines]
+        return "\n".join([body[0], rule, *body[1:-1], rule, body[-1]])
+
+
+def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
+    """A printable table of every prunable layer: shape, kept weights, sparsity, FLOPs, bytes, how it computes and why.
+
+    Args:
+        model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
+    Raises:
+        TypeError: neither a module nor a mapping of bool tensors.
+    """
+    if isinstance(model_or_masks, nn.Module):
+        return Summary(
+            [
+                _row_of_layer(f"{name}.weight" if name else "weight", module)
+                for name, module in model_or_masks.named_modules()
+                if isinstance(module, (SparseLinear, _Masked, *CLASSES))
+            ]
+        )
+    if not isinstance(model_or_masks, Mapping) or not all(
+        isinstance(m, Tensor) for m in model_or_masks.values()
+    ):
+        raise TypeError(
+            f"summary: expected a model or a mapping of masks, got {type(model_or_masks).__name__}"
+        )
+    return Summary(
+        [
+            Row(
+                name,
+                tuple(mask.shape),
+                mask.numel(),
+                int(mask.sum()),
+                _linear_flops(mask.shape, int(mask.sum())),
+                None,
+                "mask",
+            )
+            for name, mask in model_or_masks.items()
+        ]
+    )
+
+
+def _row_of_layer(name: str, module: nn.Module) -> Row:
+    if isinstance(module, SparseLinear):
+        shape, kept = (module.out_features, module.in_features), len(module.col)
+    else:
+        shape = tuple(module.weight.shape)
+        kept = int(module.mask.sum()) if isinstance(module, _Masked) else module.weight.numel()
+    return Row(
+        name,
+        shape,
+        math.prod(shape),
+        kept,
+        _linear_flops(shape, kept),
+        weight_bytes(module),
+        describe(module),
+        getattr(module, "choice", ""),
+    )
+
+
+def _linear_flops(shape: tuple[int, ...], kept: int) -> int | None:
+    return 2 * kept if len(shape) == 2 else None  # a convolution's count depends on the input's size
+
+
+def _total(numbers: list[int | None]) -> int | None:
+    known = [n for n in numbers if n is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def _count(n: int | None) -> str:
+    return "-" if n is None else f"{n:,}"
