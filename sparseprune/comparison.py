@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -56,6 +57,7 @@ class Run:
         total_seconds: pruning and training; evaluation excluded.
         time_vs_dense: total_seconds over those of the dense contender in the same view.
         flops_per_step: of a full batch; see `flops_per_step`.
+        layers: how each layer computes, and why; see `sparseprune.summary`.
     """
 
     view: View
@@ -68,6 +70,7 @@ class Run:
     total_seconds: float
     time_vs_dense: float
     flops_per_step: int
+    layers: tuple[str, ...]
     result: TrainResult
 
 
@@ -167,7 +170,7 @@ def compare(
     for method, sparsity in itertools.product(methods, sparsities):
         task = f"prune: {method} {100 * sparsity:.4g} %"
         watcher.begin(task, next(number), task_count)
-        contender = _pruned(sizes, seed, scored, method, sparsity, scope, clock)
+        contender = _pruned(sizes, seed, scored, method, sparsity, scope, batch_size, clock)
         watcher.end(task, f"{contender.weights:,} weights kept, {contender.prune_seconds:.2f} s")
         contenders.append(contender)
 
@@ -193,7 +196,6 @@ def compare(
         )
         total = contender.prune_seconds + result.seconds
         dense_total = next((r.total_seconds for r in runs if r.view == view and r.kind == "dense"), total)
-        flops = flops_per_step(network, batch_size)
         facts = {k: v for k, v in vars(contender).items() if k != "make"}
         runs.append(
             Run(
@@ -201,7 +203,11 @@ def compare(
                 **facts,
                 total_seconds=total,
                 time_vs_dense=total / dense_total,
-                flops_per_step=flops,
+                flops_per_step=flops_per_step(network, batch_size),
+                layers=tuple(
+                    f"{row.computes} ({row.choice})" if row.choice else row.computes
+                    for row in sp.summary(network).rows
+                ),
                 result=result,
             )
         )
@@ -291,12 +297,13 @@ def _pruned(
     method: str,
     sparsity: float,
     scope: str,
+    batch_size: int,
     clock: Callable[[], float],
 ) -> Contender:
     model = models.build(sizes, seed)
     start = clock()
     masks = sp.prune(model, scored, method=method, sparsity=sparsity, scope=scope, seed=seed)
-    sp.sparsify(model, masks)  # built here for its time alone: every run builds its own
+    sparse = sp.sparsify(model, masks, batch_size=batch_size)
     seconds = clock() - start
     kept = sum(int(mask.sum()) for mask in masks.values())
     return Contender(
@@ -306,5 +313,6 @@ def _pruned(
         sparsity=sparsity,
         weights=kept,
         prune_seconds=seconds,
-        make=lambda: sp.sparsify(models.build(sizes, seed), masks),
+        # Copies of one network: which layers are sparse is measured, and must not differ from run to run.
+        make=lambda: copy.deepcopy(sparse),
     )

@@ -22,7 +22,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError) as error:
             Console(stderr=True, soft_wrap=True).print(Text(f"Error: {error}", style="bold red"))
             raise typer.Exit(1) from error
 

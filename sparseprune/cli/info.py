@@ -15,12 +15,15 @@ from sparseprune.cli import options
 
 def info(threads: options.Threads = None, as_json: options.Json = False) -> None:
     """Print versions, instruction set, threads, CUDA, and whether the compiled extension is in use."""
-    facts = {**machine.facts(), **sp.ops.info()}
+    facts = {**sp.ops.info(), **machine.facts()}
+    facts.pop("version", None)  # stands under the package's name
     if as_json:
         typer.echo(json.dumps(facts))
         return
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
+        if isinstance(value, dict):
+            value = [f"{key} {part}" for key, part in value.items()]
         words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         table.add_row(name.replace("_", " "), words)
     Console(soft_wrap=True).print(table)

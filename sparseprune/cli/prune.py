@@ -47,7 +47,7 @@ def prune(
         )
         seconds = time.perf_counter() - start
         bars.end(f"prune: {method} {100 * sparsity:.4g} %", f"{len(scored)} batches, {seconds:.2f} s")
-    summary = sp.summary(sp.sparsify(network, masks))
+    summary = sp.summary(sp.sparsify(network, masks, batch_size=batch_size))
     facts = {"model": model, "data": dataset.name, "method": method, "sparsity": sparsity, "scope": scope}
     if out is not None:
         mask_file.save(out, masks, sizes=sizes, seed=seed, method=method, sparsity=sparsity)

@@ -50,8 +50,8 @@ def train(
 ) -> None:
     """Train one network, dense, or sparse with --method or --masks, and save a checkpoint.
 
-    The checkpoint holds "state_dict", and for a sparse network the "masks" that it needs to be built again:
-    sparsify(model, masks).load_state_dict(state_dict).
+    The checkpoint holds the "state_dict" of an ordinary torch network, zeros in place of the pruned weights,
+    and the "masks" with which sparsify() makes it sparse again.
     """
     if method is not None and masks_from is not None:
         raise typer.BadParameter("give --method or --masks, not both")
@@ -75,7 +75,7 @@ def train(
             scored = comparison.prune_set(dataset, prune_batches, batch_size, seed)
             masks = sp.prune(network, scored, method=method, sparsity=sparsity, scope=scope, seed=seed)
         if masks is not None:
-            network = sp.sparsify(network, masks)
+            network = sp.sparsify(network, masks, batch_size=batch_size)
         label = "dense" if masks is None else f"{method} {100 * sparsity:.4g} %"
         bars.begin(f"train: {label}")
         result = training.train(
@@ -102,7 +102,13 @@ def train(
     }
     if out is not None:
         torch.save(
-            {"state_dict": network.state_dict(), "masks": masks, "accuracy": result.accuracy, **facts}, out
+            {
+                "state_dict": sp.densify(network).state_dict(),
+                "masks": masks,
+                "accuracy": result.accuracy,
+                **facts,
+            },
+            out,
         )
     if as_json:
         figures = {**facts, "machine": machine.facts(), "result": dataclasses.asdict(result)}
