@@ -93,27 +93,42 @@ def _fake_topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     return [torch.empty_like(s, dtype=torch.bool, memory_format=torch.contiguous_format) for s in scores]
 
 
+def _check_devices(op: str, *tensors: Tensor | None) -> None:
+    # A meta tensor among others brings the operator here, where nothing would notice that its data are missing.
+    devices = sorted({str(t.device) for t in tensors if t is not None})
+    if len(devices) > 1:
+        raise RuntimeError(
+            f"{op}: expected all tensors on one device, got {' and '.join(devices)}; move them with .to()"
+        )
+
+
 def _empty(like: Tensor, features: int, batch: int) -> Tensor:
     if fallback.is_batch_inner(like):
         return like.new_empty(features, batch)
     return like.new_empty(batch, features).t()
 
 
-def _fake_spmm(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
+def _fake_spmm(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, bias: Tensor | None = None
+) -> Tensor:
+    _check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
     return _empty(x, crow.shape[0] - 1, x.shape[1])
 
 
 def _fake_spmm_t(
     g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, cols: int
 ) -> Tensor:
+    _check_devices("spmm_t", g, values, crow, col, plan, plan_t)
     return _empty(g, cols, g.shape[1])
 
 
 def _fake_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: Any) -> Tensor:
+    _check_devices("sddmm", g, x, crow, col, *rest)
     return g.new_empty(col.shape[0], 1)
 
 
 def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    _check_devices("spmm_backward", g, x, values, *rest)
     return _empty(x, x.shape[0], x.shape[1]), values.new_empty(values.shape)
 
 
@@ -136,7 +151,8 @@ def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         d_x = spmm_t(g, values, pattern, x.shape[0])
     elif needs_values:
         d_values = sddmm(g, x, pattern)
-    d_bias = g.sum(1) if ctx.needs_input_grad[6] else None
+    # The dispatcher drops a bias that is None, the default: then there are six inputs, not seven.
+    d_bias = g.sum(1) if any(ctx.needs_input_grad[6:]) else None
     return d_x, d_values, None, None, None, None, d_bias
 
 
@@ -227,6 +243,7 @@ def _load() -> None:
         try:
             from sparseprune import _C
 
+            _C.isa()  # a bad SPARSEPRUNE_ISA is an error here, not within the first operator
             extension = _C
         except ImportError as error:
             warnings.warn(

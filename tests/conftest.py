@@ -1,0 +1,41 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import sparseprune
+
+COMPILED = sparseprune.ops.extension is not None
+ISAS = sparseprune.ops.extension.available_isas() if COMPILED else ["plain torch"]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this machine in turn; plain torch where the extension is not built."""
+    extension = sparseprune.ops.extension
+    if extension is None:
+        yield request.param
+        return
+    before = extension.isa()
+    extension.set_isa(request.param)
+    yield request.param
+    extension.set_isa(before)
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest, restored_threads: None) -> int:
+    torch.set_num_threads(request.param)
+    return request.param
+
+
+@pytest.fixture
+def needs_extension() -> None:
+    if not COMPILED:
+        pytest.skip("tests the compiled operators")
