@@ -1,7 +1,8 @@
-"""The operators in plain torch: what runs where the C++ extension is not built, on any device and dtype.
+"""The operators in plain torch: what runs where the C++ extension is not built, on any device.
 
-Each function is the definition of its operator: the sparse weight is written out as a dense matrix and multiplied.
-Correct, differentiable through the same formulas, and no faster than dense.
+Each function is the definition of its operator: the sparse weight is written out as a dense matrix and
+multiplied. Correct, differentiable through the same formulas, and no faster than dense. As in a dense layer,
+an infinite or NaN activation reaches every row of its sample.
 """
 
 from __future__ import annotations
@@ -15,19 +16,28 @@ from torch import Tensor
 def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     n = sum(s.numel() for s in scores)
     if not 0 <= k <= n:
-        raise ValueError(f"topk_masks: expected k in 0 .. {n} (the number of scores), got {k}")
+        raise ValueError(f"topk_masks: expected k in 0..{n} (number of scores), got {k}")
     for i, s in enumerate(scores):
         if not torch.isfinite(s).all():
             found = "nan" if torch.isnan(s).any() else "inf"
             raise ValueError(f"topk_masks: expected finite scores, got {found} in scores[{i}]")
     if n == 0:
         return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
-    flat = torch.cat([s.reshape(-1) for s in scores])
-    kept = torch.argsort(flat, descending=True, stable=True)[:k]  # stable: ties to the earlier position
-    mask = torch.zeros(n, dtype=torch.bool, device=flat.device)
+    keys = ordered_as_integers(torch.cat([s.reshape(-1) for s in scores]))
+    kept = torch.argsort(keys, descending=True, stable=True)[:k]  # stable: ties to the earlier position
+    mask = torch.zeros(n, dtype=torch.bool, device=keys.device)
     mask[kept] = True
     parts = mask.split([s.numel() for s in scores])
     return [part.reshape(s.shape).clone() for part, s in zip(parts, scores, strict=True)]
+
+
+def ordered_as_integers(x: Tensor) -> Tensor:
+    """Integers that compare as ``x`` (float32 or float64) does, -0.0 equal to 0.0.
+
+    Sorted as floats, denormals would be zeros where the processor flushes them.
+    """
+    bits = x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+    return torch.where(bits < 0, torch.iinfo(bits.dtype).min - bits, bits)
 
 
 def plan(crow: Tensor, col: Tensor, cols: int, transposed: bool) -> Tensor:
@@ -52,9 +62,16 @@ def is_batch_inner(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.stride(0) != 1
 
 
+def empty_in_layout_of(x: Tensor, features: int, batch: int) -> Tensor:
+    """An uninitialised activation with samples or features innermost in memory, as in ``x``."""
+    return x.new_empty(features, batch) if is_batch_inner(x) else x.new_empty(batch, features).t()
+
+
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """``y`` (features, batch) with samples or features innermost in memory, as in ``x``."""
-    return y.contiguous() if is_batch_inner(x) else y.t().contiguous().t()
+    result = empty_in_layout_of(x, *y.shape)
+    # Not y.contiguous(), which leaves the strides of dimensions of size 1 as they are.
+    return y if y.stride() == result.stride() else result.copy_(y)
 
 
 def spmm(
@@ -109,7 +126,7 @@ SCHEMAS = {
 
 
 def define() -> torch.library.Library:
-    """Define and implement ``torch.ops.sparseprune`` in plain torch; the operators live as long as the result."""
+    """Define and implement ``torch.ops.sparseprune`` in plain torch, for as long as the result lives."""
     library = torch.library.Library("sparseprune", "DEF")
     for function, schema in SCHEMAS.items():
         library.define(schema)

@@ -102,24 +102,18 @@ def _check_devices(op: str, *tensors: Tensor | None) -> None:
         )
 
 
-def _empty(like: Tensor, features: int, batch: int) -> Tensor:
-    if fallback.is_batch_inner(like):
-        return like.new_empty(features, batch)
-    return like.new_empty(batch, features).t()
-
-
 def _fake_spmm(
     x: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, bias: Tensor | None = None
 ) -> Tensor:
     _check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
-    return _empty(x, crow.shape[0] - 1, x.shape[1])
+    return fallback.empty_in_layout_of(x, crow.shape[0] - 1, x.shape[1])
 
 
 def _fake_spmm_t(
     g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, cols: int
 ) -> Tensor:
     _check_devices("spmm_t", g, values, crow, col, plan, plan_t)
-    return _empty(g, cols, g.shape[1])
+    return fallback.empty_in_layout_of(g, cols, g.shape[1])
 
 
 def _fake_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: Any) -> Tensor:
@@ -129,7 +123,7 @@ def _fake_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: Any) -> 
 
 def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     _check_devices("spmm_backward", g, x, values, *rest)
-    return _empty(x, x.shape[0], x.shape[1]), values.new_empty(values.shape)
+    return fallback.empty_in_layout_of(x, x.shape[0], x.shape[1]), values.new_empty(values.shape)
 
 
 # ---- gradients: each operator's derivative is made of the others ------------------------------------------------------

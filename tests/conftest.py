@@ -1,6 +1,11 @@
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Several test processes share the cores: a thread that waits must not spin. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 import sparseprune

@@ -1,0 +1,141 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparseprune import fallback, ops
+from sparseprune.pattern import csr_from_mask
+
+OPERATORS = [function.__name__ for function in fallback.SCHEMAS]
+
+
+@pytest.mark.parametrize("function", fallback.SCHEMAS)
+def test_schemas_are_those_of_the_operators(function: Any) -> None:
+    operator = getattr(torch.ops.sparseprune, function.__name__).default
+    assert torch._C.parse_schema(f"sparseprune::{fallback.SCHEMAS[function]}") == operator._schema
+
+
+def test_schemas_are_complete(needs_extension: None) -> None:
+    compiled = (Path(__file__).parent.parent / "csrc" / "ops.cpp").read_text()
+    for schema in fallback.SCHEMAS.values():
+        assert f"{schema.partition('(')[0]}(" in compiled
+    assert compiled.count("m.def(") == len(fallback.SCHEMAS)
+
+
+def operands(rows: int, cols: int, batch: int, density: float, seed: int) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    crow, col, _ = csr_from_mask(torch.rand(rows, cols, generator=generator) < density)
+    x, g = (torch.randn(batch, n, generator=generator, dtype=torch.float64).t() for n in (cols, rows))
+    values = torch.randn(len(col), 1, generator=generator, dtype=torch.float64)
+    return x, g, values, ops.plans(crow, col, cols), torch.randn(rows, generator=generator).double()
+
+
+@pytest.mark.parametrize("batch_inner", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "cols", "batch", "density"),
+    [
+        (1, 1, 1, 1.0),
+        (7, 33, 17, 0.3),
+        (33, 7, 1, 0.3),
+        (5, 9, 0, 0.5),
+        (9, 5, 3, 0.0),
+        (0, 5, 3, 1.0),
+        (40, 1, 3, 1.0),
+    ],
+)
+def test_functions_agree_with_the_operators(
+    rows: int, cols: int, batch: int, density: float, batch_inner: bool, needs_extension: None
+) -> None:
+    for seed in range(3):
+        x, g, values, pattern, bias = operands(rows, cols, batch, density, seed)
+        if batch_inner:
+            x, g = x.contiguous(), g.contiguous()
+        calls: dict[str, tuple[Any, ...]] = {
+            "spmm": (x, values, *pattern, bias),
+            "spmm_t": (g, values, *pattern, cols),
+            "sddmm": (g, x, *pattern),
+            "spmm_backward": (g, x, values, *pattern),
+        }
+        for name, arguments in calls.items():
+            ours = getattr(fallback, name)(*arguments)
+            theirs = getattr(torch.ops.sparseprune, name).default(*arguments)
+            torch.testing.assert_close(ours, theirs, check_stride=True)
+
+
+def test_topk_masks_agrees_with_the_operator(needs_extension: None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        scores = [torch.randn(7, 5, generator=generator).to(dtype), torch.zeros(4, dtype=dtype)]
+        scores += [-scores[1], (scores[0] * 2).round().t(), torch.empty(0, dtype=dtype)]
+        n = sum(score.numel() for score in scores)
+        for k in range(n + 1):
+            ours, theirs = fallback.topk_masks(scores, k), ops.topk_masks(scores, k)
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("scores", "k"),
+    [
+        ([torch.zeros(2), torch.zeros(1)], 4),
+        ([torch.zeros(2)], -1),
+        ([torch.zeros(2), torch.tensor([0.0, float("nan")])], 1),
+        ([torch.tensor([0.0, float("-inf")])], 1),
+    ],
+)
+def test_topk_masks_errors_are_those_of_the_operator(
+    scores: list[Tensor], k: int, needs_extension: None
+) -> None:
+    with pytest.raises(ValueError, match=r"^topk_masks: expected") as ours:
+        fallback.topk_masks(scores, k)
+    with pytest.raises(ValueError, match=r"^topk_masks: expected") as theirs:
+        ops.topk_masks(scores, k)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_topk_masks_sees_denormals_when_arithmetic_flushes_them() -> None:
+    single = torch.tensor([0.0, 1e-40, 3e-40, -1e-40, 2e-40])
+    double = torch.tensor([-3e-310, 1e-310, -1e-310], dtype=torch.float64)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        masks = [fallback.topk_masks([scores], 2)[0].tolist() for scores in (single, double)]
+    finally:
+        torch.set_flush_denormal(False)
+    assert masks == [[False, False, True, False, True], [False, True, True]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, v, p: fallback.spmm(x[0], v, *p), "x.shape == [features, batch], got 1 dimensions"),
+        (lambda x, v, p: fallback.spmm(x, v[1:], *p), " (nonzeros), 1], got ["),
+        (lambda x, v, p: fallback.spmm(x, v, *p, x[0]), "bias.shape == [7 (weight rows)], got [17]"),
+    ],
+)
+def test_spmm_refuses_bad_shapes(call: Any, message: str) -> None:
+    x, _, values, pattern, _ = operands(7, 33, 17, 0.3, 0)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        call(x, values, pattern)
+    assert message in str(error.value)
+
+
+def test_suite_passes_in_plain_torch() -> None:
+    if ops.extension is None:
+        pytest.skip("this is plain torch already")
+    tests = Path(__file__).parent
+    chosen = "shapes or layouts or patterns or opcheck or gradients or drop_in or round_trip or densify"
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen]
+        + [str(tests / name) for name in ("test_ops.py", "test_linear.py", "test_sparsify.py")],
+        env={**os.environ, "SPARSEPRUNE_FALLBACK": "1"},
+        cwd=tests.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
