@@ -18,17 +18,18 @@ PLAN_NAMES = ("plan", "plan_t")  # buffers derived from the pattern; never saved
 class SparseLinear(nn.Module):
     """``y = x W^T + b`` with a W that is zero outside a fixed pattern.
 
-    ``values`` (nnz, 1) is the only weight parameter: gradients and optimizer state have its size. The pattern is in
-    the buffers ``crow`` int32 (out_features + 1,) and ``col`` int32 (nnz,).
+    ``values`` (nnz, 1) is the only weight parameter: gradients and optimizer state have its size. The pattern
+    is in the buffers ``crow`` int32 (out_features + 1,) and ``col`` int32 (nnz,).
 
-    A tensor whose strides are already batch-inner passes through without a copy, and the output keeps that layout.
+    A tensor whose strides are already batch-inner passes through without a copy, and the output keeps that
+    layout.
 
     Args:
         in_features: size of the input's last dimension.
         out_features: size of the output's last dimension.
         bias: whether to add a learned bias (out_features,).
-        crow: row starts of the pattern; without a pattern the layer keeps no weight until a ``state_dict`` with one
-            is loaded. Usually a layer is made by :meth:`from_dense`.
+        crow: row starts of the pattern; without a pattern the layer keeps no weight until a ``state_dict``
+            with one is loaded. Usually a layer is made by :meth:`from_dense`.
         col: columns of the pattern, ascending within each row.
     """
 
@@ -129,7 +130,7 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W written out, (out_features, in_features): a new tensor at each call, differentiable in ``values``."""
+        """W written out, (out_features, in_features): a new tensor each time, differentiable in ``values``."""
         return dense_weight(self.values, self.crow, self.col, self.in_features)
 
     @property
@@ -145,21 +146,22 @@ class SparseLinear(nn.Module):
         """``(*, in_features)`` to ``(*, out_features)``; any leading dimensions, none included."""
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
-                f"SparseLinear: expected x.shape[-1] == {self.in_features} (in_features), got x.shape {list(x.shape)}"
+                f"SparseLinear: expected x.shape[-1] == {self.in_features} (in_features), "
+                f"got x.shape {list(x.shape)}"
             )
         samples = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        y = ops.spmm(samples.t(), self.values, self.pattern, self.bias).t()
+        y = ops.linear(samples, self.values, self.pattern, self.bias)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         kept = len(self.col)
         total = max(self.in_features * self.out_features, 1)
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"nnz={kept}, sparsity={1 - kept / total:.4f}"
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, nnz={kept}, sparsity={1 - kept / total:.4f}"
         )
 
-    # ---- plans follow the pattern: rebuilt wherever torch moves, loads or copies the module ---------------------------
+    # ---- plans follow the pattern: rebuilt wherever torch moves, loads or copies the module ----------------
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
         _check_dtype(fn(self.values.new_empty(0)).dtype)  # before anything is changed
@@ -169,16 +171,43 @@ class SparseLinear(nn.Module):
             self._set_pattern(self.crow, self.col)
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        crow, col, values = (state_dict.get(prefix + name) for name in ("crow", "col", "values"))
-        if crow is not None and col is not None and values is not None:
-            # The checkpoint's pattern is taken over; the parameter stays the same object.
-            crow, col = crow.to(self.crow.device), col.to(self.crow.device)
-            if not (torch.equal(crow, self.crow) and torch.equal(col, self.col)):
-                self._set_pattern(crow.clone(), col.clone())
-                self.values.data = self.values.new_zeros(len(col), 1)
-                self.values.grad = None
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        names = ("values", "crow", "col")
+        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        try:
+            if given:
+                self._take_over(given)
+        except (RuntimeError, ValueError) as error:  # the layer is as it was, whatever strict says
+            error_msgs.append(f"{prefix.removesuffix('.') or 'SparseLinear'}: {error}")
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _take_over(self, given: dict[str, Tensor]) -> None:
+        """Give the layer a checkpoint's pattern, and room for its values; the parameter stays the same object."""
+        if len(given) < 3:
+            raise ValueError(f"expected values, crow and col together, got {', '.join(given)}")
+        crow, col = given["crow"].to(self.crow.device), given["col"].to(self.col.device)
+        shape = (col.numel(), 1)
+        if given["values"].shape != shape:
+            raise ValueError(
+                f"expected values.shape == {list(shape)} (nonzeros of the checkpoint's pattern), "
+                f"got {list(given['values'].shape)}"
+            )
+        if not (torch.equal(crow, self.crow) and torch.equal(col, self.col)):
+            self._set_pattern(crow.clone(), col.clone())
+            self.values.data = self.values.new_zeros(shape)
+            self.values.grad = None
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -193,6 +222,6 @@ class SparseLinear(nn.Module):
 def _check_dtype(dtype: torch.dtype) -> None:
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"SparseLinear: expected float32 (or float64, for checking gradients), got {dtype}, which has no sparse "
-            "kernels yet; keep the layer in float32, or densify() the model first"
+            f"SparseLinear: expected float32 (or float64, for checking gradients), got {dtype}, which has no "
+            "sparse kernels yet; keep the layer in float32, or densify() the model first"
         )
