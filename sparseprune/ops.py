@@ -147,7 +147,8 @@ def _gradients(
 def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, values, *pattern = ctx.saved_tensors
     d_x, d_values = _gradients(g, x, values, Pattern(*pattern), *ctx.needs_input_grad[:2])
-    d_bias = g.sum(1) if ctx.needs_input_grad[6] else None
+    # The dispatcher drops a bias that is None, the default: then there are six inputs, not seven.
+    d_bias = g.sum(1) if any(ctx.needs_input_grad[6:]) else None
     return d_x, d_values, None, None, None, None, d_bias
 
 

@@ -130,7 +130,7 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W written out, (out_features, in_features): a new tensor each time, differentiable in ``values``."""
+        """W written out, (out_features, in_features): a new tensor each time; differentiable."""
         return dense_weight(self.values, self.crow, self.col, self.in_features)
 
     @property
@@ -194,7 +194,7 @@ class SparseLinear(nn.Module):
         )
 
     def _take_over(self, given: dict[str, Tensor]) -> None:
-        """Give the layer a checkpoint's pattern, and room for its values; the parameter stays the same object."""
+        """Give the layer a checkpoint's pattern and room for its values; the parameter stays the same one."""
         if len(given) < 3:
             raise ValueError(f"expected values, crow and col together, got {', '.join(given)}")
         crow, col = given["crow"].to(self.crow.device), given["col"].to(self.col.device)
