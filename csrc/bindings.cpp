@@ -16,7 +16,8 @@ pybind11::dict build_info() {
   info["compiler"] = __VERSION__;
 #endif
   info["cpp_standard"] = __cplusplus;
-  info["torch_headers"] = STRING(TORCH_VERSION_MAJOR) "." STRING(TORCH_VERSION_MINOR) "." STRING(TORCH_VERSION_PATCH);
+  info["torch_headers"] =
+      STRING(TORCH_VERSION_MAJOR) "." STRING(TORCH_VERSION_MINOR) "." STRING(TORCH_VERSION_PATCH);
   info["stable_abi"] = STRING(TORCH_TARGET_VERSION);
   return info;
 }
@@ -25,7 +26,8 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("isa", [] { return std::string(sparseprune::current_isa().name); }, "Instruction set in use.");
-  m.def("available_isas", &sparseprune::available_isas, "Instruction sets that this processor can run, best first.");
+  m.def("available_isas", &sparseprune::available_isas,
+        "Instruction sets that this processor can run, best first.");
   m.def("set_isa", &sparseprune::set_isa, pybind11::arg("name"), "Use this instruction set from now on.");
   m.def("has_cuda", [] { return false; }, "Whether CUDA kernels are compiled in (not whether a GPU is here).");
   m.def("build_info", &build_info, "Compiler, C++ standard, torch headers and ABI target of this build.");

@@ -14,9 +14,11 @@ STABLE_TORCH_LIBRARY(sparseprune, m) {
   m.def("plan(Tensor crow, Tensor col, int cols, bool transposed) -> Tensor");
   // y = W x + bias
   m.def(
-      "spmm(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, Tensor? bias=None) -> Tensor");
+      "spmm(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, Tensor? bias=None) -> "
+      "Tensor");
   // d_x = W^T g
-  m.def("spmm_t(Tensor g, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, int cols) -> Tensor");
+  m.def(
+      "spmm_t(Tensor g, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, int cols) -> Tensor");
   // d_values = (g x^T) at the nonzeros of W
   m.def("sddmm(Tensor g, Tensor x, Tensor crow, Tensor col, Tensor plan, Tensor plan_t) -> Tensor");
   // Both gradients (d_x, d_values), with one pass over g.

@@ -12,7 +12,7 @@ constexpr int panel_width = 64;
 // A run of `segments` rows that all have `count` nonzeros in the column block at hand.
 // Nonzero j of segment i is number i * count + j of `offset` and `value`.
 struct Group {
-  const int32_t* row;     // [segments] ascending
+  const int32_t* row;  // [segments] ascending
   int32_t segments;
   int32_t count;
   const int32_t* offset;  // element offset of the nonzero's column in the packed block

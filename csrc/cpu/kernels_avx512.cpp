@@ -46,7 +46,8 @@ struct Vec {
     for (int j = n; j < 8; ++j) s[j] = zero();
     const __m512 low = fold(fold(s[0].v, s[2].v), fold(s[1].v, s[3].v));
     const __m512 high = n > 4 ? fold(fold(s[4].v, s[6].v), fold(s[5].v, s[7].v)) : _mm512_setzero_ps();
-    const __m512 both = _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+    const __m512 both =
+        _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
     const __m256 a = _mm512_castps512_ps256(both), b = _mm512_extractf32x8_ps(both, 1);
     const __m128 sums03 = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 sums47 = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
@@ -73,7 +74,8 @@ struct Vec {
     }
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      const __m512 a02 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88), a13 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
+      const __m512 a02 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88),
+                   a13 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
       const __m512 b02 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88);
       const __m512 b13 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
       r[c].v = _mm512_shuffle_f32x4(a02, b02, 0x88);

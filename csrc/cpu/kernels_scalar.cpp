@@ -6,14 +6,14 @@
 namespace sparseprune {
 namespace {
 
-// The panel is padded with zeros to whole vectors of the widest instruction set, so that all sets see the same data.
+// The panel is padded with zeros to whole vectors of the widest instruction set, so that all sets see the same
+// data.
 constexpr int padded(int batch) { return (batch + 15) / 16 * 16; }
 
 template <class Scalar>
 void pack(Strided<const Scalar> x, int64_t features, int batch, Scalar* panel) {
   for (int64_t f = 0; f < features; ++f) {
-    for (int b = 0; b < batch; ++b)
-      panel[f * panel_width + b] = x.data[f * x.feature_stride + b * x.batch_stride];
+    for (int b = 0; b < batch; ++b) panel[f * panel_width + b] = x.data[f * x.feature_stride + b * x.batch_stride];
     std::fill(panel + f * panel_width + batch, panel + f * panel_width + padded(batch), Scalar(0));
   }
 }
@@ -21,8 +21,7 @@ void pack(Strided<const Scalar> x, int64_t features, int batch, Scalar* panel) {
 template <class Scalar>
 void unpack(const Scalar* panel, int64_t features, int batch, Strided<Scalar> y) {
   for (int64_t f = 0; f < features; ++f)
-    for (int b = 0; b < batch; ++b)
-      y.data[f * y.feature_stride + b * y.batch_stride] = panel[f * panel_width + b];
+    for (int b = 0; b < batch; ++b) y.data[f * y.feature_stride + b * y.batch_stride] = panel[f * panel_width + b];
 }
 
 template <class Scalar>

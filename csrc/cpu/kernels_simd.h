@@ -67,7 +67,8 @@ void spmm(const Group& group, const float* value, int batch, const float* x, flo
   });
 }
 
-// ---- SDDMM, alone or with SpMM over the same g ------------------------------------------------------------------
+// ---- SDDMM, alone or with SpMM over the same g
+// ------------------------------------------------------------------
 
 // n nonzeros (at most sums_at_once) of one row: dot products with `x`, and with WithSpmm also sum += value * g.
 template <int T, int n, bool WithSpmm>
@@ -88,7 +89,8 @@ inline __attribute__((always_inline)) void dot_products(const int32_t* offset, c
 }
 
 template <int T, int R, bool WithSpmm>
-void sddmm_pass(const Group& group, const float* value, const float* g, const float* x, float* d_x, float* d_value) {
+void sddmm_pass(const Group& group, const float* value, const float* g, const float* x, float* d_x,
+                float* d_value) {
   const int count = group.count;
   const int32_t* offset = group.offset;
   for (int i = 0; i < group.segments; ++i) {
@@ -141,7 +143,8 @@ void spmm_sddmm(const Group& group, const float* value, int batch, const float* 
   sddmm_chunks<true>(group, value, batch, g, x, d_x, d_value);
 }
 
-// ---- layout -----------------------------------------------------------------------------------------------------
+// ---- layout
+// -----------------------------------------------------------------------------------------------------
 
 void pack(Strided<const float> x, int64_t features, int batch, float* panel) {
   const int width = vectors_of(batch) * Vec::lanes;
@@ -162,7 +165,9 @@ void pack(Strided<const float> x, int64_t features, int batch, float* panel) {
       Vec tile[Vec::lanes];
       UNROLL for (int i = 0; i < Vec::lanes; ++i) {
         const float* from = x.data + f + (b + i) * x.batch_stride;
-        tile[i] = b + i >= batch ? Vec::zero() : n == Vec::lanes ? Vec::load_unaligned(from) : Vec::load_partial(from, n);
+        tile[i] = b + i >= batch    ? Vec::zero()
+                  : n == Vec::lanes ? Vec::load_unaligned(from)
+                                    : Vec::load_partial(from, n);
       }
       Vec::transpose(tile);
       float* to = panel + f * panel_width + b;
@@ -190,7 +195,8 @@ void unpack(const float* panel, int64_t features, int batch, Strided<float> y) {
       const int samples = batch - b < Vec::lanes ? batch - b : Vec::lanes;
       const float* from = panel + f * panel_width + b;
       Vec tile[Vec::lanes];
-      UNROLL for (int i = 0; i < Vec::lanes; ++i) tile[i] = i < n ? Vec::load(from + i * panel_width) : Vec::zero();
+      UNROLL for (int i = 0; i < Vec::lanes; ++i) tile[i] =
+          i < n ? Vec::load(from + i * panel_width) : Vec::zero();
       Vec::transpose(tile);
       float* to = y.data + f + b * y.batch_stride;
       if (n == Vec::lanes && samples == Vec::lanes) {

@@ -26,7 +26,7 @@ Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
   STD_TORCH_CHECK(crow.dim() == 1 && crow.numel() >= 1 && crow.scalar_type() == ScalarType::Int && crow.is_cpu(),
                   "plan: expected crow to be a 1-D int32 CPU tensor of rows + 1 numbers, got ", crow.dim(),
                   " dimensions and ", crow.numel(), " numbers");
-  STD_TORCH_CHECK(col.dim() == 1 && col.scalar_type() == ScalarType::Int && col.is_cpu(), 
+  STD_TORCH_CHECK(col.dim() == 1 && col.scalar_type() == ScalarType::Int && col.is_cpu(),
                   "plan: expected col to be a 1-D int32 CPU tensor, got ", col.dim(), " dimensions");
   constexpr int64_t most_cols = INT32_MAX / panel_width;
   STD_TORCH_CHECK(cols >= 0 && cols <= most_cols && crow.numel() - 1 <= most_cols, "plan: expected at most ",
@@ -36,7 +36,7 @@ Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
   const int32_t* index = col_c.const_data_ptr<int32_t>();
   const int64_t nnz = col.numel();
   Csr csr{int32_t(crow.numel() - 1), int32_t(cols), {start, start + crow.numel()}, {index, index + nnz}, {}};
-  STD_TORCH_CHECK(nnz <= INT32_MAX && start[0] == 0 && start[csr.rows] == nnz, 
+  STD_TORCH_CHECK(nnz <= INT32_MAX && start[0] == 0 && start[csr.rows] == nnz,
                   "plan: expected crow to run from 0 to col.shape[0] == ", nnz, ", got ", start[0], " to ",
                   start[csr.rows]);
   for (int32_t r = 0; r < csr.rows; ++r) {
@@ -44,8 +44,8 @@ Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
                     " goes from ", start[r], " to ", start[r + 1]);
     for (int32_t p = start[r]; p < start[r + 1]; ++p)
       STD_TORCH_CHECK(index[p] >= 0 && index[p] < cols && (p == start[r] || index[p - 1] < index[p]),
-                      "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p], " in row ",
-                      r);
+                      "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p],
+                      " in row ", r);
   }
   csr.source.resize(nnz);
   for (int64_t p = 0; p < nnz; ++p) csr.source[p] = int32_t(p);
@@ -148,6 +148,4 @@ Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, bool of_transpo
 }  // namespace
 }  // namespace sparseprune
 
-STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) {
-  m.impl("plan", TORCH_BOX(&sparseprune::plan));
-}
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("plan", TORCH_BOX(&sparseprune::plan)); }

@@ -40,8 +40,8 @@ struct PlanView {
   const int32_t* source;
 
   static int64_t size(const PlanHeader& h) {
-    return int64_t(sizeof(PlanHeader) / 4) + h.rows + 1 + int64_t(h.groups) * (sizeof(PlanGroup) / 4) + h.segments +
-           2 * int64_t(h.nnz);
+    return int64_t(sizeof(PlanHeader) / 4) + h.rows + 1 + int64_t(h.groups) * (sizeof(PlanGroup) / 4) +
+           h.segments + 2 * int64_t(h.nnz);
   }
 
   // The caller has checked that `data` holds size(header) numbers.

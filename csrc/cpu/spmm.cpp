@@ -26,7 +26,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int32_t tile_rows = 2048;   // rows of a panel computed at a time: 512 KB of float, half of a 1 MB L2
+constexpr int32_t tile_rows = 2048;       // rows of a panel computed at a time: 512 KB of float, half of a 1 MB L2
 constexpr int64_t serial_work = 1 << 15;  // multiply-adds below which a second thread costs more than it saves
 
 template <class Scalar>
@@ -58,7 +58,8 @@ Scalar* workspace(Slot slot, int64_t features) {
   return static_cast<Scalar*>(memory[slot].get());
 }
 
-// ---- the division of work ---------------------------------------------------------------------------------------
+// ---- the division of work
+// ---------------------------------------------------------------------------------------
 
 struct Range {
   int32_t begin, end;
@@ -72,7 +73,7 @@ Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
     int32_t low = 0, high = plan.header.rows;
     while (low < high) {
       const int32_t middle = low + (high - low) / 2;
-      work_before(middle) * parts < total * i ? low = middle + 1 : high = middle;
+      work_before(middle)* parts < total* i ? low = middle + 1 : high = middle;
     }
     return low;
   };
@@ -120,13 +121,15 @@ struct GatheredBlock {
   }
 };
 
-int samples_of(int64_t panel, int64_t batch) { return int(std::min<int64_t>(panel_width, batch - panel * panel_width)); }
+int samples_of(int64_t panel, int64_t batch) {
+  return int(std::min<int64_t>(panel_width, batch - panel * panel_width));
+}
 int64_t panels_of(int64_t batch) { return (batch + panel_width - 1) / panel_width; }
 
 // y = W x + bias. `value` is in the order of the plan.
 template <class Scalar>
-void run_spmm(const PlanView& plan, const Scalar* value, Strided<const Scalar> x, const Scalar* bias, int64_t batch,
-              Strided<Scalar> y) {
+void run_spmm(const PlanView& plan, const Scalar* value, Strided<const Scalar> x, const Scalar* bias,
+              int64_t batch, Strided<Scalar> y) {
   const int64_t panels = panels_of(batch), threads = worthwhile_threads(plan, batch);
   // Whole panels where they can be dealt out evenly; otherwise every panel's rows are divided too.
   const int64_t parts = panels % threads == 0 ? 1 : threads;
@@ -179,8 +182,8 @@ void run_sddmm(const PlanView& plan, const Scalar* value, Strided<const Scalar> 
             if (group.segments == 0) continue;
             const Scalar* block = gathered.get(plan.groups[i].block, panel, samples);
             if (with_d_x)
-              kernels<Scalar>().spmm_sddmm(group, value + nonzero, samples, block, x_tile - shift, d_x_tile - shift,
-                                           d_value + nonzero);
+              kernels<Scalar>().spmm_sddmm(group, value + nonzero, samples, block, x_tile - shift,
+                                           d_x_tile - shift, d_value + nonzero);
             else
               kernels<Scalar>().sddmm(group, samples, block, x_tile - shift, d_value + nonzero);
           }
@@ -191,23 +194,33 @@ void run_sddmm(const PlanView& plan, const Scalar* value, Strided<const Scalar> 
   });
 }
 
-// ---- checks and layout ------------------------------------------------------------------------------------------
+// ---- checks and layout
+// ------------------------------------------------------------------------------------------
 
 const char* name_of(ScalarType type) {
   switch (type) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Bool: return "bool";
-    default: return "another type";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another type";
   }
 }
 
 void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected) {
-  STD_TORCH_CHECK(t.is_cpu(), op, ": expected ", what, " on the CPU like the other tensors, got another device; move all to one device");
+  STD_TORCH_CHECK(t.is_cpu(), op, ": expected ", what,
+                  " on the CPU like the other tensors, got another device; move all to one device");
   STD_TORCH_CHECK(t.scalar_type() == expected, op, ": expected ", what, " to be ", name_of(expected), ", got ",
                   name_of(t.scalar_type()));
 }
@@ -222,7 +235,8 @@ ScalarType check_values(const char* op, const char* what, const Tensor& t) {
 
 void check_activation(const char* op, const char* what, const Tensor& t, int64_t features, const char* meaning) {
   STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (",
-                  meaning, "), batch], got ", t.dim() == 2 ? "[" : "", t.dim() == 2 ? std::to_string(t.size(0)) : "",
+                  meaning, "), batch], got ", t.dim() == 2 ? "[" : "",
+                  t.dim() == 2 ? std::to_string(t.size(0)) : "",
                   t.dim() == 2 ? ", " + std::to_string(t.size(1)) + "]" : std::to_string(t.dim()) + " dimensions");
 }
 
@@ -231,10 +245,11 @@ PlanView check_plan(const char* op, const Tensor& crow, const Tensor& col, const
   check_type(op, "col", col, ScalarType::Int);
   check_type(op, "plan", plan, ScalarType::Int);
   const int64_t header_size = sizeof(PlanHeader) / 4;
-  STD_TORCH_CHECK(plan.dim() == 1 && plan.is_contiguous() && plan.numel() >= header_size &&
-                      plan.const_data_ptr<int32_t>()[0] == PlanHeader::expected_magic &&
-                      plan.numel() == PlanView::size(*reinterpret_cast<const PlanHeader*>(plan.const_data_ptr<int32_t>())),
-                  op, ": expected a plan made by sparseprune::plan, got another tensor; build it from crow and col");
+  STD_TORCH_CHECK(
+      plan.dim() == 1 && plan.is_contiguous() && plan.numel() >= header_size &&
+          plan.const_data_ptr<int32_t>()[0] == PlanHeader::expected_magic &&
+          plan.numel() == PlanView::size(*reinterpret_cast<const PlanHeader*>(plan.const_data_ptr<int32_t>())),
+      op, ": expected a plan made by sparseprune::plan, got another tensor; build it from crow and col");
   const PlanView view(plan.const_data_ptr<int32_t>());
   const int64_t rows = transposed ? view.header.cols : view.header.rows;
   STD_TORCH_CHECK(crow.numel() == rows + 1 && col.numel() == view.header.nnz, op,
@@ -303,10 +318,10 @@ auto dispatch(ScalarType type, F f) {
   return type == ScalarType::Double ? f(double{}) : f(float{});
 }
 
-// ---- operators --------------------------------------------------------------------------------------------------
+// ---- operators
+// --------------------------------------------------------------------------------------------------
 
-Tensor multiply(const PlanView& plan, const Tensor& x, const Tensor& values,
-                const std::optional<Tensor>& bias) {
+Tensor multiply(const PlanView& plan, const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias) {
   const Tensor input = with_unit_stride(x);
   const int64_t batch = x.size(1);
   Tensor y = new_activation(x, plan.header.rows, batch, is_batch_inner(x));
@@ -331,7 +346,8 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
   if (bias) {
     check_type("spmm", "bias", *bias, type);
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == plan.header.rows, "spmm: expected bias.shape == [",
-                    plan.header.rows, " (weight rows)], got ", bias->dim(), " dimensions, ", bias->numel(), " numbers");
+                    plan.header.rows, " (weight rows)], got ", bias->dim(), " dimensions, ", bias->numel(),
+                    " numbers");
   }
   return multiply(plan, x, values, bias);
 }
@@ -342,13 +358,15 @@ Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const T
   check_type("spmm_t", "values", values, check_values("spmm_t", "g", g));
   check_nonzeros("spmm_t", values, plan);
   check_activation("spmm_t", "g", g, plan.header.cols, "weight rows");
-  STD_TORCH_CHECK(cols == plan.header.rows, "spmm_t: expected cols == ", plan.header.rows, " (the plan's), got ", cols);
+  STD_TORCH_CHECK(cols == plan.header.rows, "spmm_t: expected cols == ", plan.header.rows, " (the plan's), got ",
+                  cols);
   return multiply(plan, g, values, std::nullopt);
 }
 
 // Both gradients, or that of the values alone when `values` is absent.
-std::tuple<Tensor, Tensor> gradients(const char* op, const Tensor& g, const Tensor& x, const std::optional<Tensor>& values,
-                                     const Tensor& crow, const Tensor& col, const Tensor& plan_t) {
+std::tuple<Tensor, Tensor> gradients(const char* op, const Tensor& g, const Tensor& x,
+                                     const std::optional<Tensor>& values, const Tensor& crow, const Tensor& col,
+                                     const Tensor& plan_t) {
   const PlanView plan = check_plan(op, crow, col, plan_t, true);
   const ScalarType type = check_values(op, "g", g);
   check_type(op, "x", x, type);
@@ -368,7 +386,8 @@ std::tuple<Tensor, Tensor> gradients(const char* op, const Tensor& g, const Tens
     if (batch > 0) {
       const Tensor ordered = values ? in_plan_order<Scalar>(*values, plan) : d_ordered;
       run_sddmm<Scalar>(plan, values ? ordered.const_data_ptr<Scalar>() : nullptr, view<Scalar>(g_in),
-                        view<Scalar>(x_in), batch, mutable_view<Scalar>(d_x), d_ordered.mutable_data_ptr<Scalar>());
+                        view<Scalar>(x_in), batch, mutable_view<Scalar>(d_x),
+                        d_ordered.mutable_data_ptr<Scalar>());
     }
     return {d_x, from_plan_order<Scalar>(d_ordered, plan)};
   });
@@ -379,8 +398,9 @@ Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor&
   return std::get<1>(gradients("sddmm", g, x, std::nullopt, crow, col, plan_t));
 }
 
-std::tuple<Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values, const Tensor& crow,
-                                         const Tensor& col, const Tensor&, const Tensor& plan_t) {
+std::tuple<Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values,
+                                         const Tensor& crow, const Tensor& col, const Tensor&,
+                                         const Tensor& plan_t) {
   return gradients("spmm_backward", g, x, values, crow, col, plan_t);
 }
 

@@ -189,8 +189,8 @@ void count(const Loops<Float>& loops, Chunk<Float>& chunk, KeyOf<Float> lo, KeyO
   chunk.finite = room >= 0;
 }
 
-// One score from each of up to SAMPLES equal stretches of positions. Where in its stretch varies (a multiple of the
-// golden ratio), since rows and columns of a weight differ and a constant stride would see few of them.
+// One score from each of up to SAMPLES equal stretches of positions. Where in its stretch varies (a multiple of
+// the golden ratio), since rows and columns of a weight differ and a constant stride would see few of them.
 template <class Float>
 std::vector<KeyOf<Float>> sample(const std::vector<Chunk<Float>>& chunks, int64_t n) {
   const int64_t m = std::min(n, SAMPLES);
@@ -212,8 +212,8 @@ std::vector<KeyOf<Float>> sample(const std::vector<Chunk<Float>>& chunks, int64_
 
 // Counts all chunks against [lo, hi]; true when the k-th largest is in there.
 template <class Float>
-bool select(const Loops<Float>& loops, std::vector<Chunk<Float>>& chunks, int64_t k, KeyOf<Float> lo, KeyOf<Float> hi,
-            Selection<Float>& selection) {
+bool select(const Loops<Float>& loops, std::vector<Chunk<Float>>& chunks, int64_t k, KeyOf<Float> lo,
+            KeyOf<Float> hi, Selection<Float>& selection) {
   torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) count(loops, chunks[c], lo, hi);
   });
