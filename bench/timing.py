@@ -1,0 +1,126 @@
+"""Interleaved timing: rounds over all contenders, so that a drift of the machine's speed hits all alike."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+Clock = Callable[[], float]
+
+BLOCK_SECONDS = 0.02  # a block has so many calls one after the other as fit, like a training loop
+MOST_CALLS = 50  # in a block
+MOST_BLOCKS = 30  # of a contender
+WARM_UP_CALLS = 3
+SLOW_CALL = 0.1  # seconds; a call this long does not care what is in the caches at its start
+
+
+class Step(NamedTuple):
+    """What is timed: ``call``, within the context that ``around`` makes (once for each block, untimed)."""
+
+    call: Callable[[], object]
+    around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+
+
+class Share(NamedTuple):
+    """How often a contender runs: timed calls in a block, and blocks."""
+
+    calls: int
+    blocks: int
+
+
+class Quartiles(NamedTuple):
+    """Of a list of times, in seconds."""
+
+    q1: float
+    median: float
+    q3: float
+
+
+def quartiles(times: list[float]) -> Quartiles:
+    """Median and quartiles, interpolated between the times."""
+    if len(times) == 1:
+        return Quartiles(times[0], times[0], times[0])
+    return Quartiles(*statistics.quantiles(times, n=4, method="inclusive"))
+
+
+def estimate(step: Step, clock: Clock = time.perf_counter) -> float:
+    """Seconds of one call, roughly: the fastest of a few warm-up calls, or the first if it is slow."""
+    times: list[float] = []
+    with step.around():
+        while len(times) < WARM_UP_CALLS and max(times, default=0.0) < SLOW_CALL:
+            start = clock()
+            step.call()
+            times.append(clock() - start)
+    return min(times)
+
+
+def share_out(estimates: Mapping[str, float], seconds: float, fewest_blocks: int) -> dict[str, Share]:
+    """Divide a time budget evenly among contenders.
+
+    Args:
+        estimates: ``{contender: seconds of a call}``.
+        seconds: for all of them together; slow contenders exceed it, as they run ``fewest_blocks`` at least.
+        fewest_blocks: of each contender.
+    """
+    shares = {}
+    for name, call in estimates.items():
+        calls = max(1, min(MOST_CALLS, round(BLOCK_SECONDS / max(call, 1e-9))))
+        block = (calls + _untimed(call)) * max(call, 1e-9)
+        blocks = int(seconds / len(estimates) / block)
+        shares[name] = Share(calls, max(fewest_blocks, min(MOST_BLOCKS, blocks)))
+    return shares
+
+
+def interleaved(
+    steps: Mapping[str, Step],
+    seconds: float,
+    *,
+    fewest_blocks: int = 3,
+    clock: Clock = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Time every contender in blocks of consecutive calls, taking turns.
+
+    A contender with fewer blocks than there are rounds runs in rounds spread evenly over all.
+
+    Args:
+        steps: ``{contender: what is timed}``, ready to run.
+        seconds: time budget for all of them together.
+        fewest_blocks: that each runs, whatever the budget.
+        clock: returns seconds; replaced in tests.
+    Returns:
+        ``{contender: seconds of each timed call}``.
+    """
+    estimates = {name: estimate(step, clock) for name, step in steps.items()}
+    shares = share_out(estimates, seconds, fewest_blocks)
+    rounds = max((share.blocks for share in shares.values()), default=0)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for i in range(rounds):
+            for name, step in steps.items():
+                calls, blocks = shares[name]
+                if (i + 1) * blocks // rounds == i * blocks // rounds:
+                    continue
+                with step.around():
+                    for _ in range(_untimed(estimates[name])):
+                        step.call()
+                    for _ in range(calls):
+                        start = clock()
+                        step.call()
+                        times[name].append(clock() - start)
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def _untimed(call_seconds: float) -> int:
+    # The first call of a block finds the caches as another contender left them: no training loop does.
+    return 0 if call_seconds >= SLOW_CALL else 1
