@@ -1,6 +1,6 @@
 """Build the C++ extension: the list of sources and flags, and a just-in-time build for a source tree.
 
-``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here, so both builds compile the same files the same way.
+``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here: both builds compile the same files the same way.
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
 # No -march=native and no -ffast-math: each instruction set has a file of its own, chosen at run time, and
-# results must not depend on the machine that compiled them. TORCH_TARGET_VERSION: the stable ABI of torch 2.10.
+# results must not depend on the machine that compiled them. TORCH_TARGET_VERSION: stable ABI of torch 2.10.
 CXX_FLAGS = [
     "-O3",
     "-std=c++20",
@@ -40,8 +40,8 @@ def include_dirs() -> list[str]:
 def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = False) -> Any:
     """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
 
-    For a source tree that was never installed. Where an extension is loaded already, built or just in time, it is
-    returned; a later process finds the compiled file in the cache and only loads it.
+    For a source tree that was never installed. Where an extension is loaded already, built or just in time,
+    it is returned; a later process finds the compiled file in the cache and only loads it.
 
     Args:
         build_directory: cache folder; torch's own cache (``TORCH_EXTENSIONS_DIR``) when None.

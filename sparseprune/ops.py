@@ -1,6 +1,7 @@
-"""Typed access to ``torch.ops.sparseprune``: loading the extension, the wrappers, shapes (fake kernels), gradients.
+"""Typed access to ``torch.ops.sparseprune``: loading, wrappers, shapes (fake kernels) and gradients.
 
-Activations are ``(features, batch)`` with any strides. A result is batch-innermost in memory where its input is.
+Activations are ``(features, batch)`` with any strides. A result is batch-innermost in memory where its input
+is.
 Exactly one library is behind the operators: the compiled ``sparseprune._C``, the one built by
 :func:`sparseprune.jit.load`, or plain torch (:mod:`sparseprune.fallback`).
 """
@@ -11,7 +12,7 @@ import contextlib
 import os
 import platform
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +24,8 @@ from sparseprune import fallback
 class Pattern(NamedTuple):
     """Where the nonzeros of a ``(rows, cols)`` weight are, and what the kernels derived from that.
 
-    ``crow`` int32 ``(rows + 1,)``; ``col`` int32 ``(nnz,)``, ascending within a row; ``plan`` and ``plan_t`` int32,
-    opaque, made by :func:`plans`.
+    ``crow`` int32 ``(rows + 1,)``; ``col`` int32 ``(nnz,)``, ascending within a row; ``plan`` and ``plan_t``
+    int32, opaque, made by :func:`plans`.
     """
 
     crow: Tensor
@@ -33,7 +34,7 @@ class Pattern(NamedTuple):
     plan_t: Tensor
 
 
-# ---- wrappers --------------------------------------------------------------------------------------------------------
+# ---- wrappers ----------------------------------------------------------------------------------------------
 
 
 def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
@@ -86,7 +87,7 @@ def spmm_backward(g: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> tup
     return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern)
 
 
-# ---- fake kernels: shapes and strides without data --------------------------------------------------------------------
+# ---- fake kernels: shapes and strides without data ---------------------------------------------------------
 
 
 def _fake_topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
@@ -94,7 +95,7 @@ def _fake_topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
 
 
 def _check_devices(op: str, *tensors: Tensor | None) -> None:
-    # A meta tensor among others brings the operator here, where nothing would notice that its data are missing.
+    # A meta tensor among others brings the operator here, where nothing would notice that data are missing.
     devices = sorted({str(t.device) for t in tensors if t is not None})
     if len(devices) > 1:
         raise RuntimeError(
@@ -126,7 +127,7 @@ def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tup
     return fallback.empty_in_layout_of(x, x.shape[0], x.shape[1]), values.new_empty(values.shape)
 
 
-# ---- gradients: each operator's derivative is made of the others ------------------------------------------------------
+# ---- gradients: each operator's derivative is made of the others -------------------------------------------
 
 
 def _save_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -191,15 +192,15 @@ def _spmm_backward_gradients(ctx: Any, d_x: Tensor, d_values: Tensor) -> tuple[T
     return to_g, to_x, to_values, None, None, None, None
 
 
-# ---- a linear layer in eager mode --------------------------------------------------------------------------------------
+# ---- a linear layer in eager mode --------------------------------------------------------------------------
 
 
 class _Linear(torch.autograd.Function):
     """``linear`` with one node in the autograd graph.
 
-    The registered gradients above do the same and more (compile, export, functorch), but pass through four Python
-    frames an operator and two transpositions: 0.2 ms of a 1.2 ms training step of 1024 x 1024 weights at 95 %,
-    since that Python code is out of the cache whenever it is needed.
+    The registered gradients above do the same and more (compile, export), but pass through four Python frames
+    an operator and two transpositions: 0.2 ms of a 1.2 ms training step of 1024 x 1024 weights at 95 %, since
+    that Python code is out of the cache whenever it is needed.
     """
 
     @staticmethod
@@ -229,7 +230,7 @@ def linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = No
     return _Linear.apply(x, values, bias, pattern)
 
 
-# ---- the library behind the operators ---------------------------------------------------------------------------------
+# ---- the library behind the operators ----------------------------------------------------------------------
 
 _registrations: list[torch.library.Library] = []
 
@@ -239,20 +240,22 @@ extension: Any = None
 def _register() -> None:
     library = torch.library.Library("sparseprune", "FRAGMENT")
     _registrations.append(library)
-    for name, fake in {
+    fakes: dict[str, Callable[..., Any]] = {
         "topk_masks": _fake_topk_masks,
         "spmm": _fake_spmm,
         "spmm_t": _fake_spmm_t,
         "sddmm": _fake_sddmm,
         "spmm_backward": _fake_spmm_backward,
-    }.items():
+    }
+    for name, fake in fakes.items():
         torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
-    for name, backward, save in [
+    gradients: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
         ("spmm", _spmm_gradients, _save_spmm),
         ("spmm_t", _spmm_t_gradients, _save_spmm_t),
         ("sddmm", _sddmm_gradients, _save_sddmm),
         ("spmm_backward", _spmm_backward_gradients, _save_spmm_backward),
-    ]:
+    ]
+    for name, backward, save in gradients:
         torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
     # The kernels are float32: under autocast, a bfloat16 activation of the layer before is brought to that.
     torch.library.register_autocast("sparseprune::spmm", "cpu", torch.float32, lib=library)
@@ -283,9 +286,9 @@ def _load() -> None:
             extension = _C
         except ImportError as error:
             warnings.warn(
-                f"sparseprune: the C++ extension is not available ({error}); everything works in plain torch, but "
-                "sparse layers are no faster than dense ones. Build it with `pip install -e . --no-build-isolation`, "
-                "or call sparseprune.jit.load()",
+                f"sparseprune: the C++ extension is not available ({error}); everything works in plain "
+                "torch, but sparse layers are no faster than dense ones. Build it with "
+                "`pip install -e . --no-build-isolation`, or call sparseprune.jit.load()",
                 RuntimeWarning,
                 stacklevel=4,
             )

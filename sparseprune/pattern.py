@@ -28,7 +28,7 @@ def check_block(block: tuple[int, int] | None, op: str) -> None:
 
 
 def csr_from_mask(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``(crow, col, flat)`` of a bool matrix: int32 ``(rows + 1,)``, int32 ``(nnz,)``, int64 flat positions ``(nnz,)``."""
+    """``(crow, col, flat)`` of a bool matrix: int32 ``(rows + 1,)``, int32 ``(nnz,)``, int64 positions."""
     rows, cols = mask.shape
     if max(rows, cols) >= 2**31 or mask.numel() >= 2**62:
         raise ValueError(f"expected fewer than 2^31 rows and columns (int32 indices), got {rows} x {cols}")

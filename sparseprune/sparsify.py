@@ -6,13 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
 from sparseprune.choice import Choice, measure_linear
 from sparseprune.nn import SparseLinear
-from sparseprune.nn.masked import CLASSES, _Masked, dense_from_masked, masked_from_dense
+from sparseprune.nn.masked import CLASSES, DenseLayer, Masked, dense_from_masked, masked_from_dense
 from sparseprune.pattern import check_mask
 
 Layers = Literal["measured", "sparse", "dense"]
@@ -26,18 +25,18 @@ def sparsify(
     layers: Layers = "measured",
     batch_size: int = 256,
 ) -> nn.Module:
-    """Replace the masked layers of a model: a linear layer becomes a :class:`SparseLinear` where that is faster.
+    """Replace the masked layers of a model: a linear one by a :class:`SparseLinear` where that is faster.
 
-    A layer that would be slower sparse than dense, or that has no sparse kernels, stays dense with its mask enforced
-    on weights and gradients; :func:`summary` says which and why.
+    A layer that would be slower sparse than dense, or that has no sparse kernels, stays dense with its mask
+    enforced on weights and gradients; :func:`summary` says which and why.
 
     Args:
         model: any model; left untouched unless ``inplace``.
-        masks: ``{parameter name: bool tensor of the weight's shape}``, True = keep, as :func:`prune` returns them.
-            Layers without a mask stay as they are.
+        masks: ``{parameter name: bool tensor of the weight's shape}``, True = keep, as :func:`prune` returns
+            them. Layers without a mask stay as they are.
         inplace: replace the layers within ``model`` itself.
-        layers: "measured" times a training step of every layer both ways on this machine; "sparse" and "dense"
-            (masked) force one way, for reproducible module types.
+        layers: "measured" times a training step of every layer both ways on this machine; "sparse" and
+            "dense" (masked) force one way, for reproducible module types.
         batch_size: samples in a training step, for the measurement.
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.
@@ -60,7 +59,9 @@ def sparsify(
             key = (sparse.out_features, sparse.in_features, len(sparse.col))
             if key not in measured:
                 measured[key] = measure_linear(sparse, batch_size)
-            replacement = sparse if measured[key].use_sparse else masked_from_dense(module, mask)
+            replacement: SparseLinear | Masked = (
+                sparse if measured[key].use_sparse else masked_from_dense(module, mask)
+            )
             replacement.choice = str(measured[key])
         else:
             replacement = masked_from_dense(module, mask)
@@ -72,29 +73,30 @@ def sparsify(
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """An ordinary torch model with the same weights, zeros in place of the pruned ones; ``model`` is unchanged."""
+    """A new, ordinary torch model with the same weights, zeros in place of the pruned ones."""
     replacements: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         if isinstance(module, SparseLinear):
             replacements[module] = module.to_dense()
-        elif isinstance(module, _Masked):
+        elif isinstance(module, Masked):
             replacements[module] = dense_from_masked(module)
     return _replace(model, replacements, inplace=False)
 
 
-def _masked_modules(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+def _masked_modules(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, DenseLayer]:
     """``{parameter name: the layer it is the weight of}``, every mask checked, nothing changed."""
     owners: dict[str, nn.Module] = {}
     for module_name, module in model.named_modules():
         weight = module._parameters.get("weight")
         if weight is not None:
             owners[f"{module_name}.weight" if module_name else "weight"] = module
+    found: dict[str, DenseLayer] = {}
     for name, mask in masks.items():
         if name not in owners:
             known = ", ".join(owners) or "none"
             raise ValueError(f"sparsify: expected masks for weights of the model ({known}), got {name!r}")
         module = owners[name]
-        if type(module) not in CLASSES:
+        if type(module) not in CLASSES or not isinstance(module, DenseLayer):
             raise TypeError(
                 f"sparsify: expected {name!r} to be the weight of a Linear or Conv layer, got one of "
                 f"{type(module).__name__}; exclude it in prune(), or use apply_masks()"
@@ -102,46 +104,47 @@ def _masked_modules(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, 
         sharing = [other for other, m in owners.items() if m is not module and m.weight is module.weight]
         if sharing:
             raise ValueError(
-                f"sparsify: {name!r} is shared with {', '.join(sharing)}; a sparse layer cannot share its weight, "
-                "so exclude it in prune()"
+                f"sparsify: {name!r} is shared with {', '.join(sharing)}; a sparse layer cannot share its "
+                "weight, so exclude it in prune()"
             )
         check_mask(mask, module.weight.shape, f"sparsify: {name!r}")
-    return {name: owners[name] for name in masks}
+        found[name] = module
+    return found
 
 
 def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], inplace: bool) -> nn.Module:
     if not inplace:
-        # deepcopy takes a replacement from the memo wherever it meets a replaced layer, so that no dense weight is
-        # copied in vain and a layer used twice is still one layer.
+        # deepcopy takes a replacement from the memo wherever it meets a replaced layer, so that no dense
+        # weight is copied in vain and a layer used twice is still one layer.
         return copy.deepcopy(model, {id(old): new for old, new in replacements.items()})
     if model in replacements:
         raise ValueError(
             "sparsify: a single layer cannot be replaced in place; use the returned copy (inplace=False)"
         )
     for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if child in replacements:
+        for name, child in list(parent._modules.items()):  # named_children() omits a layer's second name
+            if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
     return model
 
 
 def is_pruned_layer(module: nn.Module) -> bool:
     """Whether :func:`sparsify` made this layer."""
-    return isinstance(module, SparseLinear | _Masked)
+    return isinstance(module, SparseLinear | Masked)
 
 
 def describe(module: nn.Module) -> str:
     """How a layer computes: "sparse", "dense, masked" or "dense"."""
     if isinstance(module, SparseLinear):
         return "sparse" if ops.extension is not None else "sparse (plain torch)"
-    return "dense, masked" if isinstance(module, _Masked) else "dense"
+    return "dense, masked" if isinstance(module, Masked) else "dense"
 
 
-def weight_bytes(module: nn.Module) -> int:
+def weight_bytes(module: SparseLinear | Masked | DenseLayer) -> int:
     """Bytes of the weight as it is stored: values and indices, or the dense matrix and its mask."""
     if isinstance(module, SparseLinear):
-        tensors: list[torch.Tensor] = [module.values, *module.pattern]
-    elif isinstance(module, _Masked):
+        tensors: list[Tensor] = [module.values, *module.pattern]
+    elif isinstance(module, Masked):
         tensors = [module.weight, module.mask]
     else:
         tensors = [module.weight]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparseprune.nn import SparseLinear
-from sparseprune.nn.masked import CLASSES, _Masked
+from sparseprune.nn.masked import DenseLayer, Masked
 from sparseprune.sparsify import describe, weight_bytes
 
 
@@ -22,10 +22,10 @@ class Row:
     shape: tuple[int, ...]
     weights: int
     kept: int
-    flops: (
-        int | None
-    )  # of one sample's forward pass: 2 per kept weight and position; None where positions are unknown
-    bytes: int | None  # of the weight as stored, indices included; None for masks alone
+    # Of one sample's forward pass, 2 per kept weight and position; None where positions are unknown.
+    flops: int | None
+    # Of the weight as stored, indices included; None for masks alone.
+    bytes: int | None
     computes: str
     choice: str = ""
 
@@ -97,7 +97,7 @@ class Summary:
 
 
 def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
-    """A printable table of every prunable layer: shape, kept weights, sparsity, FLOPs, bytes, how it computes and why.
+    """A printable table of every prunable layer: shape, kept, sparsity, FLOPs, bytes, how it computes.
 
     Args:
         model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
@@ -109,7 +109,7 @@ def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
             [
                 _row_of_layer(f"{name}.weight" if name else "weight", module)
                 for name, module in model_or_masks.named_modules()
-                if isinstance(module, (SparseLinear, _Masked, *CLASSES))
+                if isinstance(module, SparseLinear | Masked | DenseLayer)
             ]
         )
     if not isinstance(model_or_masks, Mapping) or not all(
@@ -134,12 +134,13 @@ def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
     )
 
 
-def _row_of_layer(name: str, module: nn.Module) -> Row:
+def _row_of_layer(name: str, module: SparseLinear | Masked | DenseLayer) -> Row:
     if isinstance(module, SparseLinear):
-        shape, kept = (module.out_features, module.in_features), len(module.col)
+        shape: tuple[int, ...] = (module.out_features, module.in_features)
+        kept = len(module.col)
     else:
         shape = tuple(module.weight.shape)
-        kept = int(module.mask.sum()) if isinstance(module, _Masked) else module.weight.numel()
+        kept = int(module.mask.sum()) if isinstance(module, Masked) else module.weight.numel()
     return Row(
         name,
         shape,
@@ -148,7 +149,7 @@ def _row_of_layer(name: str, module: nn.Module) -> Row:
         _linear_flops(shape, kept),
         weight_bytes(module),
         describe(module),
-        getattr(module, "choice", ""),
+        module.choice if isinstance(module, SparseLinear | Masked) else "",
     )
 
 

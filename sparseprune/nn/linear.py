@@ -38,6 +38,7 @@ class SparseLinear(nn.Module):
     col: Tensor
     plan: Tensor
     plan_t: Tensor
+    choice: str = ""  # why this layer is sparse, where sparsify() measured
 
     def __init__(
         self,
@@ -116,8 +117,14 @@ class SparseLinear(nn.Module):
 
     def to_dense(self) -> nn.Linear:
         """An ``nn.Linear`` with the same weights, and zeros where they were pruned."""
-        linear = nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, self.values.device, self.values.dtype
+        # Not nn.Linear(...), which would fill the weight with the user's random numbers.
+        linear: nn.Linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            self.bias is not None,
+            device=self.values.device,
+            dtype=self.values.dtype,
         )
         with torch.no_grad():
             linear.weight.copy_(self.weight)

@@ -1,35 +1,42 @@
-"""Dense layers with an enforced mask: for layers where dense kernels are faster, or that have no sparse kernels.
+"""Dense layers with an enforced mask: where dense kernels are faster, or there are no sparse ones.
 
-The weight is multiplied by the mask in every forward pass, so that neither weight decay, momentum nor an optimizer's
-rounding can revive a pruned weight, and its gradient is zero.
+The weight is multiplied by the mask in every forward pass, so that neither weight decay, momentum nor an
+optimizer's rounding can revive a pruned weight, and its gradient is zero.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sparseprune.pattern import check_mask
 
+DenseLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-class _Masked(nn.Module):
-    weight: nn.Parameter
+
+class Masked(nn.Module):
+    """What the masked layers have in common: the buffer ``mask``, True = keep, of the weight's shape."""
+
+    weight: Tensor
     mask: Tensor
+    choice: str = ""  # why this layer is not sparse
 
     def kept_weight(self) -> Tensor:
         return self.weight * self.mask
 
 
-class MaskedLinear(_Masked, nn.Linear):
+class MaskedLinear(Masked, nn.Linear):
     """``nn.Linear`` whose weight is zero where the buffer ``mask`` is False."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.kept_weight(), self.bias)
 
 
-class _MaskedConv(_Masked):
+class _MaskedConv(Masked, _ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.kept_weight(), self.bias)
 
@@ -46,7 +53,7 @@ class MaskedConv3d(_MaskedConv, nn.Conv3d):
     """``nn.Conv3d`` whose weight is zero where the buffer ``mask`` is False."""
 
 
-CLASSES: dict[type[nn.Module], type[_Masked]] = {
+CLASSES: dict[type[nn.Module], type[Masked]] = {
     nn.Linear: MaskedLinear,
     nn.Conv1d: MaskedConv1d,
     nn.Conv2d: MaskedConv2d,
@@ -54,26 +61,25 @@ CLASSES: dict[type[nn.Module], type[_Masked]] = {
 }
 
 
-def masked_from_dense(module: nn.Module, mask: Tensor) -> nn.Module:
+def masked_from_dense(module: DenseLayer, mask: Tensor) -> Masked:
     """A copy of a Linear or Conv layer that enforces ``mask`` (bool, the weight's shape)."""
     check_mask(mask, module.weight.shape, "masked_from_dense")
-    return _in_class(module, CLASSES[type(module)], mask)
-
-
-def dense_from_masked(module: _Masked) -> nn.Module:
-    """A copy of a masked layer as the ordinary torch class, zeros in place."""
-    dense = next(dense for dense, masked in CLASSES.items() if type(module) is masked)
-    return _in_class(module, dense, None)
-
-
-def _in_class(module: nn.Module, cls: type[nn.Module], mask: Tensor | None) -> nn.Module:
     # The classes differ in forward() and in one buffer only, so that a copy may change its class.
-    result = copy.deepcopy(module)
-    keep = mask if mask is not None else module.mask
-    result.weight.data.mul_(keep.to(result.weight.device))
-    result.__class__ = cls
-    if mask is None:
-        del result.mask
-    else:
-        result.register_buffer("mask", mask.to(result.weight.device, copy=True))
+    result: nn.Module = copy.deepcopy(module)
+    result.__class__ = CLASSES[type(module)]
+    assert isinstance(result, Masked)
+    keep = mask.to(module.weight.device, copy=True)
+    result.weight.data.masked_fill_(~keep, 0)  # not a product, which would keep a NaN
+    result.register_buffer("mask", keep)
     return result
+
+
+def dense_from_masked(module: Masked) -> nn.Module:
+    """A copy of a masked layer as the ordinary torch class, zeros in place."""
+    result = copy.deepcopy(module)
+    result.weight.data.masked_fill_(~result.mask, 0)
+    del result.mask
+    result.__dict__.pop("choice", None)
+    dense: nn.Module = result
+    dense.__class__ = next(dense for dense, masked in CLASSES.items() if type(module) is masked)
+    return dense

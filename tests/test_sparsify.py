@@ -1,0 +1,452 @@
+import copy
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparseprune as sp
+from sparseprune.choice import Choice
+from sparseprune.nn import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear, SparseLinear
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.blocks = nn.ModuleList([nn.Linear(6, 6, bias=False) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.inner(x)
+        for block in self.blocks:
+            x = x + block(x).relu()
+        return x
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    conv = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU())
+    return nn.Sequential(conv, nn.Flatten(), nn.Linear(4 * 25, 6), Residual(), nn.Linear(6, 3))
+
+
+WEIGHTS = [
+    "0.0.weight",
+    "2.weight",
+    "3.inner.0.weight",
+    "3.blocks.0.weight",
+    "3.blocks.1.weight",
+    "4.weight",
+]
+
+
+def masks_of(
+    model: nn.Module, density: float = 0.3, only: Callable[[str], bool] | None = None
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.rand(p.shape, generator=generator) < density
+        for name, p in model.named_parameters()
+        if p.dim() > 1 and (only is None or only(name))
+    }
+
+
+def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """The reference: a dense copy with zeros in place."""
+    model = copy.deepcopy(model)
+    sp.apply_masks(model, masks)
+    return model
+
+
+def layer_of(model: nn.Module, weight: str) -> nn.Module:
+    return model.get_submodule(weight.rpartition(".")[0])
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return noise(9, 2, 5, 5)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def check_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+# ---- sparsify ----
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("layers", ["sparse", "dense", "measured"])
+def test_sparsify_computes_what_the_masked_model_computes(layers: Any, inplace: bool, images: Tensor) -> None:
+    model = network()
+    masks = masks_of(model)
+    reference = masked(model, masks)
+    before = state(model)
+    sparse = sp.sparsify(model, masks, layers=layers, inplace=inplace, batch_size=8)
+    assert (sparse is model) == inplace
+    if not inplace:
+        check_unchanged(model, before)
+        ours = {id(t.untyped_storage()) for t in sparse.state_dict().values()}
+        assert not ours & {id(t.untyped_storage()) for t in model.state_dict().values()}
+        pointers = {t.data_ptr() for t in model.state_dict().values()}
+        assert not pointers & {t.data_ptr() for t in sparse.state_dict().values() if t.numel()}
+    for name in WEIGHTS:
+        layer = layer_of(sparse, name)
+        assert torch.equal(layer.mask, masks[name])
+        assert torch.equal(layer.weight, layer_of(reference, name).weight)
+    for train in (True, False):
+        sparse.train(train)
+        reference.train(train)
+        torch.testing.assert_close(sparse(images), reference(images))
+
+
+def test_sparsify_chooses_the_kinds_of_layers_that_were_asked_for() -> None:
+    model = network()
+    masks = masks_of(model)
+    kinds = {"sparse": SparseLinear, "dense": MaskedLinear}
+    for layers, kind in kinds.items():
+        result = sp.sparsify(model, masks, layers=layers)
+        assert [type(layer_of(result, name)) for name in WEIGHTS] == [MaskedConv2d] + [kind] * 5
+    measured = sp.sparsify(model, masks, batch_size=4)
+    assert {type(layer_of(measured, name)) for name in WEIGHTS[1:]} <= {SparseLinear, MaskedLinear}
+
+
+@pytest.mark.parametrize(("sparse", "dense", "kind"), [(1.0, 2.0, SparseLinear), (2.0, 1.0, MaskedLinear)])
+def test_sparsify_takes_the_faster_way_and_measures_a_shape_once(
+    sparse: float, dense: float, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(layer: SparseLinear, batch_size: int) -> Choice:
+        measured.append((layer.out_features, layer.in_features, batch_size))
+        return Choice(sparse, dense)
+
+    monkeypatch.setitem(sp.sparsify.__globals__, "measure_linear", measure)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2))
+    masks = {f"{i}.weight": torch.eye(n, 6, dtype=torch.bool) for i, n in enumerate([6, 6, 2])}
+    result = sp.sparsify(model, masks, batch_size=17)
+    assert [type(layer) for layer in result] == [kind] * 3
+    assert measured == [(6, 6, 17), (2, 6, 17)]
+    assert str(Choice(sparse, dense)) == result[0].choice
+
+
+def test_choice_says_what_was_measured(needs_extension: None) -> None:
+    assert str(Choice(0.001, 0.0025)) == "sparse 1 ms, dense 2.5 ms a step"
+    assert str(Choice(0.003, 0.0025)) == "dense 2.5 ms, sparse 3 ms a step"
+
+
+def test_sparsify_does_not_disturb_random_numbers() -> None:
+    model = network()
+    masks = masks_of(model)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    sp.densify(sp.sparsify(model, masks, batch_size=4))
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_sparsify_leaves_layers_without_a_mask_alone(images: Tensor) -> None:
+    model = network()
+    masks = masks_of(model, only=lambda name: name.startswith("3.blocks"))
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    kinds = [type(layer_of(sparse, name)) for name in WEIGHTS]
+    assert kinds == [nn.Conv2d, nn.Linear, nn.Linear, SparseLinear, SparseLinear, nn.Linear]
+    torch.testing.assert_close(sparse(images), masked(model, masks)(images))
+    untouched = sp.sparsify(model, {})
+    assert [type(m) for m in untouched.modules()] == [type(m) for m in model.modules()]
+
+
+class UsedTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 5)
+        self.second = self.first
+        self.nested = nn.Sequential(self.first, nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.nested(self.first(x)))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("layers", ["sparse", "dense"])
+def test_sparsify_of_a_layer_used_twice(layers: Any, inplace: bool) -> None:
+    model = UsedTwice()
+    masks = {"first.weight": torch.eye(5, dtype=torch.bool)}
+    reference = masked(model, masks)
+    sparse = sp.sparsify(model, masks, layers=layers, inplace=inplace)
+    assert sparse.first is sparse.second is sparse.nested[0]
+    assert sp.summary(sparse).kept == 5
+    x = noise(3, 5)
+    torch.testing.assert_close(sparse(x), reference(x))
+    torch.testing.assert_close(sp.densify(sparse)(x), reference(x))
+
+
+def test_sparsify_of_a_single_layer() -> None:
+    layer = nn.Linear(5, 4)
+    masks = {"weight": noise(4, 5) > 0}
+    sparse = sp.sparsify(layer, masks, layers="sparse")
+    assert isinstance(sparse, SparseLinear)
+    assert torch.equal(sparse.weight, layer.weight * masks["weight"])
+    assert type(sp.densify(sparse)) is nn.Linear
+    with pytest.raises(
+        ValueError, match=r"a single layer cannot be replaced in place; use the returned copy"
+    ):
+        sp.sparsify(layer, masks, layers="sparse", inplace=True)
+
+
+@pytest.mark.parametrize(
+    ("conv", "kind", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, stride=2, padding=1), MaskedConv1d, (2, 4, 9)),
+        (nn.Conv2d(4, 6, 3, groups=2, bias=False), MaskedConv2d, (2, 4, 7, 7)),
+        (nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), MaskedConv2d, (2, 4, 7, 7)),
+        (nn.Conv3d(2, 3, 2, dilation=2), MaskedConv3d, (1, 2, 5, 5, 5)),
+    ],
+)
+def test_sparsify_of_convolutions(conv: nn.Module, kind: type, shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(conv)
+    masks = masks_of(model, 0.4)
+    sparse = sp.sparsify(model, masks)
+    assert type(sparse[0]) is kind
+    assert sparse[0].choice == "no sparse kernels for convolutions yet"
+    reference = masked(model, masks)
+    x = noise(*shape)
+    torch.testing.assert_close(sparse(x), reference(x))
+    sparse(x).square().sum().backward()
+    assert not sparse[0].weight.grad[~masks["0.weight"]].any()
+    assert sparse[0].weight.grad.any()
+
+
+def test_sparsify_keeps_flags_and_hides_non_finite_pruned_weights() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Conv1d(1, 1, 2)).eval()
+    model[0].weight.requires_grad_(False)
+    model[1].bias.requires_grad_(False)
+    masks = {
+        name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters() if p.dim() > 1
+    }
+    for name, mask in masks.items():
+        mask.view(-1)[0] = False
+        model.get_parameter(name).data.view(-1)[0] = float("inf")
+    for layers in ("sparse", "dense"):
+        result = sp.sparsify(model, masks, layers=layers)
+        assert not any(module.training for module in result.modules())
+        assert [p.requires_grad for p in result.parameters()] == [False, True, True, False]
+        assert result[0](noise(2, 5)).isfinite().all()
+        assert result[1](noise(2, 1, 5)).isfinite().all()
+
+
+# ---- errors ----
+
+
+class SubLinear(nn.Linear):
+    pass
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+    model[2].weight = model[0].weight
+    return model
+
+
+def tied_to_embedding() -> nn.Module:
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7))
+    model[1].weight = model[0].weight
+    return model
+
+
+FULL = torch.ones(5, 5, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("make", "masks", "options", "error", "message"),
+    [
+        (network, {"9.weight": FULL}, {}, ValueError, "for weights of the model (0.0.weight, 0.1.weight, 2."),
+        (network, {"9.weight": FULL}, {}, ValueError, "got '9.weight'"),
+        (network, {"4.bias": FULL}, {}, ValueError, "got '4.bias'"),
+        (nn.ReLU, {"weight": FULL}, {}, ValueError, "for weights of the model (none), got 'weight'"),
+        (
+            network,
+            {"4.weight": FULL},
+            {},
+            ValueError,
+            "'4.weight': expected a mask of shape [3, 6] (the weight's)",
+        ),
+        (
+            network,
+            {"4.weight": torch.ones(3, 6)},
+            {},
+            TypeError,
+            "expected the mask to be a bool tensor (True = keep)",
+        ),
+        (network, {"4.weight": [True]}, {}, TypeError, "(True = keep), got list"),
+        (
+            network,
+            {"0.1.weight": FULL[0, :4]},
+            {},
+            TypeError,
+            "of a Linear or Conv layer, got one of BatchNorm2d",
+        ),
+        (
+            lambda: nn.Sequential(SubLinear(5, 5)),
+            {"0.weight": FULL},
+            {},
+            TypeError,
+            "got one of SubLinear; exclude",
+        ),
+        (
+            lambda: nn.ModuleList([nn.MultiheadAttention(5, 1)]),
+            {"0.out_proj.weight": FULL},
+            {},
+            TypeError,
+            "got one of NonDynamicallyQuantizableLinear; exclude it in prune(), or use apply_masks()",
+        ),
+        (
+            tied,
+            {"0.weight": FULL},
+            {},
+            ValueError,
+            "'0.weight' is shared with 2.weight; a sparse layer cannot share",
+        ),
+        (tied_to_embedding, {"1.weight": FULL[:1].expand(7, 5)}, {}, ValueError, "is shared with 0.weight"),
+        (network, {}, {"layers": "fast"}, ValueError, 'layers="measured", "sparse" or "dense", got \'fast\''),
+        (network, {}, {"batch_size": 0}, ValueError, "expected batch_size >= 1, got 0"),
+    ],
+)
+def test_sparsify_refuses(
+    make: Callable[[], nn.Module],
+    masks: dict[str, Any],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    inplace: bool,
+) -> None:
+    model = make()
+    good = masks_of(model, only=lambda name: name in ("2.weight", "3.inner.0.weight") and "2" not in masks)
+    before, kinds = state(model), [type(m) for m in model.modules()]
+    with pytest.raises(error, match=f"^sparsify: .*{re.escape(message)}"):
+        sp.sparsify(model, {**good, **masks}, inplace=inplace, **{"layers": "sparse", **options})
+    check_unchanged(model, before)
+    assert [type(m) for m in model.modules()] == kinds
+
+
+# ---- densify ----
+
+
+@pytest.mark.parametrize("layers", ["sparse", "dense"])
+def test_densify_is_the_exact_inverse(layers: Any, images: Tensor) -> None:
+    model = network()
+    masks = masks_of(model)
+    sparse = sp.sparsify(model, masks, layers=layers)
+    before = state(sparse)
+    dense = sp.densify(sparse)
+    check_unchanged(sparse, before)
+    assert [type(m) for m in dense.modules()] == [type(m) for m in model.modules()]
+    assert not any(hasattr(module, "mask") or hasattr(module, "choice") for module in dense.modules())
+    check_unchanged(dense, state(masked(model, masks)))
+    pointers = {t.data_ptr() for t in sparse.state_dict().values()}
+    assert not pointers & {t.data_ptr() for t in dense.state_dict().values()}
+    again = sp.sparsify(dense, masks, layers=layers)
+    check_unchanged(again, before)
+
+
+def test_densify_of_a_dense_model_is_a_copy() -> None:
+    model = network()
+    dense = sp.densify(model)
+    assert dense is not model
+    check_unchanged(dense, state(model))
+
+
+# ---- masked layers ----
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.AdamW(parameters, 0.05, weight_decay=0.1),
+        lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=0.1, nesterov=True),
+    ],
+)
+def test_masked_layers_never_revive_pruned_weights(optimizer: Any, images: Tensor) -> None:
+    model = network()
+    masks = masks_of(model)
+    result = sp.sparsify(model, masks, layers="dense")
+    steps = optimizer(result.parameters())
+    start = {name: layer_of(result, name).weight.clone() for name in WEIGHTS}
+    for step in range(10):
+        steps.zero_grad()
+        result(images + step).square().mean().backward()
+        for name, mask in masks.items():
+            assert not layer_of(result, name).weight.grad[~mask].any()
+        steps.step()
+    for name, mask in masks.items():
+        weight = layer_of(result, name).weight
+        assert not weight[~mask].any()
+        assert (weight != start[name])[mask].any()
+
+
+def test_masked_layers_ignore_what_others_write_into_pruned_weights(images: Tensor) -> None:
+    model = network()
+    masks = masks_of(model)
+    result = sp.sparsify(model, masks, layers="dense").eval()
+    expected = result(images)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            layer_of(result, name).weight.masked_fill_(~mask, 3.0)
+    assert torch.equal(result(images), expected)
+    torch.testing.assert_close(sp.densify(result)(images), expected)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("layers", ["sparse", "dense"])
+def test_sparse_models_copy_and_pickle(
+    layers: Any, how: Callable[[nn.Module], nn.Module], images: Tensor
+) -> None:
+    model = network()
+    sparse = sp.sparsify(model, masks_of(model), layers=layers).eval()
+    copied = how(sparse)
+    check_unchanged(copied, state(sparse))
+    assert torch.equal(copied(images), sparse(images))
+    assert str(sp.summary(copied)) == str(sp.summary(sparse))
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(1)
+    assert not torch.equal(copied(images), sparse(images))
+
+
+@pytest.mark.parametrize("layers", ["sparse", "dense"])
+def test_sparse_models_state_dict_round_trip(layers: Any, images: Tensor) -> None:
+    model = network()
+    sparse = sp.sparsify(model, masks_of(model, 0.3), layers=layers).eval()
+    other = sp.sparsify(network(), masks_of(model, 0.6), layers=layers).eval()
+    other.load_state_dict(sparse.state_dict())
+    assert torch.equal(other(images), sparse(images))
+
+
+@pytest.mark.parametrize("layers", ["sparse", "dense"])
+def test_sparse_models_train_alike(layers: Any, images: Tensor) -> None:
+    model = network()
+    masks = masks_of(model)
+    models = (sp.sparsify(model, masks, layers=layers), masked(model, masks))
+    for one in models:
+        optimizer = torch.optim.SGD(one.parameters(), 0.05)
+        for step in range(4):
+            optimizer.zero_grad()
+            one(images + step).square().mean().backward()
+            optimizer.step()
+            if one is models[1]:
+                sp.apply_masks(one, masks)
+    dense = sp.densify(models[0])
+    for ours, theirs in zip(dense.parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)

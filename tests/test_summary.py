@@ -1,0 +1,115 @@
+import json
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import sparseprune as sp
+from sparseprune import models
+
+
+def network() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+    masks = {
+        "0.weight": torch.ones(2, 1, 3, 3, dtype=torch.bool).tril(),
+        "2.weight": torch.eye(5, 8, dtype=torch.bool),
+    }
+    return model, masks
+
+
+def test_summary_of_a_dense_model() -> None:
+    model, _ = network()
+    result = sp.summary(model)
+    assert [(row.name, row.shape, row.weights, row.kept, row.computes) for row in result.rows] == [
+        ("0.weight", (2, 1, 3, 3), 18, 18, "dense"),
+        ("2.weight", (5, 8), 40, 40, "dense"),
+        ("4.weight", (3, 5), 15, 15, "dense"),
+    ]
+    assert [row.bytes for row in result.rows] == [72, 160, 60]
+    assert [row.flops for row in result.rows] == [None, 80, 30]
+    assert (result.weights, result.kept, result.sparsity, result.bytes) == (73, 73, 0.0, 292)
+    assert result.flops is None  # a convolution's depend on the size of its input
+
+
+def test_summary_of_a_sparse_model(needs_extension: None) -> None:
+    model, masks = network()
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    conv, first, second = sp.summary(sparse).rows
+    assert (conv.kept, conv.computes, conv.choice) == (
+        12,
+        "dense, masked",
+        "no sparse kernels for convolutions yet",
+    )
+    assert conv.bytes == 18 * 4 + 18  # and a bool per weight
+    assert (first.weights, first.kept, first.sparsity, first.flops) == (40, 5, 0.875, 10)
+    assert (first.computes, first.choice) == ("sparse", "")
+    layer = sparse[2]
+    stored = (layer.values, layer.crow, layer.col, layer.plan, layer.plan_t)
+    assert first.bytes == sum(tensor.nbytes for tensor in stored)
+    assert (second.kept, second.computes) == (15, "dense")
+    assert sp.summary(sparse).kept == 12 + 5 + 15
+
+
+def test_summary_is_a_table(needs_extension: None) -> None:
+    model = nn.Sequential(nn.Linear(100, 20), nn.Linear(20, 3))
+    masks = {"0.weight": torch.eye(20, 100, dtype=torch.bool)}
+    sparse = sp.sparsify(model, masks, layers="dense")
+    assert str(sp.summary(sparse)).split("\n") == [
+        "layer     shape   weights  kept  sparsity  FLOPs   bytes  computes",
+        "-----------------------------------------------------------------------------------",
+        "0.weight  20x100    2,000    20    99.00%     40  10,000  dense, masked (asked for)",
+        "1.weight  3x20         60    60     0.00%    120     240  dense",
+        "-----------------------------------------------------------------------------------",
+        "total               2,060    80    96.12%    160  10,240",
+    ]
+
+
+def test_summary_says_why_a_layer_computes_as_it_does(needs_extension: None) -> None:
+    model, masks = network()
+    measured = sp.sparsify(model, masks, batch_size=4)
+    _, row, _ = sp.summary(measured).rows
+    assert re.fullmatch(r"(sparse|dense) [\d.e-]+ ms, (sparse|dense) [\d.e-]+ ms a step", row.choice)
+    assert row.computes in {"sparse", "dense, masked"}
+    assert row.computes.startswith(row.choice.partition(" ")[0])
+    assert f"{row.computes} ({row.choice})" in str(sp.summary(measured))
+
+
+def test_summary_of_masks() -> None:
+    _, masks = network()
+    result = sp.summary(masks)
+    assert [(row.name, row.weights, row.kept, row.flops, row.bytes, row.computes) for row in result.rows] == [
+        ("0.weight", 18, 12, None, None, "mask"),
+        ("2.weight", 40, 5, 10, None, "mask"),
+    ]
+    assert result.bytes is None
+    assert str(result).split("\n")[-1].split() == ["total", "58", "17", "70.69%", "-", "-"]
+
+
+def test_summary_counts_the_articles_network() -> None:
+    with torch.device("meta"):
+        model = models.article_mlp()
+    result = sp.summary(model)
+    assert result.weights == 40000 * 1000 + 2 * 1000 * 1000 + 1000 * 10
+    assert "42,010,000" in str(result).split("\n")[-1]
+
+
+def test_summary_is_jsonable() -> None:
+    model, masks = network()
+    for given in (model, masks, sp.sparsify(model, masks, layers="sparse"), nn.ReLU(), {}):
+        result = json.loads(json.dumps(sp.summary(given).to_dict(), allow_nan=False))
+        assert set(result) == {"layers", "weights", "kept", "sparsity", "flops", "bytes"}
+        assert sum(layer["kept"] for layer in result["layers"]) == result["kept"]
+        assert all(0 <= layer["sparsity"] <= 1 for layer in result["layers"])
+
+
+def test_summary_of_nothing() -> None:
+    assert str(sp.summary(nn.ReLU())).split("\n")[-1].split() == ["total", "0", "0", "0.00%", "0", "0"]
+    empty = {"w": torch.zeros(0, 3, dtype=torch.bool)}
+    assert sp.summary(empty).rows[0].sparsity == 0.0
+
+
+@pytest.mark.parametrize(("given", "got"), [(3, "int"), ([torch.zeros(2)], "list"), ({"a": 1}, "dict")])
+def test_summary_refuses(given: object, got: str) -> None:
+    with pytest.raises(TypeError, match=f"summary: expected a model or a mapping of masks, got {got}"):
+        sp.summary(given)
