@@ -67,19 +67,22 @@ Csr transposed(const Csr& a) {
   return t;
 }
 
-// Columns of a block. Every segment loads and stores its output row once, so a segment should hold some two dozen
-// nonzeros; a block of at most 256 columns (64 KB) still lives close to the core, 4096 (1 MB) in L2.
-int32_t choose_block_cols(const Csr& a) {
-  constexpr double nonzeros_per_segment = 24;
+// Columns of a block: a power of two that gives a segment `nonzeros_per_segment` on average, since every segment
+// loads and stores its output row once. At most 4096 (1 MB packed, half of an L2).
+int32_t choose_block_cols(const Csr& a, double nonzeros_per_segment) {
   const double density = double(a.col.size()) / (double(a.rows) * a.cols);
   int32_t block = 128;
   while (block < 4096 && block * density < nonzeros_per_segment) block *= 2;
   return block;
 }
 
-Tensor build(const Csr& a, const Tensor& like) {
+// Measured, 1024 x 1024 at 90 and 95 %: with 12 the forward pass is 4 % faster than with 24, the backward pass,
+// which loads two rows a segment, 5 % slower on two threads.
+constexpr double nonzeros_per_segment_of_w = 12, nonzeros_per_segment_of_transpose = 24;
+
+Tensor build(const Csr& a, double nonzeros_per_segment, const Tensor& like) {
   PlanHeader header{PlanHeader::expected_magic, a.rows, a.cols, int32_t(a.col.size()), 0, 0, 0};
-  header.block_cols = a.col.empty() ? 128 : choose_block_cols(a);
+  header.block_cols = a.col.empty() ? 128 : choose_block_cols(a, nonzeros_per_segment);
 
   std::vector<PlanGroup> groups;
   std::vector<int32_t> segment_row, offset, source;
@@ -142,7 +145,8 @@ Tensor build(const Csr& a, const Tensor& like) {
 
 Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, bool of_transpose) {
   const Csr pattern = read_pattern(crow, col, cols);
-  return build(of_transpose ? transposed(pattern) : pattern, crow);
+  return of_transpose ? build(transposed(pattern), nonzeros_per_segment_of_transpose, crow)
+                      : build(pattern, nonzeros_per_segment_of_w, crow);
 }
 
 }  // namespace
