@@ -19,7 +19,8 @@ using torch::stable::Tensor;
 
 struct Csr {
   int32_t rows, cols;
-  std::vector<int32_t> row_start, col, source;
+  std::vector<int32_t> row_start, col;
+  std::vector<int32_t> source;  // element of `values` of each nonzero; empty where that is its own number
 };
 
 Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
@@ -47,8 +48,6 @@ Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
                       "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p],
                       " in row ", r);
   }
-  csr.source.resize(nnz);
-  for (int64_t p = 0; p < nnz; ++p) csr.source[p] = int32_t(p);
   return csr;
 }
 
@@ -62,7 +61,7 @@ Csr transposed(const Csr& a) {
     for (int32_t p = a.row_start[r]; p < a.row_start[r + 1]; ++p) {
       const int32_t q = next[a.col[p]]++;
       t.col[q] = r;
-      t.source[q] = a.source[p];
+      t.source[q] = p;
     }
   return t;
 }
@@ -81,13 +80,12 @@ int32_t choose_block_cols(const Csr& a, double nonzeros_per_segment) {
 constexpr double nonzeros_per_segment_of_w = 12, nonzeros_per_segment_of_transpose = 24;
 
 Tensor build(const Csr& a, double nonzeros_per_segment, const Tensor& like) {
-  PlanHeader header{PlanHeader::expected_magic, a.rows, a.cols, int32_t(a.col.size()), 0, 0, 0};
+  PlanHeader header{PlanHeader::expected_magic, a.rows, a.cols, int32_t(a.col.size()), 0, 0, 0, a.source.empty()};
   header.block_cols = a.col.empty() ? 128 : choose_block_cols(a, nonzeros_per_segment);
 
   std::vector<PlanGroup> groups;
   std::vector<int32_t> segment_row, offset, source;
   offset.reserve(a.col.size());
-  source.reserve(a.col.size());
   std::vector<int32_t> next(a.row_start.begin(), a.row_start.end() - 1);  // first nonzero of a row not yet placed
   std::vector<int32_t> count(a.rows);
   for (int32_t block = 0; int64_t(block) * header.block_cols < a.cols; ++block) {
@@ -112,14 +110,16 @@ Tensor build(const Csr& a, double nonzeros_per_segment, const Tensor& like) {
     }
     segment_row.resize(segment);
     offset.resize(nonzero);
-    source.resize(nonzero);
+    source.resize(header.source_is_runs ? segment : nonzero);
     for (int32_t r = 0; r < a.rows; ++r) {
       const int32_t n = count[r];
       if (n == 0) continue;
+      if (header.source_is_runs) source[segment_of[n]] = next[r];
       segment_row[segment_of[n]++] = r;
       for (int32_t p = next[r]; p < next[r] + n; ++p) {
         offset[nonzero_of[n]] = (a.col[p] - first_col) * panel_width;
-        source[nonzero_of[n]++] = a.source[p];
+        if (!header.source_is_runs) source[nonzero_of[n]] = a.source[p];
+        ++nonzero_of[n];
       }
       next[r] += n;
     }

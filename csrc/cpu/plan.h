@@ -4,9 +4,10 @@
 // nonzeros form a group (rows ascending), so that kernels know the trip count of every inner loop. A plan is one
 // int32 tensor, so that it travels through torch like any other:
 //
-//   header | row_start [rows + 1] | groups | row of every segment | offset [nnz] | source [nnz]
+//   header | row_start [rows + 1] | groups | row of every segment | offset [nnz] | source
 //
-// A segment is one row within one column block. `source` says which element of `values` a nonzero is.
+// A segment is one row within one column block. `source` says which element of `values` a nonzero is: one number a
+// nonzero in the plan of a transpose, but one a segment in that of W itself, whose segments are runs of `values`.
 #pragma once
 #include <cstdint>
 
@@ -21,6 +22,7 @@ struct PlanHeader {
   int32_t block_cols;  // columns of a block (the last one may have fewer)
   int32_t groups;
   int32_t segments;
+  int32_t source_is_runs;  // bool: `source` [segments], first element of each run; else [nnz]
 };
 
 struct PlanGroup {
@@ -28,7 +30,7 @@ struct PlanGroup {
   int32_t count;          // nonzeros of every segment
   int32_t first_segment;  // index into the segment rows
   int32_t segments;
-  int32_t first_nonzero;  // index into offset and source
+  int32_t first_nonzero;  // index into offset
 };
 
 struct PlanView {

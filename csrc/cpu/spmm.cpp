@@ -287,7 +287,7 @@ Strided<Scalar> mutable_view(const Tensor& x) {
   return {x.mutable_data_ptr<Scalar>(), x.stride(0), x.stride(1)};
 }
 
-constexpr int64_t gather_grain = 1 << 14;
+constexpr int64_t gather_grain = 1 << 14, gather_grain_groups = 16;
 
 // values, in the order of the plan
 template <class Scalar>
@@ -296,8 +296,20 @@ Tensor in_plan_order(const Tensor& values, const PlanView& plan) {
   const Tensor ordered = torch::stable::new_empty(values, {plan.header.nnz});
   const Scalar* from = contiguous.const_data_ptr<Scalar>();
   Scalar* to = ordered.mutable_data_ptr<Scalar>();
-  torch::stable::parallel_for(0, plan.header.nnz, gather_grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = from[plan.source[i]];
+  if (!plan.header.source_is_runs) {
+    torch::stable::parallel_for(0, plan.header.nnz, gather_grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) to[i] = from[plan.source[i]];
+    });
+    return ordered;
+  }
+  torch::stable::parallel_for(0, plan.header.groups, gather_grain_groups, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const PlanGroup& group = plan.groups[i];
+      const int32_t* run = plan.source + group.first_segment;
+      Scalar* out = to + group.first_nonzero;
+      for (int32_t s = 0; s < group.segments; ++s, out += group.count)
+        for (int32_t j = 0; j < group.count; ++j) out[j] = from[run[s] + j];
+    }
   });
   return ordered;
 }
