@@ -27,6 +27,7 @@ from sparseprune.training import state_bytes
 
 LINEAR = ("linear-step", "linear-forward")
 ISAS = ("avx512", "avx2", "scalar")  # best first
+SCALAR_FLOPS = 5e8  # of a call: the scalar kernels are there for comparison, in small layers
 DENSE_STEPS = 3  # pruning may cost as much as so many training steps of the dense network
 
 Answer = dict[str, Tensor]
@@ -308,7 +309,7 @@ def sparseprop(problem: LinearProblem) -> Runnable | Reasons:
     except ImportError as error:
         return [f"not installed ({error}); bench/README.md says how"]
     layer = modules.SparseLinear.from_dense(copy.deepcopy(problem.layer))
-    # Some shapes come out batch-inner: a layer's ordinary output is row-major, and the copy is part of its cost.
+    # Some shapes come out batch-inner; everybody else here pays for a row-major output.
     layer.register_forward_hook(lambda _layer, _inputs, y: y.contiguous())
     # It has an OpenMP of its own, which torch.set_num_threads does not reach.
     threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads(), "openmp")
@@ -357,6 +358,8 @@ def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
         return ["the C++ extension is not built"]
     if isa not in sp.ops.extension.available_isas():
         return [f"this processor has no {isa}"]
+    if isa == "scalar" and problem.kept_flops > SCALAR_FLOPS:
+        return ["too slow for so large a layer"]
     around = functools.partial(using_isa, isa)
     with around():
         if isinstance(problem, LinearProblem):
@@ -405,6 +408,8 @@ def _topk(problem: ScoresProblem, around: Callable[[], AbstractContextManager[No
     return Runnable(lambda: sp.topk_masks(problem.scores, problem.k), answer, around=around)
 
 
+# The large workloads, which take long, see the instruction set in use alone.
+_in_use = sp.ops.info()["isa"] or ISAS[0]
 for _isa in ISAS:
-    _kinds = (*LINEAR, "model-step", "prune", "topk") if _isa != "scalar" else LINEAR
+    _kinds = (*LINEAR, "model-step", "prune", "topk") if _isa == _in_use else LINEAR
     contender(f"sparseprune-{_isa}", _kinds, "own")(functools.partial(sparseprune_with, _isa))

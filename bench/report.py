@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.metadata
 import json
 import os
@@ -29,6 +30,8 @@ LEGEND = (
     "GFLOP/s that the best dense float32 reaches on all weights; divided by the density it is the speed-up. "
     "MB (10^6 bytes): parameters, gradients and optimizer state; index MB: buffers (pattern, plans, masks)."
 )
+
+BUSY = 0.1  # processors kept busy by others: from here on figures of several threads are worthless
 
 PEERS = ("sparseprop", "scipy", "numpy")
 
@@ -89,6 +92,11 @@ def case_table(rows: Sequence[Row]) -> RenderableType:
         time = row.status if row.seconds is None else f"{row.seconds * MILLI:.3f}"
         table.add_row(row.contender, time, *(column[i] for column in cells.values()))
     reasons = [Text(f"  {row.contender}: {row.status}: {row.reason}") for row in rows if row.status != OK]
+    others = max((row.others or 0.0 for row in rows), default=0.0)
+    if others > BUSY:
+        reasons.append(
+            Text(f"  NOT A QUIET MACHINE: others kept {others:.2f} processors busy; measure again")
+        )
     return Group(table, *reasons, Text())
 
 
@@ -108,8 +116,20 @@ def losses_text(rows: Sequence[Row], contender: str) -> Text:
     """A list of the losses, or a line that there are none."""
     found = losses(rows, contender)
     compared = sum(row.contender == contender and bool(row.speedup) for row in rows)
-    lines = [f"slower than the best dense float32: {contender} in {len(found)} of {compared} cases"]
+    rival = "the best dense float32 (topk: numpy)"
+    lines = [f"slower than {rival}: {contender} in {len(found)} of {compared} cases"]
     return Text("\n".join([*lines, *(f"  {line}" for line in found)]) + "\n")
+
+
+def strongest_text(rows: Sequence[Row]) -> Text:
+    """Which dense float32 contender was the strongest, and in how many cases."""
+    count: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        rivals = [name for name in row.speedup if name.startswith("dense-float32")]
+        if row.contender in rivals and len(rivals) > 1 and speedup_over(row, BEST_DENSE) == 1:
+            count[row.contender] += 1
+    cases = ", ".join(f"{name} in {number} cases" for name, number in count.most_common())
+    return Text(f"strongest dense float32: {cases or 'not compared'}\n")
 
 
 def notes_text(rows: Sequence[Row]) -> Text:

@@ -32,6 +32,7 @@ class Row:
         errors: ``{answer: relative error against float64}``.
         calls: number of timed calls.
         seconds: median of a call; q1, q3: quartiles.
+        others: processors that other processes kept busy during the case; None: not known.
         kept_flops, dense_flops: see `Problem`.
         speedup: ``{contender: its median over this one's}`` over the dense contenders and the baseline;
             below 1 this one is slower.
@@ -52,6 +53,7 @@ class Row:
     seconds: float | None = None
     q1: float | None = None
     q3: float | None = None
+    others: float | None = None
     kept_flops: int = 0
     dense_flops: int = 0
     speedup: dict[str, float] = field(default_factory=dict)
@@ -164,12 +166,13 @@ def _run_case(
         if runnable is not None:
             ready[contender.name] = runnable
     steps = {name: timing.Step(runnable.call, runnable.around) for name, runnable in ready.items()}
-    times = timing.interleaved(steps, seconds, fewest_blocks=fewest_blocks, clock=clock)
+    timed = timing.interleaved(steps, seconds, fewest_blocks=fewest_blocks, clock=clock)
     for name, runnable in ready.items():
         row = rows[name]
-        row.q1, row.seconds, row.q3 = timing.quartiles(times[name])
-        row.calls = len(times[name])
+        row.q1, row.seconds, row.q3 = timing.quartiles(timed.seconds[name])
+        row.calls = len(timed.seconds[name])
         row.facts = runnable.facts()
+        row.others = timed.others
     _set_speedups(list(rows.values()))
     return list(rows.values())
 

@@ -88,6 +88,7 @@ def main(
             write("target", outcome.to_dict())
     console.print(report.LEGEND, highlight=False)
     console.print(report.notes_text(results))
+    console.print(report.strongest_text(results))
     console.print(report.losses_text(results, own))
     console.print(report.targets_table(outcomes, own))
     bad = [row for row in results if row.status in (WRONG, FAILED)]

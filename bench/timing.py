@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ BLOCK_SECONDS = 0.02  # a block has so many calls one after the other as fit, li
 MOST_CALLS = 50  # in a block
 MOST_BLOCKS = 30  # of a contender
 WARM_UP_CALLS = 3
-SLOW_CALL = 0.1  # seconds; a call this long does not care what is in the caches at its start
+SLOW_CALL = 1.0  # seconds; blocks of such calls start without an untimed one
 
 
 class Step(NamedTuple):
@@ -31,6 +32,19 @@ class Share(NamedTuple):
 
     calls: int
     blocks: int
+
+
+class Timed(NamedTuple):
+    """What `interleaved` found.
+
+    Attributes:
+        seconds: ``{contender: seconds of each timed call}``.
+        others: processors that other processes kept busy meanwhile, on average: 0.0 is a quiet machine; None
+            where the system does not tell.
+    """
+
+    seconds: dict[str, list[float]]
+    others: float | None
 
 
 class Quartiles(NamedTuple):
@@ -82,7 +96,7 @@ def interleaved(
     *,
     fewest_blocks: int = 3,
     clock: Clock = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> Timed:
     """Time every contender in blocks of consecutive calls, taking turns.
 
     A contender with fewer blocks than there are rounds runs in rounds spread evenly over all.
@@ -92,8 +106,6 @@ def interleaved(
         seconds: time budget for all of them together.
         fewest_blocks: that each runs, whatever the budget.
         clock: returns seconds; replaced in tests.
-    Returns:
-        ``{contender: seconds of each timed call}``.
     """
     estimates = {name: estimate(step, clock) for name, step in steps.items()}
     shares = share_out(estimates, seconds, fewest_blocks)
@@ -102,6 +114,7 @@ def interleaved(
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
+    started, others = time.perf_counter(), _cpu_seconds_of_others()
     try:
         for i in range(rounds):
             for name, step in steps.items():
@@ -118,9 +131,25 @@ def interleaved(
     finally:
         if collecting:
             gc.enable()
-    return times
+    if others is not None:
+        busy = (_cpu_seconds_of_others() or 0.0) - others
+        others = max(busy, 0.0) / (time.perf_counter() - started)
+    return Timed(times, others)
+
+
+def _cpu_seconds_of_others() -> float | None:
+    """Processor time of all other processes since the machine started, time stolen from it included."""
+    try:
+        with open("/proc/stat") as lines:
+            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
+                int, lines.readline().split()[1:]
+            )
+    except OSError:
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _untimed(call_seconds: float) -> int:
-    # The first call of a block finds the caches as another contender left them: no training loop does.
+    # The first call of a block finds caches and free memory as another contender left them: no training loop
+    # does.
     return 0 if call_seconds >= SLOW_CALL else 1
