@@ -43,7 +43,7 @@ struct PlanView {
 
   static int64_t size(const PlanHeader& h) {
     return int64_t(sizeof(PlanHeader) / 4) + h.rows + 1 + int64_t(h.groups) * (sizeof(PlanGroup) / 4) +
-           h.segments + 2 * int64_t(h.nnz);
+           h.segments + int64_t(h.nnz) + (h.source_is_runs ? h.segments : h.nnz);
   }
 
   // The caller has checked that `data` holds size(header) numbers.
