@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
+import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,8 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
     """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
 
     For a source tree that was never installed. Where an extension is loaded already, built or just in time,
-    it is returned; a later process finds the compiled file in the cache and only loads it.
+    it is returned; a later process finds the compiled file in the cache and only loads it. Call it before
+    making sparse layers: those made in plain torch lack what the kernels need, and only a deepcopy gets it.
 
     Args:
         build_directory: cache folder; torch's own cache (``TORCH_EXTENSIONS_DIR``) when None.
@@ -63,6 +67,14 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
         )
     from torch.utils import cpp_extension
 
+    compiler = cpp_extension.get_cxx_compiler()
+    if shutil.which(shlex.split(compiler)[0]) is None:
+        raise RuntimeError(
+            f"jit.load: expected a C++ compiler, found no {compiler!r}; install one (such as g++), or "
+            "name one with the environment variable CXX"
+        )
+    if shutil.which("ninja") is None:  # installed beside a python whose folder is not on the PATH
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
     name = "sparseprune_jit"
     folder = (
         Path(build_directory) if build_directory is not None else Path(cpp_extension.get_default_build_root())
