@@ -17,7 +17,7 @@ from bench.contenders import CONTENDERS
 from bench.rows import FAILED, WRONG, Row
 from bench.workloads import WORKLOADS
 
-SECONDS = 1.5  # of timing for a case
+SECONDS = 1.2  # of timing for a case
 QUICK_SECONDS = 0.3
 FILE_WIDTH = 120
 

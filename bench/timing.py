@@ -17,6 +17,7 @@ BLOCK_SECONDS = 0.02  # a block has so many calls one after the other as fit, li
 MOST_CALLS = 50  # in a block
 MOST_BLOCKS = 30  # of a contender
 WARM_UP_CALLS = 3
+WARM_UP_SECONDS = 0.2  # after so long, fewer calls warm up
 SLOW_CALL = 1.0  # seconds; blocks of such calls start without an untimed one
 
 
@@ -66,7 +67,7 @@ def estimate(step: Step, clock: Clock = time.perf_counter) -> float:
     """Seconds of one call, roughly: the fastest of a few warm-up calls, or the first if it is slow."""
     times: list[float] = []
     with step.around():
-        while len(times) < WARM_UP_CALLS and max(times, default=0.0) < SLOW_CALL:
+        while len(times) < WARM_UP_CALLS and sum(times) < WARM_UP_SECONDS:
             start = clock()
             step.call()
             times.append(clock() - start)
