@@ -325,7 +325,7 @@ def test_linear_copies(how: str) -> None:
     assert shared == (how == "copy")
 
 
-def test_linear_plans_are_not_saved() -> None:
+def test_linear_plans_are_not_saved(needs_extension: None) -> None:
     sparse, _ = pair(200, 300, 0.2)
     state_bytes = sum(t.nbytes for t in sparse.state_dict().values())
     assert sparse.plan.nbytes > 0.5 * state_bytes
