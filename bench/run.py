@@ -17,13 +17,18 @@ from bench.contenders import CONTENDERS
 from bench.rows import FAILED, WRONG, Row
 from bench.workloads import WORKLOADS
 
-SECONDS = 1.2  # of timing for a case
+SECONDS = 1.0  # of timing for a case
+THREADS = "1,2"
 QUICK_SECONDS = 0.3
+QUICK_THREADS = "2"
 FILE_WIDTH = 120
 
 
 def main(
-    threads: Annotated[str, typer.Option(help="Numbers of threads, separated by commas.")] = "1,2",
+    threads: Annotated[
+        str | None,
+        typer.Option(help=f"Numbers of threads; {THREADS} by default, {QUICK_THREADS} with --quick."),
+    ] = None,
     seconds: Annotated[
         float | None, typer.Option(help=f"Time budget of a case; {SECONDS:g} by default.")
     ] = None,
@@ -36,7 +41,7 @@ def main(
     ] = False,
 ) -> None:
     """Verify and time dense and sparse contenders on the same work, and compare with the targets."""
-    counts = _thread_counts(threads)
+    counts = _thread_counts(threads or (QUICK_THREADS if quick else THREADS))
     chosen = [w for w in WORKLOADS if _regex("--filter", filter).search(w.id) and (w.quick or not quick)]
     taking_part = [c for c in CONTENDERS.values() if _regex("--contender", contender).search(c.name)]
     if not chosen or not taking_part:
@@ -55,6 +60,8 @@ def main(
     console.print(report.header_text(header))
     results: list[Row] = []
     with contextlib.ExitStack() as stack:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
 
         def write(type: str, content: dict[str, object]) -> None:
