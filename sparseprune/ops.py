@@ -50,7 +50,7 @@ def plans(crow: Tensor, col: Tensor, cols: int) -> Pattern:
         col: int32 ``(nnz,)``, columns, ascending within each row.
         cols: columns of the weight.
     Raises:
-        RuntimeError: the pattern is malformed.
+        ValueError: the pattern is malformed.
     """
     make = torch.ops.sparseprune.plan.default
     return Pattern(crow, col, make(crow, col, cols, False), make(crow, col, cols, True))
@@ -67,7 +67,7 @@ def spmm(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = None
     Returns:
         ``(rows, batch)``.
     Raises:
-        RuntimeError: a shape, dtype or device does not fit.
+        ValueError: a shape, dtype or device does not fit.
     """
     return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias)
 
@@ -98,7 +98,7 @@ def _check_devices(op: str, *tensors: Tensor | None) -> None:
     # A meta tensor among others brings the operator here, where nothing would notice that data are missing.
     devices = sorted({str(t.device) for t in tensors if t is not None})
     if len(devices) > 1:
-        raise RuntimeError(
+        raise ValueError(
             f"{op}: expected all tensors on one device, got {' and '.join(devices)}; move them with .to()"
         )
 
@@ -225,7 +225,7 @@ def linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = No
     """``y = x W^T + bias`` with samples first: ``(batch, cols)`` to ``(batch, rows)``, in the layout of x."""
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(values.dtype)  # there are no kernels in lower precision yet
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling():
         return spmm(x.t(), values, pattern, bias).t()
     return _Linear.apply(x, values, bias, pattern)
 

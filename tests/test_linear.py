@@ -497,9 +497,9 @@ def test_linear_refuses_wrong_inputs() -> None:
 
 def test_linear_refuses_wrong_input_dtypes(needs_extension: None) -> None:
     sparse, _ = pair()
-    with pytest.raises(RuntimeError, match="spmm: expected values to be float64, got float32"):
+    with pytest.raises(ValueError, match="spmm: expected values to be float64, got float32"):
         sparse(noise(3, 20).double())
-    with pytest.raises(RuntimeError, match=r"spmm: expected x to be float32 .*, got bfloat16"):
+    with pytest.raises(ValueError, match=r"spmm: expected x to be float32 .*, got bfloat16"):
         sparse(noise(3, 20).bfloat16())
 
 

@@ -28,6 +28,7 @@ struct Vec {
   static Vec load_unaligned(const float* p) { return {_mm256_loadu_ps(p)}; }
   static Vec load_partial(const float* p, int n) { return {_mm256_maskload_ps(p, first(n))}; }
   static void store(float* p, Vec a) { _mm256_store_ps(p, a.v); }
+  static void add_to(float* p, Vec a) { _mm256_store_ps(p, _mm256_add_ps(_mm256_load_ps(p), a.v)); }
   static void store_unaligned(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
   static void store_partial(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first(n), a.v); }
   static Vec zero() { return {_mm256_setzero_ps()}; }

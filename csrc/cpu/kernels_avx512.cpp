@@ -28,6 +28,7 @@ struct Vec {
   static Vec load_unaligned(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Vec load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
   static void store(float* p, Vec a) { _mm512_store_ps(p, a.v); }
+  static void add_to(float* p, Vec a) { _mm512_store_ps(p, _mm512_add_ps(_mm512_load_ps(p), a.v)); }
   static void store_unaligned(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
   static void store_partial(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
   static Vec zero() { return {_mm512_setzero_ps()}; }

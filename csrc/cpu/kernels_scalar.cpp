@@ -28,8 +28,10 @@ template <class Scalar>
 void spmm(const Group& group, const Scalar* value, int batch, const Scalar* x, Scalar* y) {
   for (int64_t i = 0; i < group.segments; ++i) {
     Scalar* y_row = y + int64_t(group.row[i]) * panel_width;
+    Scalar sum[panel_width] = {};
     for (int64_t p = i * group.count; p < (i + 1) * group.count; ++p)
-      for (int b = 0; b < batch; ++b) y_row[b] += value[p] * x[group.offset[p] + b];
+      for (int b = 0; b < batch; ++b) sum[b] += value[p] * x[group.offset[p] + b];
+    for (int b = 0; b < batch; ++b) y_row[b] += sum[b];
   }
 }
 

@@ -3,7 +3,7 @@
 // ends up in a symbol that another ISA file shares. Includes nothing for the same reason.
 //
 // Vec: lanes, chunk_spmm and chunk_sddmm (how many vectors of a panel row one pass keeps in registers),
-//      load, store, zero, broadcast, fma, mul, load_partial, store_partial, transpose, add_sums<n>.
+//      load, store, add_to, zero, broadcast, fma, mul, load_partial, store_partial, transpose, add_sums<n>.
 
 constexpr int max_spmm = Vec::chunk_spmm;
 constexpr int max_sddmm = Vec::chunk_sddmm;
@@ -33,8 +33,8 @@ void spmm_pass(const Group& group, const float* value, const float* x, float* y)
     float* y_row = y + int64_t(group.row[i]) * panel_width;
     const int next = i + prefetch_distance < group.segments ? i + prefetch_distance : i;
     prefetch_row<T>(y + int64_t(group.row[next]) * panel_width);
-    Vec sum[T];
-    UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::load(y_row + t * Vec::lanes);
+    Vec sum[T];  // from zero: the rounding errors of a long row's segments do not accumulate one after another
+    UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
     auto add = [&](int j) __attribute__((always_inline)) {
       const Vec w = Vec::broadcast(value + j);
       const float* x_row = x + offset[j];
@@ -42,7 +42,7 @@ void spmm_pass(const Group& group, const float* value, const float* x, float* y)
     };
     for (int j = 0; j + 8 <= count; j += 8) UNROLL for (int u = 0; u < 8; ++u) add(j + u);
     UNROLL for (int u = 0; u < R; ++u) add(count - R + u);
-    UNROLL for (int t = 0; t < T; ++t) Vec::store(y_row + t * Vec::lanes, sum[t]);
+    UNROLL for (int t = 0; t < T; ++t) Vec::add_to(y_row + t * Vec::lanes, sum[t]);
     value += count;
     offset += count;
   }
@@ -102,13 +102,13 @@ void sddmm_pass(const Group& group, const float* value, const float* g, const fl
     UNROLL for (int t = 0; t < T; ++t) x_row[t] = Vec::load(x + row + t * Vec::lanes);
     if constexpr (WithSpmm) {
       prefetch_row<T>(d_x + next_row);
-      UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::load(d_x + row + t * Vec::lanes);
+      UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
     }
     for (int j = 0; j + sums_at_once <= count; j += sums_at_once)
       dot_products<T, sums_at_once, WithSpmm>(offset + j, value + j, g, x_row, sum, d_value + j);
     if constexpr (R > 0)
       dot_products<T, R, WithSpmm>(offset + count - R, value + count - R, g, x_row, sum, d_value + count - R);
-    if constexpr (WithSpmm) UNROLL for (int t = 0; t < T; ++t) Vec::store(d_x + row + t * Vec::lanes, sum[t]);
+    if constexpr (WithSpmm) UNROLL for (int t = 0; t < T; ++t) Vec::add_to(d_x + row + t * Vec::lanes, sum[t]);
     value += WithSpmm ? count : 0;
     offset += count;
     d_value += count;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "check.h"
 #include "kernels.h"
 
 namespace sparseprune {
@@ -23,30 +24,32 @@ struct Csr {
   std::vector<int32_t> source;  // element of `values` of each nonzero; empty where that is its own number
 };
 
+void check_indices(const char* name, const Tensor& t) {
+  check(t.is_cpu() && t.dim() == 1 && t.scalar_type() == ScalarType::Int, "plan: expected ", name,
+        " to be a 1-D int32 CPU tensor, got ", t.dim(), " dimensions of ", name_of(t.scalar_type()),
+        t.is_cpu() ? "" : " on another device");
+}
+
 Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
-  STD_TORCH_CHECK(crow.dim() == 1 && crow.numel() >= 1 && crow.scalar_type() == ScalarType::Int && crow.is_cpu(),
-                  "plan: expected crow to be a 1-D int32 CPU tensor of rows + 1 numbers, got ", crow.dim(),
-                  " dimensions and ", crow.numel(), " numbers");
-  STD_TORCH_CHECK(col.dim() == 1 && col.scalar_type() == ScalarType::Int && col.is_cpu(),
-                  "plan: expected col to be a 1-D int32 CPU tensor, got ", col.dim(), " dimensions");
+  check_indices("crow", crow);
+  check(crow.numel() >= 1, "plan: expected crow to hold rows + 1 numbers, got none");
+  check_indices("col", col);
   constexpr int64_t most_cols = INT32_MAX / panel_width;
-  STD_TORCH_CHECK(cols >= 0 && cols <= most_cols && crow.numel() - 1 <= most_cols, "plan: expected at most ",
-                  most_cols, " rows and columns (int32 offsets), got ", crow.numel() - 1, " x ", cols);
+  check(cols >= 0 && cols <= most_cols && crow.numel() - 1 <= most_cols, "plan: expected at most ", most_cols,
+        " rows and columns (int32 offsets), got ", crow.numel() - 1, " x ", cols);
   const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
   const int32_t* start = crow_c.const_data_ptr<int32_t>();
   const int32_t* index = col_c.const_data_ptr<int32_t>();
   const int64_t nnz = col.numel();
   Csr csr{int32_t(crow.numel() - 1), int32_t(cols), {start, start + crow.numel()}, {index, index + nnz}, {}};
-  STD_TORCH_CHECK(nnz <= INT32_MAX && start[0] == 0 && start[csr.rows] == nnz,
-                  "plan: expected crow to run from 0 to col.shape[0] == ", nnz, ", got ", start[0], " to ",
-                  start[csr.rows]);
+  check(nnz <= INT32_MAX && start[0] == 0 && start[csr.rows] == nnz,
+        "plan: expected crow to run from 0 to col.shape[0] == ", nnz, ", got ", start[0], " to ", start[csr.rows]);
   for (int32_t r = 0; r < csr.rows; ++r) {
-    STD_TORCH_CHECK(start[r] <= start[r + 1] && start[r + 1] <= nnz, "plan: expected crow to ascend, but row ", r,
-                    " goes from ", start[r], " to ", start[r + 1]);
+    check(start[r] <= start[r + 1] && start[r + 1] <= nnz, "plan: expected crow to ascend, but row ", r,
+          " goes from ", start[r], " to ", start[r + 1]);
     for (int32_t p = start[r]; p < start[r + 1]; ++p)
-      STD_TORCH_CHECK(index[p] >= 0 && index[p] < cols && (p == start[r] || index[p - 1] < index[p]),
-                      "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p],
-                      " in row ", r);
+      check(index[p] >= 0 && index[p] < cols && (p == start[r] || index[p - 1] < index[p]),
+            "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p], " in row ", r);
   }
   return csr;
 }

@@ -16,6 +16,7 @@
 #include <optional>
 #include <tuple>
 
+#include "check.h"
 #include "isa.h"
 #include "kernels.h"
 #include "plan.h"
@@ -197,47 +198,25 @@ void run_sddmm(const PlanView& plan, const Scalar* value, Strided<const Scalar> 
 // ---- checks and layout
 // ------------------------------------------------------------------------------------------
 
-const char* name_of(ScalarType type) {
-  switch (type) {
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Long:
-      return "int64";
-    case ScalarType::Bool:
-      return "bool";
-    default:
-      return "another type";
-  }
-}
-
 void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected) {
-  STD_TORCH_CHECK(t.is_cpu(), op, ": expected ", what,
-                  " on the CPU like the other tensors, got another device; move all to one device");
-  STD_TORCH_CHECK(t.scalar_type() == expected, op, ": expected ", what, " to be ", name_of(expected), ", got ",
-                  name_of(t.scalar_type()));
+  check(t.is_cpu(), op, ": expected ", what,
+        " on the CPU like the other tensors, got another device; move all to one device");
+  check(t.scalar_type() == expected, op, ": expected ", what, " to be ", name_of(expected), ", got ",
+        name_of(t.scalar_type()));
 }
 
 ScalarType check_values(const char* op, const char* what, const Tensor& t) {
   const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, op, ": expected ", what,
-                  " to be float32 (or float64, slow, for checking gradients), got ", name_of(type),
-                  "; convert with .float()");
+  check(type == ScalarType::Float || type == ScalarType::Double, op, ": expected ", what,
+        " to be float32 (or float64, slow, for checking gradients), got ", name_of(type),
+        "; convert with .float()");
   return type;
 }
 
 void check_activation(const char* op, const char* what, const Tensor& t, int64_t features, const char* meaning) {
-  STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (",
-                  meaning, "), batch], got ", t.dim() == 2 ? "[" : "",
-                  t.dim() == 2 ? std::to_string(t.size(0)) : "",
-                  t.dim() == 2 ? ", " + std::to_string(t.size(1)) + "]" : std::to_string(t.dim()) + " dimensions");
+  check(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (", meaning,
+        "), batch], got ", t.dim() == 2 ? "[" : "", t.dim() == 2 ? std::to_string(t.size(0)) : "",
+        t.dim() == 2 ? ", " + std::to_string(t.size(1)) + "]" : std::to_string(t.dim()) + " dimensions");
 }
 
 PlanView check_plan(const char* op, const Tensor& crow, const Tensor& col, const Tensor& plan, bool transposed) {
@@ -245,24 +224,22 @@ PlanView check_plan(const char* op, const Tensor& crow, const Tensor& col, const
   check_type(op, "col", col, ScalarType::Int);
   check_type(op, "plan", plan, ScalarType::Int);
   const int64_t header_size = sizeof(PlanHeader) / 4;
-  STD_TORCH_CHECK(
-      plan.dim() == 1 && plan.is_contiguous() && plan.numel() >= header_size &&
-          plan.const_data_ptr<int32_t>()[0] == PlanHeader::expected_magic &&
-          plan.numel() == PlanView::size(*reinterpret_cast<const PlanHeader*>(plan.const_data_ptr<int32_t>())),
-      op, ": expected a plan made by sparseprune::plan, got another tensor; build it from crow and col");
+  check(plan.dim() == 1 && plan.is_contiguous() && plan.numel() >= header_size &&
+            plan.const_data_ptr<int32_t>()[0] == PlanHeader::expected_magic &&
+            plan.numel() == PlanView::size(*reinterpret_cast<const PlanHeader*>(plan.const_data_ptr<int32_t>())),
+        op, ": expected a plan made by sparseprune::plan, got another tensor; build it from crow and col");
   const PlanView view(plan.const_data_ptr<int32_t>());
   const int64_t rows = transposed ? view.header.cols : view.header.rows;
-  STD_TORCH_CHECK(crow.numel() == rows + 1 && col.numel() == view.header.nnz, op,
-                  ": expected the plan of this pattern (", crow.numel() - 1, " rows, ", col.numel(),
-                  " nonzeros), got one of ", rows, " rows and ", view.header.nnz,
-                  " nonzeros; build it again after changing the pattern");
+  check(crow.numel() == rows + 1 && col.numel() == view.header.nnz, op, ": expected the plan of this pattern (",
+        crow.numel() - 1, " rows, ", col.numel(), " nonzeros), got one of ", rows, " rows and ", view.header.nnz,
+        " nonzeros; build it again after changing the pattern");
   return view;
 }
 
 void check_nonzeros(const char* op, const Tensor& values, const PlanView& plan) {
-  STD_TORCH_CHECK(values.dim() == 2 && values.size(0) == plan.header.nnz && values.size(1) == 1, op,
-                  ": expected values.shape == [", plan.header.nnz, " (nonzeros of the pattern), 1], got ",
-                  values.dim(), " dimensions, ", values.numel(), " numbers");
+  check(values.dim() == 2 && values.size(0) == plan.header.nnz && values.size(1) == 1, op,
+        ": expected values.shape == [", plan.header.nnz, " (nonzeros of the pattern), 1], got ", values.dim(),
+        " dimensions, ", values.numel(), " numbers");
 }
 
 bool is_batch_inner(const Tensor& x) { return x.stride(1) == 1 && x.stride(0) != 1; }
@@ -357,9 +334,8 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
   check_activation("spmm", "x", x, plan.header.cols, "weight columns");
   if (bias) {
     check_type("spmm", "bias", *bias, type);
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == plan.header.rows, "spmm: expected bias.shape == [",
-                    plan.header.rows, " (weight rows)], got ", bias->dim(), " dimensions, ", bias->numel(),
-                    " numbers");
+    check(bias->dim() == 1 && bias->size(0) == plan.header.rows, "spmm: expected bias.shape == [",
+          plan.header.rows, " (weight rows)], got ", bias->dim(), " dimensions, ", bias->numel(), " numbers");
   }
   return multiply(plan, x, values, bias);
 }
@@ -370,8 +346,7 @@ Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const T
   check_type("spmm_t", "values", values, check_values("spmm_t", "g", g));
   check_nonzeros("spmm_t", values, plan);
   check_activation("spmm_t", "g", g, plan.header.cols, "weight rows");
-  STD_TORCH_CHECK(cols == plan.header.rows, "spmm_t: expected cols == ", plan.header.rows, " (the plan's), got ",
-                  cols);
+  check(cols == plan.header.rows, "spmm_t: expected cols == ", plan.header.rows, " (the plan's), got ", cols);
   return multiply(plan, g, values, std::nullopt);
 }
 
@@ -385,7 +360,7 @@ std::tuple<Tensor, Tensor> gradients(const char* op, const Tensor& g, const Tens
   check_activation(op, "g", g, plan.header.cols, "weight rows");
   check_activation(op, "x", x, plan.header.rows, "weight columns");
   const int64_t batch = x.size(1);
-  STD_TORCH_CHECK(g.size(1) == batch, op, ": expected x and g of one batch size, got ", batch, " and ", g.size(1));
+  check(g.size(1) == batch, op, ": expected x and g of one batch size, got ", batch, " and ", g.size(1));
   if (values) {
     check_type(op, "values", *values, type);
     check_nonzeros(op, *values, plan);
