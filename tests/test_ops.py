@@ -558,9 +558,13 @@ def test_plan_refuses_malformed_patterns(
 
 def test_plan_refuses_int64(needs_extension: None) -> None:
     crow, col, _ = csr_from_mask(random_mask(7, 33, 0.3))
-    with pytest.raises(ValueError, match="plan: expected crow to be a 1-D int32 CPU tensor, got 1 dimensions of int64"):
+    with pytest.raises(
+        ValueError, match="plan: expected crow to be a 1-D int32 CPU tensor, got 1 dimensions of int64"
+    ):
         ops.plans(crow.long(), col, 33)
-    with pytest.raises(ValueError, match="plan: expected col to be a 1-D int32 CPU tensor, got 1 dimensions of int64"):
+    with pytest.raises(
+        ValueError, match="plan: expected col to be a 1-D int32 CPU tensor, got 1 dimensions of int64"
+    ):
         ops.plans(crow, col.long(), 33)
 
 
