@@ -128,11 +128,6 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], inpl
     return model
 
 
-def is_pruned_layer(module: nn.Module) -> bool:
-    """Whether :func:`sparsify` made this layer."""
-    return isinstance(module, SparseLinear | Masked)
-
-
 def describe(module: nn.Module) -> str:
     """How a layer computes: "sparse", "dense, masked" or "dense"."""
     if isinstance(module, SparseLinear):
