@@ -130,9 +130,12 @@ def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tup
 # ---- gradients: each operator's derivative is made of the others -------------------------------------------
 
 
-def _save_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, *pattern, _bias = inputs
-    ctx.save_for_backward(x, values, *pattern)
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _save_all_but_last(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:-1])  # the last one is a bias or a number of columns
 
 
 def _gradients(
@@ -153,11 +156,6 @@ def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return d_x, d_values, None, None, None, None, d_bias
 
 
-def _save_spmm_t(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    g, values, *pattern, _cols = inputs
-    ctx.save_for_backward(g, values, *pattern)
-
-
 def _spmm_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     g, values, *rest = ctx.saved_tensors
     pattern = Pattern(*rest)
@@ -166,20 +164,12 @@ def _spmm_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     return d_g, d_values, None, None, None, None, None
 
 
-def _save_sddmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _sddmm_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     g, x, *rest = ctx.saved_tensors
     pattern = Pattern(*rest)
     d_g = spmm(x, d, pattern) if ctx.needs_input_grad[0] else None
     d_x = spmm_t(g, d, pattern, x.shape[0]) if ctx.needs_input_grad[1] else None
     return d_g, d_x, None, None, None, None
-
-
-def _save_spmm_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
 
 
 def _spmm_backward_gradients(ctx: Any, d_x: Tensor, d_values: Tensor) -> tuple[Tensor | None, ...]:
@@ -250,10 +240,10 @@ def _register() -> None:
     for name, fake in fakes.items():
         torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
     gradients: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
-        ("spmm", _spmm_gradients, _save_spmm),
-        ("spmm_t", _spmm_t_gradients, _save_spmm_t),
-        ("sddmm", _sddmm_gradients, _save_sddmm),
-        ("spmm_backward", _spmm_backward_gradients, _save_spmm_backward),
+        ("spmm", _spmm_gradients, _save_all_but_last),
+        ("spmm_t", _spmm_t_gradients, _save_all_but_last),
+        ("sddmm", _sddmm_gradients, _save_inputs),
+        ("spmm_backward", _spmm_backward_gradients, _save_inputs),
     ]
     for name, backward, save in gradients:
         torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)

@@ -21,7 +21,7 @@ inline void prefetch_row(const float* row) {
   UNROLL for (int t = 0; t < T * Vec::lanes; t += 16) __builtin_prefetch(row + t);
 }
 
-// ---- SpMM -----------------------------------------------------------------------------------------------------
+// ---- SpMM ----
 
 // T vectors of every row; every segment has 8 * q + R nonzeros: the group shares one count, so no branch in the
 // loop over its segments is ever mispredicted.
@@ -67,8 +67,7 @@ void spmm(const Group& group, const float* value, int batch, const float* x, flo
   });
 }
 
-// ---- SDDMM, alone or with SpMM over the same g
-// ------------------------------------------------------------------
+// ---- SDDMM, alone or with SpMM over the same g ----
 
 // n nonzeros (at most sums_at_once) of one row: dot products with `x`, and with WithSpmm also sum += value * g.
 template <int T, int n, bool WithSpmm>
@@ -143,8 +142,7 @@ void spmm_sddmm(const Group& group, const float* value, int batch, const float* 
   sddmm_chunks<true>(group, value, batch, g, x, d_x, d_value);
 }
 
-// ---- layout
-// -----------------------------------------------------------------------------------------------------
+// ---- layout ----
 
 void pack(Strided<const float> x, int64_t features, int batch, float* panel) {
   const int width = vectors_of(batch) * Vec::lanes;

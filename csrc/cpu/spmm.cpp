@@ -59,8 +59,7 @@ Scalar* workspace(Slot slot, int64_t features) {
   return static_cast<Scalar*>(memory[slot].get());
 }
 
-// ---- the division of work
-// ---------------------------------------------------------------------------------------
+// ---- the division of work ----
 
 struct Range {
   int32_t begin, end;
@@ -195,8 +194,7 @@ void run_sddmm(const PlanView& plan, const Scalar* value, Strided<const Scalar> 
   });
 }
 
-// ---- checks and layout
-// ------------------------------------------------------------------------------------------
+// ---- checks and layout ----
 
 void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected) {
   check(t.is_cpu(), op, ": expected ", what,
@@ -307,8 +305,7 @@ auto dispatch(ScalarType type, F f) {
   return type == ScalarType::Double ? f(double{}) : f(float{});
 }
 
-// ---- operators
-// --------------------------------------------------------------------------------------------------
+// ---- operators ----
 
 Tensor multiply(const PlanView& plan, const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias) {
   const Tensor input = with_unit_stride(x);

@@ -25,6 +25,7 @@
 #include <string_view>
 #include <vector>
 
+#include "check.h"
 #include "isa.h"
 
 namespace sparseprune {
@@ -335,17 +336,12 @@ std::vector<Tensor> topk_masks(std::vector<Tensor> scores, int64_t k) {
   int64_t n = 0;
   for (const auto& score : scores) {
     const auto type = score.scalar_type();
-    if (!score.is_cpu() || type != scores[0].scalar_type() ||
-        (type != ScalarType::Float && type != ScalarType::Double)) {
-      throw std::invalid_argument(
+    check(score.is_cpu() && type == scores[0].scalar_type() &&
+              (type == ScalarType::Float || type == ScalarType::Double),
           "topk_masks: expected CPU scores, all float32 or all float64; convert them with .to() first");
-    }
     n += score.numel();
   }
-  if (k < 0 || k > n) {
-    throw std::invalid_argument("topk_masks: expected k in 0.." + std::to_string(n) + " (number of scores), got " +
-                                std::to_string(k));
-  }
+  check(k >= 0 && k <= n, "topk_masks: expected k in 0..", n, " (number of scores), got ", k);
   std::vector<Tensor> masks;
   for (auto& score : scores) {
     score = torch::stable::contiguous(score);
