@@ -14,9 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.rows import BEST_DENSE, OK, Row, speedup_over
+from bench import peak
+from bench.rows import OK, Row, best_dense, speedup, speedup_over
 from bench.targets import Outcome, training_bytes
-from bench.workloads import BASELINES, DEFAULT_BASELINE
 from sparseprune import machine
 
 MILLI = 1e3
@@ -25,15 +25,15 @@ MEGA = 1e6
 
 LEGEND = (
     "ms: median of a call; IQR: width between its quartiles. x ...: speed-up over that contender, below 1 it "
-    "is slower. best f32: the fastest dense float32 contender of the case. GFLOP/s kept: operations of the "
-    "matrix products with the kept weights alone, per second. of dense rate: that, as a fraction of the "
-    "GFLOP/s that the best dense float32 reaches on all weights; divided by the density it is the speed-up. "
+    "is slower. best f32, best bf16: the fastest dense contender of that precision in the case. "
+    "GFLOP/s kept: operations of the matrix products with the kept weights alone, per second; of peak: that, "
+    "as a fraction of what the cores could do in fused multiply-adds (float32, measured). "
     "MB (10^6 bytes): parameters, gradients and optimizer state; index MB: buffers (pattern, plans, masks)."
 )
 
 BUSY = 0.1  # processors kept busy by others: from here on figures of several threads are worthless
 
-PEERS = ("sparseprop", "scipy", "numpy")
+PEERS = ("sparseprop", "sparse_dot_mkl", "mkl", "scipy", "numpy")
 
 
 def _factor(row: Row, over: str) -> str:
@@ -45,11 +45,11 @@ def _rate(row: Row) -> str:
     return f"{row.kept_flops / row.seconds / GIGA:.1f}" if row.kept_flops and row.seconds else ""
 
 
-def _of_dense_rate(row: Row) -> str:
-    factor = speedup_over(row, BEST_DENSE)
-    if factor is None or not row.kept_flops or row.family == "dense":
-        return ""
-    return f"{factor * row.kept_flops / row.dense_flops:.2f}"
+def of_peak(row: Row, figures: dict[str, Any] | None) -> float | None:
+    """Operations per second with kept weights over the FMA peak of as many cores as there are threads."""
+    if figures is None or not row.kept_flops or not row.seconds:
+        return None
+    return row.kept_flops / row.seconds / (row.threads * figures["fma_gflops"] * GIGA)
 
 
 def _bytes(row: Row, held: int) -> str:
@@ -60,21 +60,31 @@ def _bytes(row: Row, held: int) -> str:
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "IQR": lambda row: "" if row.q1 is None or row.q3 is None else f"{(row.q3 - row.q1) * MILLI:.3f}",
     "x dense\nf32": lambda row: _factor(row, "dense-float32"),
-    "x best\nf32": lambda row: _factor(row, BEST_DENSE),
+    "x best\nf32": lambda row: _factor(row, best_dense("float32")),
     "x dense\nbf16": lambda row: _factor(row, "dense-bfloat16"),
+    "x best\nbf16": lambda row: _factor(row, best_dense("bfloat16")),
     "x numpy\npartition": lambda row: _factor(row, "numpy-partition"),
     "GFLOP/s\nkept": _rate,
-    "of dense\nrate": _of_dense_rate,
     "MB": lambda row: _bytes(row, training_bytes(row)),
     "index\nMB": lambda row: _bytes(row, row.facts.get("bytes", {}).get("buffers", 0)),
-    "calls": lambda row: str(row.calls),
 }
 
 
-def case_table(rows: Sequence[Row]) -> RenderableType:
+def columns(figures: dict[str, Any] | None) -> dict[str, Callable[[Row], str]]:
+    """Headings, and what a timed row shows under them; ``figures`` as `peak.measure` found it."""
+
+    def share(row: Row) -> str:
+        found = None if row.family == "dense" else of_peak(row, figures)
+        return "" if found is None else f"{100 * found:.0f} %"
+
+    return {**COLUMNS, "of\npeak": share, "calls": lambda row: str(row.calls)}
+
+
+def case_table(rows: Sequence[Row], figures: dict[str, Any] | None = None) -> RenderableType:
     """The rows of one case; contenders without a time say why below the table."""
     cells = {
-        heading: [show(row) if row.status == OK else "" for row in rows] for heading, show in COLUMNS.items()
+        heading: [show(row) if row.status == OK else "" for row in rows]
+        for heading, show in columns(figures).items()
     }
     cells = {heading: column for heading, column in cells.items() if any(column)}
     table = Table(
@@ -100,36 +110,38 @@ def case_table(rows: Sequence[Row]) -> RenderableType:
     return Group(table, *reasons, Text())
 
 
-def losses(rows: Sequence[Row], contender: str) -> list[str]:
-    """Cases in which a contender is slower than the best dense float32 one, with the speed-up."""
-    found = []
-    for row in rows:
-        factor = speedup_over(row, BEST_DENSE) if row.contender == contender else None
-        if factor is None and row.contender == contender:
-            factor = speedup_over(row, BASELINES.get(row.kind, DEFAULT_BASELINE))
-        if factor is not None and factor < 1:
-            found.append(f"{row.case}: {factor:.2f}")
-    return found
+def losses(rows: Sequence[Row], contender: str) -> list[tuple[Row, float]]:
+    """Rows of a contender that is slower than the best dense one of the same precision, with the speed-up."""
+    factors = [(row, speedup(row)) for row in rows if row.contender == contender]
+    return [(row, factor) for row, factor in factors if factor is not None and factor < 1]
 
 
 def losses_text(rows: Sequence[Row], contender: str) -> Text:
     """A list of the losses, or a line that there are none."""
     found = losses(rows, contender)
-    compared = sum(row.contender == contender and bool(row.speedup) for row in rows)
-    rival = "the best dense float32 (topk: numpy)"
+    compared = sum(row.contender == contender and speedup(row) is not None for row in rows)
+    rival = "the best dense contender of the same precision (topk: numpy)"
     lines = [f"slower than {rival}: {contender} in {len(found)} of {compared} cases"]
-    return Text("\n".join([*lines, *(f"  {line}" for line in found)]) + "\n")
+    return Text("\n".join([*lines, *(f"  {row.case}: {factor:.2f}" for row, factor in found)]) + "\n")
+
+
+def strongest(rows: Sequence[Row], dtype: str) -> dict[str, int]:
+    """``{contender: cases of this precision in which it is the fastest dense one}``, most first."""
+    count = collections.Counter(
+        row.contender
+        for row in rows
+        if row.workload.dtype == dtype and row.contender.startswith(f"dense-{dtype}") and speedup(row) == 1
+    )
+    return dict(count.most_common())
 
 
 def strongest_text(rows: Sequence[Row]) -> Text:
-    """Which dense float32 contender was the strongest, and in how many cases."""
-    count: collections.Counter[str] = collections.Counter()
-    for row in rows:
-        rivals = [name for name in row.speedup if name.startswith("dense-float32")]
-        if row.contender in rivals and len(rivals) > 1 and speedup_over(row, BEST_DENSE) == 1:
-            count[row.contender] += 1
-    cases = ", ".join(f"{name} in {number} cases" for name, number in count.most_common())
-    return Text(f"strongest dense float32: {cases or 'not compared'}\n")
+    """Which dense contender was the strongest, and in how many cases."""
+    lines = []
+    for dtype in sorted({row.workload.dtype for row in rows}, reverse=True):
+        cases = ", ".join(f"{name} in {number} cases" for name, number in strongest(rows, dtype).items())
+        lines.append(f"strongest dense {dtype}: {cases or 'not compared'}")
+    return Text("\n".join(lines) + "\n")
 
 
 def notes_text(rows: Sequence[Row]) -> Text:
@@ -139,9 +151,16 @@ def notes_text(rows: Sequence[Row]) -> Text:
 
 
 def targets_table(outcomes: Sequence[Outcome], contender: str) -> Table:
-    """Each target beside the figure measured, and whether it is met."""
+    """Each target that was measured beside the figure, and whether it is met."""
+    measured = [outcome for outcome in outcomes if outcome.measured is not None]
+    met = sum(outcome.verdict == "met" for outcome in measured)
+    words = f"{met} of {len(measured)} measured are met" if measured else "none of them was measured"
     table = Table(
-        title=f"targets ({contender})", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0
+        title=f"targets ({contender}): {words}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=0,
     )
     for heading, justify in {
         "target": "left",
@@ -152,17 +171,16 @@ def targets_table(outcomes: Sequence[Outcome], contender: str) -> Table:
         "": "left",
     }.items():
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for outcome in outcomes:
-        measured = "" if outcome.measured is None else f"{outcome.measured:.2f}"
+    for outcome in measured:
         target = outcome.target
-        table.add_row(
-            target.says, target.over, str(outcome.threads), f"{target.at_least:g}", measured, outcome.verdict
-        )
+        figures = (str(outcome.threads), f"{target.at_least:g}", f"{outcome.measured:.2f}")
+        table.add_row(target.says, target.over, *figures, outcome.verdict)
     return table
 
 
-def header(settings: dict[str, Any]) -> dict[str, Any]:
-    """What all figures of a run depend on."""
+def header(settings: dict[str, Any], contender: str) -> dict[str, Any]:
+    """What all figures of a run depend on; ``contender`` is the one that targets and losses are about."""
+    figures, why_not = peak.measure()
     versions = {}
     for name in PEERS:
         try:
@@ -174,16 +192,33 @@ def header(settings: dict[str, Any]) -> dict[str, Any]:
         "machine": machine.facts(),
         "versions": versions,
         "load": os.getloadavg()[0],
+        "peak": figures,
+        "no_peak": why_not,
+        "contender": contender,
         "settings": settings,
     }
 
 
 def header_text(header: dict[str, Any]) -> Text:
-    """One line of it, for people."""
+    """It in two lines, for people."""
     facts = header["machine"]
     return Text(
         f"{facts['cpu']}, {facts['cores']} cores, {facts['isa']}, torch {facts['torch']}, "
         f"sparseprune {facts['sparseprune']}, {facts['date']}; load average {header['load']:.1f} before\n"
+        f"{peak_words(header)}\n"
+    )
+
+
+def peak_words(header: dict[str, Any]) -> str:
+    """What one core can do, in a line."""
+    found = header["peak"]
+    if found is None:
+        return f"what a core can do is not known: {header['no_peak']}"
+    return (
+        f"one core, {found['isa']}: {found['fma_gflops']:.0f} GFLOP/s in multiply-adds, "
+        f"{found['load_fma_gflops']:.0f} with a load from L1 for each; "
+        f"reads {found['l1_gbs']:.0f} GB/s from L1, {found['l2_gbs']:.0f} from L2, "
+        f"{found['beyond_gbs']:.0f} from beyond"
     )
 
 

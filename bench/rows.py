@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import timing, workloads
+from bench import problems, timing, workloads
 from bench.contenders import Contender, Runnable
-from bench.workloads import Problem, Workload
+from bench.problems import Problem
+from bench.workloads import BATCH_INNER, Workload
 
 # What became of a contender: timed; cannot run here, with reasons; ran and answered wrongly; raised an error.
 OK, UNAVAILABLE, WRONG, FAILED = "ok", "unavailable", "wrong", "failed"
@@ -26,14 +27,16 @@ class Row:
     Attributes:
         id: workload, threads and contender; unique.
         case: id without the contender: rows of one case are compared.
-        kind, threads, contender, family, note: see `Workload` and `Contender`.
+        workload: what was computed.
+        threads: how many.
+        contender, family, note: see `Contender`.
         status: OK, UNAVAILABLE, WRONG or FAILED.
         reason: why there is no time.
         errors: ``{answer: relative error against float64}``.
         calls: number of timed calls.
         seconds: median of a call; q1, q3: quartiles.
         others: processors that other processes kept busy during the case; None: not known.
-        kept_flops, dense_flops: see `Problem`.
+        kept_flops, dense_flops, kept_bytes: see `Problem`.
         speedup: ``{contender: its median over this one's}`` over the dense contenders and the baseline;
             below 1 this one is slower.
         facts: whatever the contender has to say, such as the bytes that training holds.
@@ -41,7 +44,7 @@ class Row:
 
     id: str
     case: str
-    kind: str
+    workload: Workload
     threads: int
     contender: str
     family: str
@@ -56,12 +59,20 @@ class Row:
     others: float | None = None
     kept_flops: int = 0
     dense_flops: int = 0
+    kept_bytes: int = 0
     speedup: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Row:
+        """What `to_dict` made, back from JSON."""
+        workload = content["workload"]
+        sizes = tuple(workload["sizes"])
+        return cls(**{**content, "workload": Workload(**{**workload, "sizes": sizes})})
 
 
 def case_id(workload: Workload, threads: int) -> str:
@@ -75,7 +86,7 @@ def relative_error(answer: Tensor, expected: Tensor) -> float:
 
 
 def verify(
-    answer: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float
+    answer: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, layout: str = ""
 ) -> tuple[dict[str, float], str]:
     """Compare a contender's answers with the known ones.
 
@@ -83,6 +94,7 @@ def verify(
         answer: some of the expected answers, by name.
         expected: all of them.
         tolerance: largest accepted relative error.
+        layout: that matrices have to be in, "row-major" or "batch-inner"; "": any.
     Returns:
         ``{name: relative error}``, and what is wrong ("" if nothing is).
     """
@@ -92,12 +104,18 @@ def verify(
         if actual.shape != expected[name].shape:
             wrong.append(f"{name}: expected shape {list(expected[name].shape)}, got {list(actual.shape)}")
             continue
-        if not actual.is_contiguous():
-            wrong.append(f"{name}: expected a row-major tensor, got strides {list(actual.stride())}")
+        if layout and not _has_layout(actual, layout):
+            wrong.append(f"{name}: expected a {layout} tensor, got strides {list(actual.stride())}")
         errors[name] = relative_error(actual, expected[name])
         if not errors[name] <= tolerance:  # NaN is wrong too
             wrong.append(f"{name}: relative error {errors[name]:.1e}, accepted are {tolerance:.0e}")
     return errors, "; ".join(wrong)
+
+
+def _has_layout(answer: Tensor, layout: str) -> bool:
+    if answer.dim() == 2 and layout == BATCH_INNER:
+        answer = answer.t()
+    return answer.is_contiguous()
 
 
 def run(
@@ -125,10 +143,10 @@ def run(
     before = torch.get_num_threads()
     try:
         for workload in chosen:
-            fitting = [c for c in contenders if workload.kind in c.kinds]
+            fitting = [c for c in contenders if c.applies(workload)]
             if not fitting:
                 continue
-            problem = workloads.build(workload)
+            problem = problems.build(workload)
             for count in threads:
                 torch.set_num_threads(count)
                 yield _run_case(problem, fitting, count, seconds, fewest_blocks, clock)
@@ -153,13 +171,14 @@ def _run_case(
         row = Row(
             id=f"{case}/{contender.name}",
             case=case,
-            kind=problem.workload.kind,
+            workload=problem.workload,
             threads=threads,
             contender=contender.name,
             family=contender.family,
             note=contender.note,
             kept_flops=problem.kept_flops,
             dense_flops=problem.dense_flops,
+            kept_bytes=problem.kept_bytes,
         )
         rows[contender.name] = row
         runnable = _prepare(contender, problem, row)
@@ -186,8 +205,10 @@ def _prepare(contender: Contender, problem: Problem, row: Row) -> Runnable | Non
             return None
         with runnable.around():
             answer = runnable.answer(runnable.call())
-        tolerance = workloads.TOLERANCES[problem.workload.kind][contender.dtype]
-        row.errors, row.reason = verify(answer, problem.expected, tolerance)
+        workload = problem.workload
+        tolerance = workloads.TOLERANCES[workload.kind][contender.dtype or workload.dtype]
+        layout = "" if contender.family == "dense" else workload.layout
+        row.errors, row.reason = verify(answer, problem.expected, tolerance, layout)
     except Exception as error:  # whatever other people's software raises is a result, not the suite's end
         row.status, row.reason = FAILED, f"{type(error).__name__}: {error}"
         return None
@@ -200,18 +221,28 @@ def _prepare(contender: Contender, problem: Problem, row: Row) -> Runnable | Non
 def _set_speedups(rows: list[Row]) -> None:
     timed = [(row, row.seconds) for row in rows if row.seconds is not None]
     for row, mine in timed:
-        baseline = workloads.BASELINES.get(row.kind, workloads.DEFAULT_BASELINE)
+        baseline = workloads.BASELINES.get(row.workload.kind, workloads.DEFAULT_BASELINE)
         for other, theirs in timed:
             if other.family == "dense" or other.contender == baseline:
                 row.speedup[other.contender] = theirs / mine
 
 
-BEST_DENSE = "best dense float32"
+def best_dense(dtype: str) -> str:
+    """Names the fastest dense contender of a precision, for `speedup_over`."""
+    return f"best dense {dtype}"
 
 
 def speedup_over(row: Row, over: str) -> float | None:
-    """Speed-up of a row over a contender, or over the fastest dense float32 one (`BEST_DENSE`)."""
-    if over != BEST_DENSE:
-        return row.speedup.get(over)
-    dense = [factor for name, factor in row.speedup.items() if name.startswith("dense-float32")]
-    return min(dense, default=None)
+    """Speed-up of a row over a contender, or over the fastest dense one of a precision (`best_dense`)."""
+    for dtype in ("float32", "bfloat16"):
+        if over == best_dense(dtype):
+            dense = [factor for name, factor in row.speedup.items() if name.startswith(f"dense-{dtype}")]
+            return min(dense, default=None)
+    return row.speedup.get(over)
+
+
+def speedup(row: Row) -> float | None:
+    """Speed-up over the fastest dense contender of the workload's precision, or over the kind's baseline."""
+    if row.workload.kind in workloads.BASELINES:
+        return row.speedup.get(workloads.BASELINES[row.workload.kind])
+    return speedup_over(row, best_dense(row.workload.dtype))

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import sparseprune as sp
-from bench import report, rows, targets
+from bench import page, report, rows, targets
 from bench.contenders import CONTENDERS
 from bench.rows import FAILED, WRONG, Row
 from bench.workloads import WORKLOADS
 
-SECONDS = 1.0  # of timing for a case
+SECONDS = 0.7  # of timing for a case
 THREADS = "1,2"
 QUICK_SECONDS = 0.3
 QUICK_THREADS = "2"
@@ -34,8 +34,11 @@ def main(
     ] = None,
     filter: Annotated[str, typer.Option(help="Regular expression: workloads whose id matches.")] = "",
     contender: Annotated[str, typer.Option(help="Regular expression: contenders whose name matches.")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="A few workloads, half a minute.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write all results to this file, as JSONL.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few workloads, 40 seconds.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write all results to this file, as JSONL, and a page beside it (.html)."),
+    ] = None,
     list_only: Annotated[
         bool, typer.Option("--list", help="Print workloads and contenders, run nothing.")
     ] = False,
@@ -53,10 +56,12 @@ def main(
         console.width = FILE_WIDTH  # tables in a file need not fit into a window
     if list_only:
         for workload in chosen:
-            names = [c.name for c in taking_part if workload.kind in c.kinds]
+            names = [c.name for c in taking_part if c.applies(workload)]
             console.print(f"{workload.id}: {', '.join(names)}", highlight=False)
         return
-    header = report.header({"threads": counts, "seconds": seconds, "quick": quick, "filter": filter})
+    own = f"sparseprune-{sp.ops.info()['isa']}"
+    settings = {"threads": counts, "seconds": seconds, "quick": quick, "filter": filter}
+    header = report.header(settings, own)
     console.print(report.header_text(header))
     results: list[Row] = []
     with contextlib.ExitStack() as stack:
@@ -85,14 +90,15 @@ def main(
             rows.run(chosen, taking_part, counts, seconds, fewest_blocks=1 if quick else 3), start=1
         ):
             progress.update(task, completed=i, description=cases[min(i, len(cases) - 1)], refresh=True)
-            console.print(report.case_table(case))
+            console.print(report.case_table(case, header["peak"]))
             results += case
             for row in case:
                 write("row", row.to_dict())
-        own = f"sparseprune-{sp.ops.info()['isa']}"
         outcomes = targets.outcomes(results, own, counts)
         for outcome in outcomes:
             write("target", outcome.to_dict())
+    if out is not None:
+        page.write(out, out.with_suffix(".html"))
     console.print(report.LEGEND, highlight=False)
     console.print(report.notes_text(results))
     console.print(report.strongest_text(results))

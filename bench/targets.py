@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.rows import BEST_DENSE, Row, speedup_over
+from bench.rows import Row, best_dense, speedup_over
+from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
 
 SPEED = "speed"
 MEMORY = "memory"
@@ -19,9 +20,10 @@ class Target:
     Attributes:
         says: in words.
         workload: its id.
-        over: what the factor is over: a contender, or `BEST_DENSE`.
+        over: what the factor is over: a contender, or `best_dense` of a precision.
         at_least: the factor.
         measure: SPEED, or MEMORY: bytes of parameters, gradients and optimizer state.
+        threads: numbers of threads that it is for.
     """
 
     says: str
@@ -29,29 +31,52 @@ class Target:
     over: str
     at_least: float
     measure: str = SPEED
+    threads: tuple[int, ...] = (1, 2)
 
 
+SQUARE, LARGE = (1024, 1024), (4096, 4096)
 ARTICLE_STEP = "model-step/40000-1000-1000-1000-10/density=0.02/n=256/float32"
 
+
+def _forward(block: int, dtype: str, layout: str, at_least: dict[float, float]) -> Iterator[Target]:
+    """Forward pass of the squares: ``{density: factor}`` over the best dense of the same precision."""
+    for shape in (SQUARE, LARGE):
+        for density, factor in at_least.items():
+            yield _layer(FORWARD, shape, density, factor, block=block, dtype=dtype, layout=layout)
+
+
+def _layer(
+    kind: str,
+    shape: tuple[int, int],
+    density: float,
+    at_least: float,
+    over: str = "",
+    *,
+    batch: int = 256,
+    block: int = 1,
+    dtype: str = "float32",
+    layout: str = "row-major",
+) -> Target:
+    workload = Workload(kind, shape, density, batch, block, dtype, layout)
+    words = [
+        f"{'step' if kind == STEP else 'forward'} {workload.shape}, {100 * (1 - density):.0f} %",
+        *([f"V={block}"] if block > 1 else []),
+        *([dtype] if dtype != "float32" else []),
+        *([layout] if layout != "row-major" else []),
+        *([f"batch {batch}"] if batch != 256 else []),
+    ]
+    return Target(", ".join(words), workload.id, over or best_dense(dtype), at_least)
+
+
 TARGETS: tuple[Target, ...] = (
-    Target(
-        "layer, training step, 90 %",
-        "linear-step/1024x1024/density=0.10/n=256/float32",
-        "dense-float32",
-        4.0,
-    ),
-    Target(
-        "layer, training step, 95 %",
-        "linear-step/1024x1024/density=0.05/n=256/float32",
-        "dense-float32",
-        7.5,
-    ),
-    Target(
-        "layer, forward, 90 %",
-        "linear-forward/1024x1024/density=0.10/n=256/float32",
-        BEST_DENSE,
-        2.5,
-    ),
+    *_forward(1, "float32", BATCH_INNER, {0.20: 2.3, 0.10: 4.5, 0.05: 8.0, 0.02: 16.0}),
+    *_forward(4, "float32", BATCH_INNER, {0.20: 4.4, 0.10: 8.5, 0.05: 16.0}),
+    *_forward(1, "float32", "row-major", {0.10: 3.5}),
+    *_forward(1, "bfloat16", "row-major", {0.10: 2.7, 0.05: 5.0}),
+    _layer(STEP, SQUARE, 0.10, 7.0, "dense-float32"),
+    _layer(STEP, SQUARE, 0.10, 12.0, "dense-float32", block=4),
+    _layer(STEP, SQUARE, 0.10, 1.8, dtype="bfloat16"),
+    _layer(FORWARD, LARGE, 0.10, 5.0, batch=1),
     *(
         target
         for mask in ("random", "snip")
@@ -77,7 +102,13 @@ TARGETS: tuple[Target, ...] = (
         "dense-float32",
         1.0,
     ),
-    Target("top-k masks of 42.1 M scores", "topk/42.1M/density=0.02/float32", "numpy-partition", 1.0),
+    Target(
+        "top-k masks of 42.1 M scores",
+        "topk/42.1M/density=0.02/float32",
+        "numpy-partition",
+        2.0,
+        threads=(2,),
+    ),
 )
 
 
@@ -110,7 +141,7 @@ def outcomes(rows: Sequence[Row], contender: str, threads: Sequence[int]) -> lis
     by_id = {row.id: row for row in rows}
     found = []
     for target in TARGETS:
-        for count in threads:
+        for count in (count for count in threads if count in target.threads):
             case = f"{target.workload}/threads={count}"
             row, other = by_id.get(f"{case}/{contender}"), by_id.get(f"{case}/{target.over}")
             measured = None

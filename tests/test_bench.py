@@ -7,7 +7,7 @@ import torch
 import typer
 from rich.console import Console
 
-from bench import report, rows, run, targets, timing, workloads
+from bench import peak, problems, report, rows, run, targets, timing, workloads
 from bench.contenders import CONTENDERS, Contender, Runnable, linear
 from bench.rows import FAILED, OK, UNAVAILABLE, WRONG
 from bench.workloads import WORKLOADS, Workload
@@ -15,12 +15,20 @@ from bench.workloads import WORKLOADS, Workload
 TINY = (
     Workload("linear-step", (24, 16), 0.25, 8),
     Workload("linear-forward", (24, 16), 0.25, 8),
-    Workload("model-step", (40, 24, 16, 4), 0.5, 8, "random", "adam-fused"),
-    Workload("model-step", (40, 24, 16, 4), 0.5, 8, "snip-layer", "adam"),
-    Workload("prune", (40, 24, 16, 4), 0.5, 8, "snip", "adam-fused"),
+    Workload("linear-step", (24, 16), 0.25, 8, layout="batch-inner"),
+    Workload("linear-forward", (24, 16), 0.25, 8, layout="batch-inner", mask="snip"),
+    Workload("model-step", (40, 24, 16, 4), 0.5, 8, optimizer="adam-fused"),
+    Workload("model-step", (40, 24, 16, 4), 0.5, 8, mask="snip-layer", optimizer="adam"),
+    Workload("prune", (40, 24, 16, 4), 0.5, 8, mask="snip", optimizer="adam-fused"),
     Workload("topk", (40, 24, 16, 4), 0.25),
+    Workload("linear-step", (24, 16), 0.25, 8, block=4),
+    Workload("linear-forward", (24, 16), 0.25, 1, block=16, layout="batch-inner"),
+    Workload("linear-step", (24, 16), 0.25, 8, dtype="bfloat16"),
+    Workload("linear-forward", (24, 16), 0.25, 8, dtype="bfloat16", layout="batch-inner"),
 )
 STEP = TINY[0]
+BATCH_INNER = TINY[2]
+NO_PEAK = (None, "no compiler")
 
 
 class Ticker:
@@ -42,6 +50,11 @@ def contender(name, make, family="peer", kinds=("linear-step",)):
     return Contender(name, kinds, make, family)
 
 
+def row_of(workload, name, threads=1, **more):
+    case = rows.case_id(workload, threads)
+    return rows.Row(f"{case}/{name}", case, workload, threads, name, "", "", **more)
+
+
 def honest(problem):
     return linear(problem, problem.layer)
 
@@ -60,7 +73,7 @@ def text_of(renderable):
 
 @pytest.mark.parametrize("workload", TINY, ids=lambda w: w.id)
 def test_every_contender_is_right_or_says_why_it_cannot_run(workload):
-    fitting = [c for c in CONTENDERS.values() if workload.kind in c.kinds]
+    fitting = [c for c in CONTENDERS.values() if c.applies(workload)]
     found = run_one(fitting, workload)
     assert set(found) == {c.name for c in fitting}
     for row in found.values():
@@ -127,25 +140,29 @@ def test_ids_are_unique():
         for workload in WORKLOADS
         for threads in (1, 2)
         for c in CONTENDERS.values()
-        if workload.kind in c.kinds
+        if c.applies(workload)
     ]
     assert len(set(ids)) == len(ids)
     assert "linear-step/1024x1024/density=0.10/n=256/float32/threads=2/dense-float32" in ids
+    unusual = "linear-forward/4096x4096/density=0.10/n=256/block=4/float32/batch-inner"
+    assert f"{unusual}/threads=1/dense-float32-batch-inner" in ids
+    assert workloads.QUICK < {workload.id for workload in WORKLOADS}
 
 
 def test_targets_are_about_workloads_and_contenders_that_exist():
     kinds = {workload.id: workload.kind for workload in WORKLOADS}
     for target in targets.TARGETS:
         assert target.workload in kinds
-        if target.over != rows.BEST_DENSE:
+        if target.over not in (rows.best_dense("float32"), rows.best_dense("bfloat16")):
             assert kinds[target.workload] in CONTENDERS[target.over].kinds
 
 
 def test_every_contender_has_a_tolerance_for_what_it_computes():
-    for c in CONTENDERS.values():
-        for kind in c.kinds:
-            assert kind in workloads.BUILD
-            assert c.dtype in workloads.TOLERANCES[kind]
+    for workload in WORKLOADS:
+        assert workload.kind in problems.BUILD
+        for c in CONTENDERS.values():
+            if c.applies(workload):
+                assert (c.dtype or workload.dtype) in workloads.TOLERANCES[workload.kind]
 
 
 def test_quartiles():
@@ -198,9 +215,11 @@ def test_rows_have_the_median_of_a_known_clock_and_the_speedup_over_dense():
     assert by_name["slower"].seconds == 4.0
     assert by_name["slower"].q3 == by_name["slower"].q1 == 4.0
     assert by_name["slower"].speedup == {"dense-float32": 0.25, "dense-float32-other": 0.125}
-    assert rows.speedup_over(by_name["slower"], rows.BEST_DENSE) == 0.125
-    assert rows.speedup_over(by_name["faster"], rows.BEST_DENSE) == 2.0
+    assert rows.speedup_over(by_name["slower"], rows.best_dense("float32")) == 0.125
+    assert rows.speedup(by_name["faster"]) == 2.0
     assert by_name["faster"].kept_flops == 2 * 3 * 8 * 96  # two operations, three products, batch, weights
+    # values, x and y, each with its gradient; an index for each weight
+    assert by_name["faster"].kept_bytes == 2 * 4 * (96 + 8 * 24 + 8 * 16) + 4 * 96
 
     printed = text_of(report.case_table(found))
     assert re.search(r"slower +4000\.000 +0\.000 +0\.25 +0\.12", printed)
@@ -210,24 +229,23 @@ def test_rows_have_the_median_of_a_known_clock_and_the_speedup_over_dense():
 
 
 def test_a_busy_machine_is_reported():
-    row = rows.Row("w/a", "w", "linear-step", 1, "a", "", "", seconds=1.0, others=0.75)
+    row = row_of(STEP, "a", seconds=1.0, others=0.75)
     assert "others kept 0.75 processors busy" in text_of(report.case_table([row]))
     assert "busy" not in text_of(report.case_table([dataclasses.replace(row, others=0.01)]))
 
 
 def test_outcomes_hold_speed_and_memory_against_the_targets(monkeypatch):
     def row(name, facts, speedup):
-        return rows.Row(
-            f"w/threads=2/{name}", "w/threads=2", "model-step", 2, name, "", "", speedup=speedup, facts=facts
-        )
+        return row_of(STEP, name, 2, speedup=speedup, facts=facts)
 
     held = {"parameters": 10, "gradients": 10, "optimizer": 20, "buffers": 7}
     few = {"parameters": 1, "gradients": 1, "optimizer": 2, "buffers": 90}
     found = [row("dense-float32", {"bytes": held}, {}), row("own", {"bytes": few}, {"dense-float32": 3.0})]
     aims = (
-        targets.Target("speed", "w", "dense-float32", 3.0),
-        targets.Target("too fast", "w", "dense-float32", 4.0),
-        targets.Target("memory", "w", "dense-float32", 10.0, targets.MEMORY),
+        targets.Target("speed", STEP.id, "dense-float32", 3.0),
+        targets.Target("too fast", STEP.id, rows.best_dense("float32"), 4.0),
+        targets.Target("memory", STEP.id, "dense-float32", 10.0, targets.MEMORY),
+        targets.Target("one thread", STEP.id, "dense-float32", 1.0, threads=(1,)),
         targets.Target("other", "not run", "dense-float32", 1.0),
     )
     monkeypatch.setattr(targets, "TARGETS", aims)
@@ -238,7 +256,8 @@ def test_outcomes_hold_speed_and_memory_against_the_targets(monkeypatch):
 
 
 def test_run_prints_tables_and_writes_jsonl(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run, "WORKLOADS", TINY)
+    monkeypatch.setattr(run, "WORKLOADS", TINY[:2])
+    monkeypatch.setattr(peak, "measure", lambda: NO_PEAK)
     out = tmp_path / "results.jsonl"
     before = torch.get_num_threads()
     run.main(
@@ -256,14 +275,16 @@ def test_run_prints_tables_and_writes_jsonl(monkeypatch, tmp_path, capsys):
     assert header["type"] == "header"
     assert header["machine"]["torch"] == torch.__version__
     found = [line for line in rest if line["type"] == "row"]
-    assert [row["threads"] for row in found] == [1] * 4 + [2] * 4
+    assert [row["threads"] for row in found] == [1] * 5 + [2] * 5
+    assert rows.Row.from_dict({k: v for k, v in found[0].items() if k != "type"}).workload == STEP
+    assert header["no_peak"] == "no compiler"
     assert found[0]["id"] == "linear-step/24x16/density=0.25/n=8/float32/threads=1/dense-float32"
     assert found[0]["status"] == OK
     assert found[0]["seconds"] > 0
     assert {line["type"] for line in rest} == {"row", "target"}
     printed = capsys.readouterr().out
     assert "linear-step/24x16/density=0.25/n=8/float32/threads=2" in printed
-    assert "not measured" in printed
+    assert "none of them was measured" in printed
 
 
 def test_run_refuses_what_it_cannot_do():
@@ -279,6 +300,7 @@ def test_run_refuses_what_it_cannot_do():
 def test_a_wrong_contender_fails_the_run(monkeypatch, capsys):
     wrong = contender("wrong", lambda problem: Runnable(lambda: None, lambda _: {}))
     monkeypatch.setattr(run, "WORKLOADS", TINY)
+    monkeypatch.setattr(peak, "measure", lambda: NO_PEAK)
     monkeypatch.setattr(run, "CONTENDERS", {"wrong": wrong})
     with pytest.raises(typer.Exit) as caught:
         run.main(threads="1", seconds=0.0, filter="", contender="", quick=False, out=None, list_only=False)

@@ -1,0 +1,7 @@
+"""Who takes part: one small function for each contender, registered by name."""
+
+from bench.contenders import dense, own, peers
+from bench.contenders.base import CONTENDERS, Contender, Runnable
+from bench.contenders.calls import linear
+
+__all__ = ["CONTENDERS", "Contender", "Runnable", "dense", "linear", "own", "peers"]

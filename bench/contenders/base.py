@@ -1,0 +1,95 @@
+"""What a contender is.
+
+A contender takes a problem and returns a `Runnable`, or the reasons why it cannot run here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
+
+LINEAR = (STEP, FORWARD)
+
+Answer = dict[str, Tensor]
+Reasons = list[str]
+Around = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass
+class Runnable:
+    """A contender that is ready.
+
+    Attributes:
+        call: one step; what is timed.
+        answer: ``{name: tensor}`` from the result of the latest call: some of the expected answers.
+        facts: JSON-able facts to report, asked for after the last call.
+        around: makes the context that a block of calls runs in.
+    """
+
+    call: Callable[[], Any]
+    answer: Callable[[Any], Answer]
+    facts: Callable[[], dict[str, Any]] = dict
+    around: Around = contextlib.nullcontext
+
+
+Make = Callable[[Any], Runnable | Reasons]
+
+
+def anything(workload: Workload) -> bool:
+    return True
+
+
+def in_float32(workload: Workload) -> bool:
+    return workload.dtype == "float32"
+
+
+def in_batch_inner(workload: Workload) -> bool:
+    return workload.layout == BATCH_INNER
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to compute workloads of some kinds.
+
+    Attributes:
+        name: unique.
+        kinds: of the workloads that it applies to.
+        make: problem to Runnable, or reasons why not.
+        family: "dense" contenders multiply with all weights, the pruned ones included, and are what
+            speed-ups are over; they may return any layout. "peer" is other software; "own" is sparseprune.
+        dtype: precision, which sets the accepted error; "": that of the workload.
+        only: further, which workloads it applies to.
+        note: for the reader of the results.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    make: Make
+    family: str
+    dtype: str = ""
+    only: Callable[[Workload], bool] = anything
+    note: str = ""
+
+    def applies(self, workload: Workload) -> bool:
+        return workload.kind in self.kinds and self.only(workload)
+
+
+CONTENDERS: dict[str, Contender] = {}
+
+
+def contender(name: str, kinds: Iterable[str], family: str, **more: Any) -> Callable[[Make], Make]:
+    """Register the function below under a name, for workloads of these kinds."""
+
+    def register(make: Make) -> Make:
+        assert name not in CONTENDERS, f"contender {name} is registered twice"
+        CONTENDERS[name] = Contender(name, tuple(kinds), make, family, **more)
+        return make
+
+    return register

@@ -1,0 +1,121 @@
+"""What a call is, by kind of workload: a layer's step or forward pass, and a network's training step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sparseprune as sp
+from bench.contenders.base import Answer, Around, Runnable
+from bench.problems import LinearProblem, NetworkProblem
+from bench.workloads import FORWARD
+from sparseprune.training import state_bytes
+
+
+def gradient(parameter: Tensor) -> Tensor:
+    """The gradient that a backward pass has left."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def kept_gradient(layer: nn.Module, mask: Tensor) -> Tensor:
+    """Gradient of the kept weights, row by row, (nnz,)."""
+    if isinstance(layer, sp.SparseLinear):
+        return _scattered(gradient(layer.values), layer.crow, layer.col, layer.in_features)[mask]
+    return gradient(layer.get_parameter("weight_orig" if hasattr(layer, "weight_orig") else "weight"))[mask]
+
+
+def _scattered(values: Tensor, crow: Tensor, col: Tensor, cols: int) -> Tensor:
+    """Values (nnzb, V) of V x 1 blocks as a dense matrix: crow counts block rows."""
+    block_rows, block = len(crow) - 1, values.shape[1]
+    rows = torch.arange(block_rows).repeat_interleave(crow.diff())
+    dense = values.new_zeros(block_rows, cols, block)
+    dense[rows, col.long()] = values
+    return dense.transpose(1, 2).reshape(block_rows * block, cols)
+
+
+def linear(
+    problem: LinearProblem,
+    layer: nn.Module,
+    dtype: torch.dtype | None = None,
+    *,
+    row_major: bool = False,
+    d_weight: Callable[[], Tensor] | None = None,
+    around: Around = contextlib.nullcontext,
+) -> Runnable:
+    """One step or forward pass of a layer, as the workload is.
+
+    Args:
+        problem: gives x and g.
+        layer: in the dtype that follows.
+        dtype: of x and g; that of the workload by default.
+        row_major: x and g in this layout, whatever the workload's is.
+        d_weight: replaces `kept_gradient`.
+        around: makes the context of a block of calls.
+    """
+    x, g = (tensor.to(dtype or tensor.dtype, copy=True) for tensor in (problem.x, problem.g))
+    if row_major:
+        x, g = x.contiguous(), g.contiguous()
+    if problem.workload.kind == FORWARD:
+
+        def forward() -> Tensor:
+            with torch.no_grad():
+                return layer(x)
+
+        return Runnable(forward, lambda y: {"y": y}, around=around)
+    leaves = [x.requires_grad_(), *layer.parameters()]
+
+    def step() -> Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        y = layer(x)
+        y.backward(g)
+        return y
+
+    def answer(y: Tensor) -> Answer:
+        return {
+            "y": y.detach(),
+            "d_x": gradient(x),
+            "d_weight": d_weight() if d_weight else kept_gradient(layer, problem.mask),
+            "d_bias": gradient(layer.get_parameter("bias")),
+        }
+
+    return Runnable(step, answer, around=around)
+
+
+def training_step(
+    problem: NetworkProblem,
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    around: Around = contextlib.nullcontext,
+) -> Runnable:
+    """One training step of a network: gradients cleared, loss, backward, Adam."""
+    x, y = problem.x.to(dtype), problem.y
+    # So small a learning rate that the network stays where it is verified: a batch learned by heart has
+    # gradients near zero, and arithmetic on denormal numbers is slow.
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=1e-6, fused=problem.workload.optimizer == "adam-fused"
+    )
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def answer(loss: Tensor) -> Answer:
+        layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in problem.masks}
+        return {
+            "loss": loss.detach(),
+            "d_weights": torch.cat(
+                [kept_gradient(layers[name], mask) for name, mask in problem.masks.items()]
+            ),
+            "d_biases": torch.cat([gradient(layer.get_parameter("bias")) for layer in layers.values()]),
+        }
+
+    return Runnable(step, answer, lambda: {"bytes": state_bytes(model, optimizer)}, around)

@@ -1,0 +1,95 @@
+"""sparseprune itself, with each instruction set."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import sparseprune as sp
+from bench.contenders.base import LINEAR, Answer, Around, Reasons, Runnable, contender
+from bench.contenders.calls import linear, training_step
+from bench.problems import LinearProblem, NetworkProblem, Problem, ScoresProblem
+
+ISAS = ("avx512", "avx2", "scalar")  # best first
+SCALAR_FLOPS = 5e8  # of a call: the scalar kernels are there for comparison, in small layers
+
+
+@contextlib.contextmanager
+def using_isa(name: str) -> Iterator[None]:
+    """Have the kernels use this instruction set."""
+    extension = sp.ops.extension
+    before = extension.isa()
+    extension.set_isa(name)
+    try:
+        yield
+    finally:
+        extension.set_isa(before)
+
+
+def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
+    """SparseLinear, or what `sparsify` makes of a network, with the kernels for one instruction set."""
+    if sp.ops.extension is None:
+        return ["the C++ extension is not built"]
+    if isa not in sp.ops.extension.available_isas():
+        return [f"this processor has no {isa}"]
+    if isa == "scalar" and problem.kept_flops > SCALAR_FLOPS:
+        return ["too slow for so large a layer"]
+    around = functools.partial(using_isa, isa)
+    with around():
+        if isinstance(problem, LinearProblem):
+            layer = sp.SparseLinear.from_dense(problem.layer, problem.mask)
+            runnable = linear(problem, layer, around=around)
+            # V, as the layer found it in the mask
+            return Runnable(runnable.call, runnable.answer, lambda: {"block": layer.values.shape[1]}, around)
+        if isinstance(problem, NetworkProblem):
+            if problem.workload.kind == "prune":
+                return _pruning(problem, around)
+            # As users get it: a layer that is measured to be slower sparse than dense stays dense.
+            model = sp.sparsify(problem.model, problem.masks, batch_size=problem.workload.batch)
+            runnable = training_step(problem, model, around=around)
+            layers = [row.computes for row in sp.summary(model).rows]
+            return Runnable(
+                runnable.call, runnable.answer, lambda: {**runnable.facts(), "layers": layers}, around
+            )
+        assert isinstance(problem, ScoresProblem)
+        return _topk(problem, around)
+
+
+def _pruning(problem: NetworkProblem, around: Around) -> Runnable:
+    workload = problem.workload
+
+    def prune() -> dict[str, Tensor]:
+        masks = sp.prune(
+            problem.model, [(problem.x, problem.y)], method=workload.mask, sparsity=1 - workload.density
+        )
+        sp.sparsify(problem.model, masks, batch_size=workload.batch)
+        return masks
+
+    def answer(masks: dict[str, Tensor]) -> Answer:
+        # Scores that differ by a rounding error may swap places: their sum tells, not the masks themselves.
+        kept_scores = [problem.scores[name][mask] for name, mask in masks.items()]
+        return {
+            "kept": torch.tensor(float(sum(len(kept) for kept in kept_scores))),
+            "kept_score": torch.cat(kept_scores).sum(),
+        }
+
+    return Runnable(prune, answer, around=around)
+
+
+def _topk(problem: ScoresProblem, around: Around) -> Runnable:
+    def answer(masks: list[Tensor]) -> Answer:
+        mask = torch.cat([part.reshape(-1) for part in masks])
+        return {"threshold": problem.joined[mask].min(), "mask": mask}
+
+    return Runnable(lambda: sp.topk_masks(problem.scores, problem.k), answer, around=around)
+
+
+# The large workloads, which take long, see the instruction set in use alone.
+_in_use = sp.ops.info()["isa"] or ISAS[0]
+for _isa in ISAS:
+    _kinds = (*LINEAR, "model-step", "prune", "topk") if _isa == _in_use else LINEAR
+    contender(f"sparseprune-{_isa}", _kinds, "own")(functools.partial(sparseprune_with, _isa))

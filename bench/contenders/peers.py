@@ -1,0 +1,133 @@
+"""What others do: peers return the layout that they were given, as sparseprune does."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from bench.contenders.base import LINEAR, Reasons, Runnable, contender, in_float32
+from bench.contenders.calls import linear, training_step
+from bench.problems import LinearProblem, NetworkProblem, ScoresProblem, batch_inner
+from bench.workloads import BATCH_INNER, FORWARD, STEP
+
+
+@contender("masked-dense", (STEP, "model-step"), "peer", note="torch.nn.utils.prune")
+def masked_dense(problem: LinearProblem | NetworkProblem) -> Runnable:
+    """What most pruning libraries do in training: the dense weight times its mask, at every step."""
+    if isinstance(problem, LinearProblem):
+        layer: nn.Module = torch_prune.custom_from_mask(copy.deepcopy(problem.layer), "weight", problem.mask)
+        if problem.workload.layout == BATCH_INNER:
+            layer.register_forward_hook(_to_batch_inner)
+        return linear(problem, layer)
+    model = copy.deepcopy(problem.model)
+    for name, mask in problem.masks.items():
+        torch_prune.custom_from_mask(model.get_submodule(name.removesuffix(".weight")), "weight", mask)
+    return training_step(problem, model)
+
+
+def _to_row_major(_layer: nn.Module, _inputs: Any, y: Tensor) -> Tensor:
+    return y.contiguous()
+
+
+def _to_batch_inner(_layer: nn.Module, _inputs: Any, y: Tensor) -> Tensor:
+    return batch_inner(y)
+
+
+class _TorchCSR(nn.Module):
+    """W x with x transposed: the fastest way found to a row-major output is to copy the result."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            self.weight = layer.weight.detach().to_sparse_csr()
+        self.bias = layer.bias.detach()[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, self.weight, x.t()).t()
+
+
+@contender("torch-csr", [FORWARD], "peer", only=in_float32)
+def torch_csr(problem: LinearProblem) -> Runnable:
+    layer = _TorchCSR(problem.layer)
+    if problem.workload.layout != BATCH_INNER:
+        layer.register_forward_hook(_to_row_major)
+    return linear(problem, layer)
+
+
+def _missing(error: ImportError) -> Reasons:
+    return [f"not installed ({error}); `make bench-peers` installs it"]
+
+
+@contender("sparseprop", LINEAR, "peer", only=in_float32)
+def sparseprop(problem: LinearProblem) -> Runnable | Reasons:
+    try:
+        modules = importlib.import_module("sparseprop.modules")
+        threadpoolctl = importlib.import_module("threadpoolctl")
+    except ImportError as error:
+        return _missing(error)
+    layer = modules.SparseLinear.from_dense(copy.deepcopy(problem.layer))
+    # Some shapes come out batch-inner; everybody else here pays for a row-major output.
+    layer.register_forward_hook(_to_batch_inner if problem.workload.layout == BATCH_INNER else _to_row_major)
+    # It has an OpenMP of its own, which torch.set_num_threads does not reach.
+    threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads(), "openmp")
+    return linear(problem, layer, d_weight=lambda: layer.W_val.grad, around=threads)
+
+
+class _MKLSparse(nn.Module):
+    """W x by MKL's sparse routines, which take and return either layout; no copy of x or y is made."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        scipy = importlib.import_module("scipy.sparse")
+        self.product = importlib.import_module("sparse_dot_mkl").dot_product_mkl
+        self.weight = scipy.csr_matrix(layer.weight.detach().numpy())
+        self.bias = layer.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.from_numpy(self.product(self.weight, x.t().numpy())).t()
+        return y.add_(self.bias)
+
+
+@contender("mkl-sparse", [FORWARD], "peer", only=in_float32, note="sparse_dot_mkl, scipy CSR")
+def mkl_sparse(problem: LinearProblem) -> Runnable | Reasons:
+    try:
+        threadpoolctl = importlib.import_module("threadpoolctl")
+        layer = _MKLSparse(problem.layer)
+    except ImportError as error:
+        return _missing(error)
+    threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads())
+    return linear(problem, layer, around=threads)
+
+
+# ---- topk --------------------------------------------------------------------------------------------------
+
+
+def _threshold(problem: ScoresProblem, find: Callable[[], Tensor]) -> Runnable:
+    return Runnable(find, lambda threshold: {"threshold": threshold})
+
+
+@contender("numpy-partition", ["topk"], "peer", note="threshold alone, scores already joined")
+def numpy_partition(problem: ScoresProblem) -> Runnable:
+    joined = problem.joined.numpy()
+    place = len(joined) - problem.k
+    return _threshold(problem, lambda: torch.tensor(np.partition(joined, place)[place]))
+
+
+@contender("torch-kthvalue", ["topk"], "peer", note="threshold alone, scores already joined")
+def torch_kthvalue(problem: ScoresProblem) -> Runnable:
+    return _threshold(problem, lambda: problem.joined.kthvalue(len(problem.joined) - problem.k + 1).values)
+
+
+@contender("torch-topk", ["topk"], "peer", note="indices, not masks, scores already joined")
+def torch_topk(problem: ScoresProblem) -> Runnable:
+    return _threshold(problem, lambda: problem.joined.topk(problem.k, sorted=False).values.min())

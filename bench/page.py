@@ -1,0 +1,5 @@
+from pathlib import Path
+
+
+def write(results: Path, page: Path) -> None:
+    pass
