@@ -40,21 +40,30 @@ def ordered_as_integers(x: Tensor) -> Tensor:
     return torch.where(bits < 0, torch.iinfo(bits.dtype).min - bits, bits)
 
 
-def plan(crow: Tensor, col: Tensor, cols: int, transposed: bool) -> Tensor:
+def plan(crow: Tensor, col: Tensor, cols: int, block_rows: int, transposed: bool) -> Tensor:
     return torch.empty(0, dtype=torch.int32, device=crow.device)
 
 
-def row_of_nonzeros(crow: Tensor) -> Tensor:
-    """Row index of every nonzero, int64 ``(nnz,)``."""
+def row_of_blocks(crow: Tensor) -> Tensor:
+    """Block row of every block, int64 ``(nnzb,)``."""
     counts = (crow[1:] - crow[:-1]).long()
     return torch.repeat_interleave(torch.arange(len(counts), device=crow.device), counts)
 
 
 def dense_weight(values: Tensor, crow: Tensor, col: Tensor, cols: int) -> Tensor:
     """The weight as a dense matrix ``(rows, cols)``, differentiable in ``values``."""
-    rows = len(crow) - 1
-    flat = row_of_nonzeros(crow) * cols + col
-    return values.new_zeros(rows * cols).index_copy(0, flat, values.reshape(-1)).reshape(rows, cols)
+    block_rows = values.shape[1]
+    rows = (len(crow) - 1) * block_rows
+    first = row_of_blocks(crow) * (block_rows * cols) + col
+    flat = first[:, None] + torch.arange(block_rows, device=col.device) * cols
+    zeros = values.new_zeros(rows * cols)
+    return zeros.index_copy(0, flat.reshape(-1), values.reshape(-1)).reshape(rows, cols)
+
+
+def at_blocks(matrix: Tensor, crow: Tensor, col: Tensor, block_rows: int) -> Tensor:
+    """``values`` (nnzb, block_rows) of a dense ``(rows, cols)`` matrix: its elements at the blocks."""
+    blocks = matrix.reshape(len(crow) - 1, block_rows, matrix.shape[1])
+    return blocks[row_of_blocks(crow), :, col.long()]
 
 
 def is_batch_inner(x: Tensor) -> bool:
@@ -62,16 +71,26 @@ def is_batch_inner(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.stride(0) != 1
 
 
-def empty_in_layout_of(x: Tensor, features: int, batch: int) -> Tensor:
-    """An uninitialised activation with samples or features innermost in memory, as in ``x``."""
-    return x.new_empty(features, batch) if is_batch_inner(x) else x.new_empty(batch, features).t()
+def empty_activation(like: Tensor, features: int, batch: int, batch_inner: bool) -> Tensor:
+    """An uninitialised ``(features, batch)`` with samples or features innermost in memory."""
+    return like.new_empty(features, batch) if batch_inner else like.new_empty(batch, features).t()
 
 
-def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
-    """``y`` (features, batch) with samples or features innermost in memory, as in ``x``."""
-    result = empty_in_layout_of(x, *y.shape)
+def _activation(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:
+    """``y`` (features, batch) in the dtype of ``like`` and the layout asked for."""
+    result = empty_activation(like, y.shape[0], y.shape[1], batch_inner)
     # Not y.contiguous(), which leaves the strides of dimensions of size 1 as they are.
-    return y if y.stride() == result.stride() else result.copy_(y)
+    return y if y.stride() == result.stride() and y.dtype == result.dtype else result.copy_(y)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """bfloat16 as float32: sums are made in that and rounded once."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    with torch.autocast(a.device.type, enabled=False):
+        return _wide(a) @ _wide(b)
 
 
 def spmm(
@@ -82,46 +101,54 @@ def spmm(
     plan: Tensor,
     plan_t: Tensor,
     bias: Tensor | None = None,
+    batch_inner: bool | None = None,
 ) -> Tensor:
-    rows = len(crow) - 1
     if x.dim() != 2:
         raise ValueError(f"spmm: expected x.shape == [features, batch], got {x.dim()} dimensions")
-    if tuple(values.shape) != (len(col), 1):
+    if values.dim() != 2 or len(values) != len(col):
         raise ValueError(
-            f"spmm: expected values.shape == [{len(col)} (nonzeros), 1], got {list(values.shape)}"
+            f"spmm: expected values.shape == [{len(col)} (blocks of the pattern), rows of a block], "
+            f"got {list(values.shape)}"
         )
+    rows = (len(crow) - 1) * values.shape[1]
     if bias is not None and tuple(bias.shape) != (rows,):
         raise ValueError(f"spmm: expected bias.shape == [{rows} (weight rows)], got {list(bias.shape)}")
-    y = dense_weight(values, crow, col, x.shape[0]) @ x
-    return in_layout_of(x, y if bias is None else y + bias[:, None])
+    y = _product(dense_weight(values, crow, col, x.shape[0]), x)
+    if bias is not None:
+        y = y + _wide(bias)[:, None]
+    return _activation(x, y, is_batch_inner(x) if batch_inner is None else batch_inner)
 
 
 def spmm_t(
     g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, cols: int
 ) -> Tensor:
-    return in_layout_of(g, dense_weight(values, crow, col, cols).t() @ g)
+    d_x = _product(dense_weight(values, crow, col, cols).t(), g)
+    return _activation(g, d_x, is_batch_inner(g))
 
 
-def sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor) -> Tensor:
-    d_weight = g @ x.t()
-    return d_weight[row_of_nonzeros(crow), col.long()][:, None].contiguous()
+def sddmm(
+    g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, block_rows: int
+) -> Tensor:
+    d_weight = _product(g, x.t())
+    return at_blocks(d_weight, crow, col, block_rows).to(g.dtype).contiguous()
 
 
 def spmm_backward(
     g: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor
-) -> tuple[Tensor, Tensor]:
-    d_x = in_layout_of(x, dense_weight(values, crow, col, x.shape[0]).t() @ g)
-    return d_x, sddmm(g, x, crow, col, plan, plan_t)
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_x = _product(dense_weight(values, crow, col, x.shape[0]).t(), g)
+    d_values = sddmm(g, x, crow, col, plan, plan_t, values.shape[1])
+    return _activation(x, d_x, is_batch_inner(x)), d_values, _wide(g).sum(1).to(g.dtype)
 
 
 PATTERN = "Tensor crow, Tensor col, Tensor plan, Tensor plan_t"
 SCHEMAS = {
     topk_masks: "topk_masks(Tensor[] scores, int k) -> Tensor[]",
-    plan: "plan(Tensor crow, Tensor col, int cols, bool transposed) -> Tensor",
-    spmm: f"spmm(Tensor x, Tensor values, {PATTERN}, Tensor? bias=None) -> Tensor",
+    plan: "plan(Tensor crow, Tensor col, int cols, int block_rows, bool transposed) -> Tensor",
+    spmm: f"spmm(Tensor x, Tensor values, {PATTERN}, Tensor? bias=None, bool? batch_inner=None) -> Tensor",
     spmm_t: f"spmm_t(Tensor g, Tensor values, {PATTERN}, int cols) -> Tensor",
-    sddmm: f"sddmm(Tensor g, Tensor x, {PATTERN}) -> Tensor",
-    spmm_backward: f"spmm_backward(Tensor g, Tensor x, Tensor values, {PATTERN}) -> (Tensor, Tensor)",
+    sddmm: f"sddmm(Tensor g, Tensor x, {PATTERN}, int block_rows) -> Tensor",
+    spmm_backward: f"spmm_backward(Tensor g, Tensor x, Tensor values, {PATTERN}) -> (Tensor, Tensor, Tensor)",
 }
 
 

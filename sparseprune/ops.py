@@ -1,7 +1,7 @@
 """Typed access to ``torch.ops.sparseprune``: loading, wrappers, shapes (fake kernels) and gradients.
 
 Activations are ``(features, batch)`` with any strides. A result is batch-innermost in memory where its input
-is.
+is, unless said otherwise.
 Exactly one library is behind the operators: the compiled ``sparseprune._C``, the one built by
 :func:`sparseprune.jit.load`, or plain torch (:mod:`sparseprune.fallback`).
 """
@@ -22,10 +22,12 @@ from sparseprune import fallback
 
 
 class Pattern(NamedTuple):
-    """Where the nonzeros of a ``(rows, cols)`` weight are, and what the kernels derived from that.
+    """Where the weights of a ``(rows, cols)`` matrix are, and what the kernels derived from that.
 
-    ``crow`` int32 ``(rows + 1,)``; ``col`` int32 ``(nnz,)``, ascending within a row; ``plan`` and ``plan_t``
-    int32, opaque, made by :func:`plans`.
+    The matrix is cut into blocks of V rows x 1 column, V in 1, 2, 4, 8, 16. ``crow`` int32
+    ``(rows / V + 1,)``, starts of the block rows; ``col`` int32 ``(nnzb,)``, columns of the stored blocks,
+    ascending within a block row; ``plan`` and ``plan_t`` int32, opaque, made by :func:`plans`. With
+    ``values`` ``(nnzb, V)`` this is torch's BSR layout with blocks of (V, 1).
     """
 
     crow: Tensor
@@ -42,34 +44,48 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     return torch.ops.sparseprune.topk_masks.default(list(scores), k)
 
 
-def plans(crow: Tensor, col: Tensor, cols: int) -> Pattern:
-    """A pattern with its plans, built once for a fixed pattern.
+def plans(crow: Tensor, col: Tensor, cols: int, block_rows: int = 1) -> Pattern:
+    """A pattern with its plans, built once for a fixed pattern; empty ones on the meta device.
 
     Args:
-        crow: int32 ``(rows + 1,)``, row starts.
-        col: int32 ``(nnz,)``, columns, ascending within each row.
+        crow: int32 ``(rows / block_rows + 1,)``, starts of the block rows.
+        col: int32 ``(nnzb,)``, columns, ascending within each block row.
         cols: columns of the weight.
+        block_rows: V, rows of a block: 1, 2, 4, 8 or 16.
     Raises:
         ValueError: the pattern is malformed.
     """
+    if crow.is_meta:  # how large a plan is depends on the numbers, and there are none
+        return Pattern(crow, col, col.new_empty(0), col.new_empty(0))
     make = torch.ops.sparseprune.plan.default
-    return Pattern(crow, col, make(crow, col, cols, False), make(crow, col, cols, True))
+    return Pattern(
+        crow, col, make(crow, col, cols, block_rows, False), make(crow, col, cols, block_rows, True)
+    )
 
 
-def spmm(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:
+def spmm(
+    x: Tensor,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None = None,
+    batch_inner: bool | None = None,
+) -> Tensor:
     """Sparse times dense: ``y = W x + bias``.
 
     Args:
-        x: ``(cols, batch)``, float32 (or float64: slow, for checking gradients).
-        values: ``(nnz, 1)``, like x.
+        x: ``(cols, batch)``, float32 or bfloat16 (or float64: slow, for checking gradients). Products of
+            bfloat16 are summed in float32 and the result is rounded once.
+        values: ``(nnzb, V)``, like x.
         pattern: of W.
-        bias: ``(rows,)`` or None.
+        bias: ``(rows,)`` or None, like x.
+        batch_inner: layout of the result in memory: samples innermost (True), features innermost (False), or
+            as in ``x`` (None).
     Returns:
         ``(rows, batch)``.
     Raises:
         ValueError: a shape, dtype or device does not fit.
     """
-    return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias)
+    return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias, batch_inner)
 
 
 def spmm_t(g: Tensor, values: Tensor, pattern: Pattern, cols: int) -> Tensor:
@@ -77,13 +93,13 @@ def spmm_t(g: Tensor, values: Tensor, pattern: Pattern, cols: int) -> Tensor:
     return torch.ops.sparseprune.spmm_t.default(g, values, *pattern, cols)
 
 
-def sddmm(g: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
-    """Sampled dense-dense product: ``g x^T`` at the nonzeros, ``(nnz, 1)``."""
-    return torch.ops.sparseprune.sddmm.default(g, x, *pattern)
+def sddmm(g: Tensor, x: Tensor, pattern: Pattern, block_rows: int = 1) -> Tensor:
+    """Sampled dense-dense product: ``g x^T`` at the pattern's blocks, ``(nnzb, block_rows)``."""
+    return torch.ops.sparseprune.sddmm.default(g, x, *pattern, block_rows)
 
 
-def spmm_backward(g: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """``(spmm_t(g), sddmm(g, x))`` with one pass over ``g``."""
+def spmm_backward(g: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
+    """All gradients of ``spmm`` with one pass over ``g``: ``(spmm_t(g), sddmm(g, x), g.sum(1))``."""
     return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern)
 
 
@@ -104,63 +120,78 @@ def _check_devices(op: str, *tensors: Tensor | None) -> None:
 
 
 def _fake_spmm(
-    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, bias: Tensor | None = None
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan: Tensor,
+    plan_t: Tensor,
+    bias: Tensor | None = None,
+    batch_inner: bool | None = None,
 ) -> Tensor:
     _check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
-    return fallback.empty_in_layout_of(x, crow.shape[0] - 1, x.shape[1])
+    rows = (crow.shape[0] - 1) * values.shape[1]
+    inner = fallback.is_batch_inner(x) if batch_inner is None else batch_inner
+    return fallback.empty_activation(x, rows, x.shape[1], inner)
 
 
 def _fake_spmm_t(
-    g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Any, plan_t: Any, cols: int
+    g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, cols: int
 ) -> Tensor:
     _check_devices("spmm_t", g, values, crow, col, plan, plan_t)
-    return fallback.empty_in_layout_of(g, cols, g.shape[1])
+    return fallback.empty_activation(g, cols, g.shape[1], fallback.is_batch_inner(g))
 
 
-def _fake_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: Any) -> Tensor:
-    _check_devices("sddmm", g, x, crow, col, *rest)
-    return g.new_empty(col.shape[0], 1)
+def _fake_sddmm(
+    g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, block_rows: int
+) -> Tensor:
+    _check_devices("sddmm", g, x, crow, col, plan, plan_t)
+    return g.new_empty(col.shape[0], block_rows)
 
 
-def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    _check_devices("spmm_backward", g, x, values, *rest)
-    return fallback.empty_in_layout_of(x, x.shape[0], x.shape[1]), values.new_empty(values.shape)
+def _fake_spmm_backward(
+    g: Tensor, x: Tensor, values: Tensor, *pattern: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_devices("spmm_backward", g, x, values, *pattern)
+    d_x = fallback.empty_activation(x, x.shape[0], x.shape[1], fallback.is_batch_inner(x))
+    return d_x, values.new_empty(values.shape), g.new_empty(g.shape[0])
 
 
 # ---- gradients: each operator's derivative is made of the others -------------------------------------------
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _save_all_but_last(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-1])  # the last one is a bias or a number of columns
+def _save_operands_and_pattern(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*(t for t in inputs[:7] if isinstance(t, Tensor)))
 
 
 def _gradients(
-    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, needs_x: bool, needs_values: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """``(d_x, d_values)`` of ``spmm``, by the operator that computes just what is needed."""
+    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """``(d_x, d_values, d_bias)`` of ``spmm``, by the operator that computes just what is needed."""
+    needs_x, needs_values, needs_bias = needs
     if needs_x and needs_values:
-        return spmm_backward(g, x, values, pattern)
-    d_x = spmm_t(g, values, pattern, x.shape[0]) if needs_x else None
-    return d_x, sddmm(g, x, pattern) if needs_values else None
+        d_x, d_values, d_bias = spmm_backward(g, x, values, pattern)
+        return d_x, d_values, d_bias if needs_bias else None
+    return (
+        spmm_t(g, values, pattern, x.shape[0]) if needs_x else None,
+        sddmm(g, x, pattern, values.shape[1]) if needs_values else None,
+        g.sum(1) if needs_bias else None,
+    )
 
 
 def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, *pattern = ctx.saved_tensors
-    d_x, d_values = _gradients(g, x, values, Pattern(*pattern), *ctx.needs_input_grad[:2])
-    # The dispatcher drops a bias that is None, the default: then there are six inputs, not seven.
-    d_bias = g.sum(1) if any(ctx.needs_input_grad[6:]) else None
-    return d_x, d_values, None, None, None, None, d_bias
+    x, values, *pattern = ctx.saved_tensors[:6]
+    # The dispatcher drops trailing arguments that are their default, None: there are six to eight inputs.
+    needs = (*ctx.needs_input_grad[:2], any(ctx.needs_input_grad[6:]))
+    d_x, d_values, d_bias = _gradients(g, x, values, Pattern(*pattern), needs)
+    return d_x, d_values, None, None, None, None, d_bias, None
 
 
 def _spmm_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     g, values, *rest = ctx.saved_tensors
     pattern = Pattern(*rest)
     d_g = spmm(d, values, pattern) if ctx.needs_input_grad[0] else None
-    d_values = sddmm(g, d, pattern) if ctx.needs_input_grad[1] else None
+    d_values = sddmm(g, d, pattern, values.shape[1]) if ctx.needs_input_grad[1] else None
     return d_g, d_values, None, None, None, None, None
 
 
@@ -169,16 +200,18 @@ def _sddmm_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     pattern = Pattern(*rest)
     d_g = spmm(x, d, pattern) if ctx.needs_input_grad[0] else None
     d_x = spmm_t(g, d, pattern, x.shape[0]) if ctx.needs_input_grad[1] else None
-    return d_g, d_x, None, None, None, None
+    return d_g, d_x, None, None, None, None, None
 
 
-def _spmm_backward_gradients(ctx: Any, d_x: Tensor, d_values: Tensor) -> tuple[Tensor | None, ...]:
+def _spmm_backward_gradients(
+    ctx: Any, d_x: Tensor, d_values: Tensor, d_bias: Tensor
+) -> tuple[Tensor | None, ...]:
     g, x, values, *rest = ctx.saved_tensors
     pattern = Pattern(*rest)
     needs_g, needs_x, needs_values = ctx.needs_input_grad[:3]
-    to_g = spmm(d_x, values, pattern) + spmm(x, d_values, pattern) if needs_g else None
+    to_g = spmm(d_x, values, pattern, d_bias) + spmm(x, d_values, pattern) if needs_g else None
     to_x = spmm_t(g, d_values, pattern, x.shape[0]) if needs_x else None
-    to_values = sddmm(g, d_x, pattern) if needs_values else None
+    to_values = sddmm(g, d_x, pattern, values.shape[1]) if needs_values else None
     return to_g, to_x, to_values, None, None, None, None
 
 
@@ -194,30 +227,45 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        pattern: Pattern,
+        batch_inner: bool | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.pattern = pattern
         with torch._C._AutoDispatchBelowAutograd():
-            return spmm(x.t(), values, pattern, bias).t()
+            return spmm(x.t(), values, pattern, bias, batch_inner).t()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
-        needs_x, needs_values, needs_bias, _ = ctx.needs_input_grad
         # A second derivative needs the operators' own gradients.
         below = contextlib.nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd()
         with below:
-            d_x, d_values = _gradients(g.t(), x.t(), values, ctx.pattern, needs_x, needs_values)
-        return None if d_x is None else d_x.t(), d_values, g.sum(0) if needs_bias else None, None
+            d_x, d_values, d_bias = _gradients(g.t(), x.t(), values, ctx.pattern, ctx.needs_input_grad[:3])
+        return None if d_x is None else d_x.t(), d_values, d_bias, None, None
 
 
-def linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:
-    """``y = x W^T + bias`` with samples first: ``(batch, cols)`` to ``(batch, rows)``, in the layout of x."""
+def linear(
+    x: Tensor,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None = None,
+    batch_inner: bool | None = None,
+) -> Tensor:
+    """``y = x W^T + bias`` with samples first: ``(batch, cols)`` to ``(batch, rows)``; see :func:`spmm`.
+
+    Under autocast the weight keeps its dtype, and ``x`` is brought to that.
+    """
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
-        x = x.to(values.dtype)  # there are no kernels in lower precision yet
+        x = x.to(values.dtype)
     if torch.compiler.is_compiling():
-        return spmm(x.t(), values, pattern, bias).t()
-    return _Linear.apply(x, values, bias, pattern)
+        return spmm(x.t(), values, pattern, bias, batch_inner).t()
+    return _Linear.apply(x, values, bias, pattern, batch_inner)
 
 
 # ---- the library behind the operators ----------------------------------------------------------------------
@@ -239,16 +287,16 @@ def _register() -> None:
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
-    gradients: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
-        ("spmm", _spmm_gradients, _save_all_but_last),
-        ("spmm_t", _spmm_t_gradients, _save_all_but_last),
-        ("sddmm", _sddmm_gradients, _save_inputs),
-        ("spmm_backward", _spmm_backward_gradients, _save_inputs),
+    gradients: list[tuple[str, Callable[..., Any]]] = [
+        ("spmm", _spmm_gradients),
+        ("spmm_t", _spmm_t_gradients),
+        ("sddmm", _sddmm_gradients),
+        ("spmm_backward", _spmm_backward_gradients),
     ]
-    for name, backward, save in gradients:
-        torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
-    # The kernels are float32: under autocast, a bfloat16 activation of the layer before is brought to that.
-    torch.library.register_autocast("sparseprune::spmm", "cpu", torch.float32, lib=library)
+    for name, backward in gradients:
+        torch.library.register_autograd(
+            f"sparseprune::{name}", backward, setup_context=_save_operands_and_pattern, lib=library
+        )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""From masks to the stored format (CSR) and back."""
+"""From masks to the stored format (BSR with blocks of V rows x 1 column) and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from sparseprune.fallback import dense_weight
+
+BLOCK_ROWS = (1, 2, 4, 8, 16)  # V, ascending: each divides the next
 
 
 def check_mask(mask: Tensor, shape: torch.Size, op: str) -> None:
@@ -19,29 +21,54 @@ def check_mask(mask: Tensor, shape: torch.Size, op: str) -> None:
         )
 
 
-def check_block(block: tuple[int, int] | None, op: str) -> None:
-    """Raise unless the kernels can store weights in blocks of this size."""
-    if block not in (None, (1, 1)):
+def check_block(block: tuple[int, int], op: str) -> int:
+    """V of a block ``(V, 1)``; raise unless it is one that can be stored."""
+    if not isinstance(block, tuple) or len(block) != 2 or block[0] not in BLOCK_ROWS or block[1] != 1:
         raise ValueError(
-            f"{op}: expected block=None or (1, 1), got {block}; larger blocks have no kernels yet"
+            f"{op}: expected block == (V, 1), rows x columns, with V in {', '.join(map(str, BLOCK_ROWS))}, "
+            f"got {block!r}"
         )
+    return block[0]
 
 
-def csr_from_mask(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``(crow, col, flat)`` of a bool matrix: int32 ``(rows + 1,)``, int32 ``(nnz,)``, int64 positions."""
+def largest_block(mask: Tensor) -> int:
+    """The largest V for which a bool matrix is made of whole blocks of V rows x 1 column."""
+    block_rows = 1
+    for twice in BLOCK_ROWS[1:]:
+        # Two neighbours of the size before, whose first rows stand for them.
+        if len(mask) % twice or not torch.equal(mask[::twice], mask[block_rows::twice]):
+            break
+        block_rows = twice
+    return block_rows
+
+
+def bsr_from_mask(mask: Tensor, block_rows: int = 1) -> tuple[Tensor, Tensor]:
+    """``(crow, col)`` of a bool matrix: int32 ``(rows / block_rows + 1,)`` and int32 ``(nnzb,)``.
+
+    Raises:
+        ValueError: the mask is not made of whole blocks, or too large for int32 indices.
+    """
     rows, cols = mask.shape
+    if rows % block_rows:
+        raise ValueError(f"expected rows divisible by {block_rows} (rows of a block), got {rows}")
+    blocks = mask[::block_rows]
+    if any(not torch.equal(mask[i::block_rows], blocks) for i in range(1, block_rows)):
+        raise ValueError(
+            f"expected a mask made of whole {block_rows} x 1 blocks, got one that cuts blocks; "
+            "prune with that block, or let block=None find what fits"
+        )
     if max(rows, cols) >= 2**31 or mask.numel() >= 2**62:
         raise ValueError(f"expected fewer than 2^31 rows and columns (int32 indices), got {rows} x {cols}")
-    flat = mask.reshape(-1).nonzero()[:, 0]
+    flat = blocks.reshape(-1).nonzero()[:, 0]
     if flat.numel() >= 2**31:
-        raise ValueError(f"expected fewer than 2^31 nonzeros (int32 indices), got {flat.numel()}")
-    starts = torch.arange(rows + 1, device=mask.device) * cols
+        raise ValueError(f"expected fewer than 2^31 blocks (int32 indices), got {flat.numel()}")
+    starts = torch.arange(len(blocks) + 1, device=mask.device) * cols
     crow = torch.searchsorted(flat, starts)
     row = torch.div(flat, max(cols, 1), rounding_mode="floor")
-    return crow.int(), (flat - row * cols).int(), flat
+    return crow.int(), (flat - row * cols).int()
 
 
-def mask_from_csr(crow: Tensor, col: Tensor, cols: int) -> Tensor:
-    """The bool matrix ``(rows, cols)`` that is True at the nonzeros."""
-    ones = torch.ones(len(col), 1, device=col.device)
+def mask_from_bsr(crow: Tensor, col: Tensor, cols: int, block_rows: int) -> Tensor:
+    """The bool matrix ``(rows, cols)`` that is True at the stored blocks."""
+    ones = torch.ones(len(col), block_rows, device=col.device)
     return dense_weight(ones, crow, col, cols).bool()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseprune import fallback, ops
-from sparseprune.pattern import csr_from_mask
+from sparseprune.pattern import bsr_from_mask
 
 OPERATORS = [function.__name__ for function in fallback.SCHEMAS]
 
@@ -27,38 +27,57 @@ def test_schemas_are_complete(needs_extension: None) -> None:
     assert compiled.count("m.def(") == len(fallback.SCHEMAS)
 
 
-def operands(rows: int, cols: int, batch: int, density: float, seed: int) -> tuple[Any, ...]:
+def operands(
+    rows: int,
+    cols: int,
+    batch: int,
+    density: float,
+    seed: int,
+    block_rows: int = 1,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(seed)
-    crow, col, _ = csr_from_mask(torch.rand(rows, cols, generator=generator) < density)
-    x, g = (torch.randn(batch, n, generator=generator, dtype=torch.float64).t() for n in (cols, rows))
-    values = torch.randn(len(col), 1, generator=generator, dtype=torch.float64)
-    return x, g, values, ops.plans(crow, col, cols), torch.randn(rows, generator=generator).double()
+    mask = torch.rand(rows // block_rows, cols, generator=generator) < density
+    crow, col = bsr_from_mask(mask.repeat_interleave(block_rows, 0), block_rows)
+    x, g = (torch.randn(batch, n, generator=generator).to(dtype).t() for n in (cols, rows))
+    values = torch.randn(len(col), block_rows, generator=generator).to(dtype)
+    bias = torch.randn(rows, generator=generator).to(dtype)
+    return x, g, values, ops.plans(crow, col, cols, block_rows), bias
 
 
 @pytest.mark.parametrize("batch_inner", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "cols", "batch", "density"),
+    ("rows", "cols", "batch", "density", "block_rows", "dtype"),
     [
-        (1, 1, 1, 1.0),
-        (7, 33, 17, 0.3),
-        (33, 7, 1, 0.3),
-        (5, 9, 0, 0.5),
-        (9, 5, 3, 0.0),
-        (0, 5, 3, 1.0),
-        (40, 1, 3, 1.0),
+        (1, 1, 1, 1.0, 1, torch.float64),
+        (7, 33, 17, 0.3, 1, torch.float64),
+        (32, 33, 17, 0.3, 4, torch.float64),
+        (24, 33, 17, 0.3, 8, torch.bfloat16),
+        (33, 7, 1, 0.3, 1, torch.float64),
+        (5, 9, 0, 0.5, 1, torch.float64),
+        (9, 5, 3, 0.0, 1, torch.float64),
+        (0, 5, 3, 1.0, 1, torch.float64),
+        (40, 1, 3, 1.0, 2, torch.float64),
     ],
 )
 def test_functions_agree_with_the_operators(
-    rows: int, cols: int, batch: int, density: float, batch_inner: bool, needs_extension: None
+    rows: int,
+    cols: int,
+    batch: int,
+    density: float,
+    block_rows: int,
+    dtype: torch.dtype,
+    batch_inner: bool,
+    needs_extension: None,
 ) -> None:
     for seed in range(3):
-        x, g, values, pattern, bias = operands(rows, cols, batch, density, seed)
+        x, g, values, pattern, bias = operands(rows, cols, batch, density, seed, block_rows, dtype)
         if batch_inner:
             x, g = x.contiguous(), g.contiguous()
         calls: dict[str, tuple[Any, ...]] = {
-            "spmm": (x, values, *pattern, bias),
+            "spmm": (x, values, *pattern, bias, (None, False, True)[seed]),
             "spmm_t": (g, values, *pattern, cols),
-            "sddmm": (g, x, *pattern),
+            "sddmm": (g, x, *pattern, block_rows),
             "spmm_backward": (g, x, values, *pattern),
         }
         for name, arguments in calls.items():
@@ -113,7 +132,7 @@ def test_topk_masks_sees_denormals_when_arithmetic_flushes_them() -> None:
     ("call", "message"),
     [
         (lambda x, v, p: fallback.spmm(x[0], v, *p), "x.shape == [features, batch], got 1 dimensions"),
-        (lambda x, v, p: fallback.spmm(x, v[1:], *p), " (nonzeros), 1], got ["),
+        (lambda x, v, p: fallback.spmm(x, v[1:], *p), " (blocks of the pattern), rows of a block], got ["),
         (lambda x, v, p: fallback.spmm(x, v, *p, x[0]), "bias.shape == [7 (weight rows)], got [17]"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune import SparseLinear
+from sparseprune.pattern import BLOCK_ROWS
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -19,16 +20,29 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pair(
-    rows: int = 33, cols: int = 20, density: float = 0.3, bias: bool = True, seed: int = 0
+    rows: int = 33,
+    cols: int = 20,
+    density: float = 0.3,
+    bias: bool = True,
+    seed: int = 0,
+    block_rows: int = 1,
 ) -> tuple[SparseLinear, nn.Linear]:
     """A sparse layer and the dense layer with the same weights, pruned ones zero."""
     dense = nn.Linear(cols, rows, bias)
-    mask = torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed)) < density
+    blocks = torch.rand(rows // block_rows, cols, generator=torch.Generator().manual_seed(seed)) < density
+    mask = blocks.repeat_interleave(block_rows, 0)
     with torch.no_grad():
         dense.weight.copy_(noise(rows, cols, seed=seed) * mask)
         if bias:
             dense.bias.copy_(noise(rows, seed=seed + 1))
-    return SparseLinear.from_dense(dense, mask), dense
+    return SparseLinear.from_dense(dense, mask, block=(block_rows, 1)), dense
+
+
+def in_blocks(matrix: Tensor, layer: SparseLinear) -> Tensor:
+    """What a dense matrix holds at the layer's blocks, (nnzb, V)."""
+    rows, cols = layer.mask.shape
+    shape = (rows // layer.block[0], layer.block[0], cols)
+    return matrix.reshape(shape).transpose(1, 2)[layer.mask.reshape(shape)[:, 0]]
 
 
 def check_same_layer(a: SparseLinear, b: SparseLinear) -> None:
@@ -36,9 +50,10 @@ def check_same_layer(a: SparseLinear, b: SparseLinear) -> None:
     assert all(
         torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     )
-    x = noise(5, a.in_features)
+    assert (a.block, a.batch_inner) == (b.block, b.batch_inner)
+    x = noise(5, a.in_features).to(a.values.dtype)
     assert torch.equal(a(x), b(x))
-    g = noise(5, a.out_features)
+    g = noise(5, a.out_features).to(a.values.dtype)
     wanted = [[layer.values, layer.bias] for layer in (a, b)]
     gradients = [torch.autograd.grad(layer(x), w, g) for layer, w in zip((a, b), wanted, strict=True)]
     assert all(torch.equal(p, q) for p, q in zip(*gradients, strict=True))
@@ -61,10 +76,10 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("rows", "block_rows", "bias"), [(33, 1, True), (33, 1, False), (32, 8, True)])
 @pytest.mark.parametrize("kind", INPUTS)
-def test_linear_is_a_drop_in(kind: str, bias: bool) -> None:
-    sparse, dense = pair(bias=bias)
+def test_linear_is_a_drop_in(kind: str, rows: int, block_rows: int, bias: bool) -> None:
+    sparse, dense = pair(rows, bias=bias, block_rows=block_rows)
     xs = [INPUTS[kind]().requires_grad_() for _ in range(2)]
     ys = [layer(x) for layer, x in zip((sparse, dense), xs, strict=True)]
     assert ys[0].shape == ys[1].shape
@@ -77,16 +92,16 @@ def test_linear_is_a_drop_in(kind: str, bias: bool) -> None:
     torch.testing.assert_close(xs[0].grad, xs[1].grad)
     assert sparse.values.grad is not None
     assert dense.weight.grad is not None
-    torch.testing.assert_close(sparse.values.grad, dense.weight.grad[sparse.mask][:, None])
+    torch.testing.assert_close(sparse.values.grad, in_blocks(dense.weight.grad, sparse))
     if bias:
         torch.testing.assert_close(sparse.bias.grad, dense.bias.grad)
     else:
         assert sparse.bias is None
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear_gradients_of_first_and_second_order(bias: bool) -> None:
-    sparse = pair(5, 6, bias=bias)[0].double()
+@pytest.mark.parametrize(("rows", "block_rows", "bias"), [(5, 1, True), (5, 1, False), (8, 4, True)])
+def test_linear_gradients_of_first_and_second_order(rows: int, block_rows: int, bias: bool) -> None:
+    sparse = pair(rows, 6, bias=bias, block_rows=block_rows)[0].double()
     names = [name for name, _ in sparse.named_parameters()]
 
     def function(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -146,8 +161,10 @@ def test_linear_keeps_a_batch_inner_layout_without_a_copy() -> None:
     assert nn.Sequential(sparse, nn.ReLU(), nn.Linear(33, 2))(x).shape == (17, 2)
 
 
-def test_linear_weight_is_differentiable() -> None:
-    sparse, dense = pair()
+@pytest.mark.parametrize("block_rows", [1, 4])
+def test_linear_weight_is_differentiable(block_rows: int) -> None:
+    sparse, dense = pair(32, block_rows=block_rows)
+    assert sparse.block == (block_rows, 1)
     assert torch.equal(sparse.weight, dense.weight)
     assert torch.equal(sparse.mask, dense.weight != 0)
     sparse.weight.square().sum().backward()
@@ -160,8 +177,13 @@ def test_linear_attributes_are_those_of_nn_linear() -> None:
     assert (sparse.in_features, sparse.out_features) == (dense.in_features, dense.out_features)
     assert sparse.weight.shape == dense.weight.shape
     assert [name for name, _ in sparse.named_parameters()] == ["values", "bias"]
-    assert repr(sparse) == "SparseLinear(in_features=5, out_features=4, bias=True, nnz=20, sparsity=0.0000)"
-    assert repr(SparseLinear(5, 4, bias=False)).endswith("bias=False, nnz=0, sparsity=1.0000)")
+    sparse = SparseLinear.from_dense(dense, sparse.mask)
+    assert (
+        repr(sparse)
+        == "SparseLinear(in_features=5, out_features=4, bias=True, nnz=20, sparsity=0.0000, block=(4, 1))"
+    )
+    empty = SparseLinear(5, 4, bias=False, block=(2, 1))
+    assert repr(empty).endswith("bias=False, nnz=0, sparsity=1.0000, block=(2, 1))")
 
 
 # ---- from dense and back ----
@@ -182,8 +204,45 @@ def test_linear_from_dense_copies_and_to_dense_returns() -> None:
     assert torch.equal(back.bias, dense.bias + 1)
 
 
+@pytest.mark.parametrize(
+    ("rows", "made_of", "found"),
+    [
+        (33, 1, 1),
+        (32, 1, 1),
+        (32, 2, 2),
+        (32, 4, 4),
+        (24, 4, 4),
+        (48, 8, 8),
+        (48, 16, 16),
+        (32, 32, 16),
+        (8, 8, 8),
+    ],
+)
+def test_linear_from_dense_finds_the_largest_block(rows: int, made_of: int, found: int) -> None:
+    mask = (noise(rows // made_of, 20) > 0.5).repeat_interleave(made_of, 0)
+    dense = nn.Linear(20, rows)
+    sparse = SparseLinear.from_dense(dense, mask)
+    assert sparse.block == (found, 1)
+    assert sparse.values.shape == (int(mask.sum()) // found, found)
+    assert sparse.crow.shape == (rows // found + 1,)
+    for block_rows in (v for v in BLOCK_ROWS if v <= found):
+        sparse = SparseLinear.from_dense(dense, mask, block=(block_rows, 1))
+        assert sparse.block == (block_rows, 1)
+        assert torch.equal(sparse.mask, mask)
+        assert torch.equal(sparse.weight, dense.weight * mask)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support is in beta:UserWarning")
+def test_linear_stores_torchs_own_bsr_layout() -> None:
+    sparse, dense = pair(32, block_rows=4)
+    theirs = dense.weight.detach().to_sparse_bsr((4, 1))
+    assert torch.equal(theirs.crow_indices(), sparse.crow)
+    assert torch.equal(theirs.col_indices(), sparse.col)
+    assert torch.equal(theirs.values()[:, :, 0], sparse.values)
+
+
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_linear_from_dense_keeps_flags_and_dtype(dtype: torch.dtype, training: bool) -> None:
     dense = nn.Linear(20, 33, dtype=dtype).train(training)
     dense.weight.requires_grad_(False)
@@ -211,6 +270,7 @@ def test_linear_state_dict_round_trip() -> None:
     assert list(state) == ["values", "bias", "crow", "col"]
     for target in (pair(seed=1)[0], pair(density=-1)[0], SparseLinear(20, 33), pair(seed=0)[0]):
         values = target.values
+        target.values.grad = torch.zeros_like(values)
         assert target.load_state_dict(state) == ([], [])
         assert target.values is values  # an optimizer holds the parameter
         check_same_layer(target, sparse)
@@ -218,6 +278,45 @@ def test_linear_state_dict_round_trip() -> None:
         target.crow.zero_()
     assert all(torch.equal(state[name], tensor) for name, tensor in sparse.state_dict().items())
     assert sparse.values.any()
+
+
+@pytest.mark.parametrize(("of", "into"), [(1, 4), (4, 1), (2, 16)])
+def test_linear_loads_a_state_dict_with_other_blocks(of: int, into: int) -> None:
+    sparse, _ = pair(32, block_rows=of)
+    target, _ = pair(32, block_rows=into, seed=1)
+    target.values.grad = torch.zeros_like(target.values)
+    values = target.values
+    target.load_state_dict(sparse.state_dict())
+    assert target.values is values
+    assert target.values.grad is None
+    check_same_layer(target, sparse)
+
+
+def test_linear_loads_without_a_change_of_pattern_keep_gradients() -> None:
+    sparse, _ = pair()
+    sparse.values.grad = torch.ones_like(sparse.values)
+    plan = sparse.plan
+    sparse.load_state_dict(sparse.state_dict())
+    assert sparse.plan is plan
+    assert sparse.values.grad is not None
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("of", [1, 4])
+def test_linear_from_the_meta_device(of: int, assign: bool) -> None:
+    sparse, dense = pair(32, block_rows=of)
+    with torch.device("meta"):
+        layers = [SparseLinear(20, 32), SparseLinear(20, 32, block=(8, 1))]
+    for layer in [*layers, copy.deepcopy(sparse).to("meta")]:
+        assert layer.values.is_meta
+        assert layer(torch.empty(3, 20, device="meta")).shape == (3, 32)
+        if not assign:
+            layer = copy.deepcopy(layer).to_empty(device="cpu")
+            assert layer.values.numel() == 0
+        layer.load_state_dict(copy.deepcopy(sparse.state_dict()), assign=assign)
+        assert not any(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
+        check_same_layer(layer, sparse)
+        torch.testing.assert_close(layer(noise(3, 20)), dense(noise(3, 20)))
 
 
 def test_linear_state_dict_round_trip_within_a_model_and_with_assign() -> None:
@@ -252,7 +351,20 @@ def but(*names: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("corrupt", "message"),
     [
-        (without_first, "values.shape == [{nnz}, 1] (nonzeros of the checkpoint's pattern), got [{less}, 1]"),
+        (
+            without_first,
+            "values.shape == [{nnz} (blocks of the checkpoint's pattern), one of 1, 2, 4, 8, 16 (rows of a "
+            "block)], got [{less}, 1]",
+        ),
+        (
+            lambda state: {**state, "values": state["values"].expand(-1, 3)},
+            "(rows of a block)], got [{nnz}, 3]",
+        ),
+        (lambda state: {**state, "values": state["values"][:, 0]}, "(rows of a block)], got [{nnz}]"),
+        (
+            lambda state: {**state, "values": state["values"].expand(-1, 2)},
+            "expected out_features divisible by 2 (rows of a block), got 33",
+        ),
         (descending, "plan: expected columns of a row to ascend within 0 .. 19"),
         (of_more_rows, "expected crow.shape == [34] (out_features + 1), got [35]"),
         (beyond, "plan: expected columns of a row to ascend within 0 .. 19"),
@@ -310,9 +422,11 @@ def saved_and_loaded(layer: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_linear_copies(how: str) -> None:
-    sparse, _ = pair()
+@pytest.mark.parametrize("block_rows", [1, 4])
+def test_linear_copies(how: str, block_rows: int) -> None:
+    sparse, _ = pair(32, block_rows=block_rows)
     sparse.eval()
+    sparse.batch_inner = True
     sparse.values.requires_grad_(False)
     copied = COPIES[how](sparse)
     assert not copied.training
@@ -353,13 +467,35 @@ def test_linear_to_cpu_and_double() -> None:
     assert sparse.float()(x.float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("block_rows", [1, 4])
+@pytest.mark.parametrize("batch", [1, 7, 33])
+def test_linear_in_bfloat16(batch: int, block_rows: int) -> None:
+    sparse, dense = pair(32, block_rows=block_rows)
+    plan = sparse.plan
+    assert sparse.to(torch.bfloat16) is sparse
+    dense.bfloat16()
+    assert sparse.plan is plan
+    x = noise(batch, 20).bfloat16().requires_grad_()
+    g = noise(batch, 32, seed=1).bfloat16()
+    y = sparse(x)
+    d_x, d_values, d_bias = torch.autograd.grad(y, [x, *sparse.parameters()], g)
+    assert {t.dtype for t in (y, d_x, d_values, d_bias)} == {torch.bfloat16}
+    expected = dense(x)
+    theirs = torch.autograd.grad(expected, [x, *dense.parameters()], g)
+    tolerance = {"atol": 0.05, "rtol": 0.02}
+    torch.testing.assert_close(y, expected, **tolerance)
+    torch.testing.assert_close(d_x, theirs[0], **tolerance)
+    torch.testing.assert_close(d_values, in_blocks(theirs[1], sparse), **tolerance)
+    torch.testing.assert_close(d_bias, theirs[2], **tolerance)
+    check_same_layer(saved_and_loaded(sparse), sparse)
+
+
 @pytest.mark.parametrize(
     "convert",
     [
         lambda layer: layer.half(),
-        lambda layer: layer.bfloat16(),
         lambda layer: layer.to(torch.float16),
-        lambda layer: layer.to(dtype=torch.bfloat16, device="cpu"),
+        lambda layer: layer.to(dtype=torch.float16, device="cpu"),
         lambda layer: nn.Sequential(layer).half(),
     ],
 )
@@ -367,7 +503,7 @@ def test_linear_refuses_half_precision(convert: Callable[[nn.Module], nn.Module]
     sparse, _ = pair()
     before = copy.deepcopy(sparse)
     message = (
-        r"SparseLinear: expected float32 .*, got torch\.b?float16, which has no sparse kernels yet; keep"
+        r"SparseLinear: expected float32 or bfloat16 .*, got torch\.float16, which has no sparse kernels; "
     )
     with pytest.raises(TypeError, match=message):
         convert(sparse)
@@ -390,13 +526,29 @@ def test_linear_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model[0](x)
         assert hidden.dtype == torch.bfloat16
-        assert model[1](hidden).dtype == torch.float32  # sparse kernels are float32: autocast brings that
+        assert model[1](hidden).dtype == torch.float32  # the weight's: autocast brings the input to that
         y = model(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), expected, atol=0.1, rtol=0.1)
     y.float().sum().backward()
     assert model[1].values.grad.dtype == torch.float32
     assert model[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_linear_in_bfloat16_under_autocast(compiled: bool) -> None:
+    torch._dynamo.reset()
+    sparse = pair(32, block_rows=4)[0].bfloat16()
+    layer = torch.compile(sparse, backend="aot_eager", fullgraph=True) if compiled else sparse
+    x = noise(17, 20).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert torch.equal(y, sparse(x.bfloat16()))
+    y.backward(torch.ones_like(y))
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+    assert sparse.values.grad is not None
+    assert sparse.values.grad.dtype == torch.bfloat16
 
 
 # ---- training ----
@@ -456,11 +608,14 @@ def test_linear_trains_as_a_masked_dense_layer_does() -> None:
 # ---- compiled and exported ----
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear_compiles(bias: bool, dynamic: bool) -> None:
+@pytest.mark.parametrize(
+    ("bias", "dynamic", "batch_inner", "block_rows"),
+    [(True, False, None, 1), (False, True, None, 1), (True, False, True, 4), (True, True, False, 4)],
+)
+def test_linear_compiles(bias: bool, dynamic: bool, batch_inner: bool | None, block_rows: int) -> None:
     torch._dynamo.reset()
-    sparse, _ = pair(bias=bias)
+    sparse, _ = pair(32, bias=bias, block_rows=block_rows)
+    sparse.batch_inner = batch_inner
     compiled = torch.compile(sparse, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     for x in (noise(17, 20), noise(20, 18).t(), noise(3, 5, 20)):
         results = []
@@ -470,6 +625,7 @@ def test_linear_compiles(bias: bool, dynamic: bool) -> None:
             y = layer(given)
             y.square().sum().backward()
             results.append([y, given.grad, sparse.values.grad])
+        assert results[0][0].stride() == results[1][0].stride()
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b)
 
@@ -499,8 +655,10 @@ def test_linear_refuses_wrong_input_dtypes(needs_extension: None) -> None:
     sparse, _ = pair()
     with pytest.raises(ValueError, match="spmm: expected values to be float64, got float32"):
         sparse(noise(3, 20).double())
-    with pytest.raises(ValueError, match=r"spmm: expected x to be float32 .*, got bfloat16"):
+    with pytest.raises(ValueError, match="spmm: expected values to be bfloat16, got float32"):
         sparse(noise(3, 20).bfloat16())
+    with pytest.raises(ValueError, match=r"spmm: expected x to be float32.*, got float16"):
+        sparse(noise(3, 20).half())
 
 
 @pytest.mark.parametrize(
@@ -517,7 +675,7 @@ def test_linear_refuses_wrong_input_dtypes(needs_extension: None) -> None:
             TypeError,
             "expected the mask to be a bool tensor (True = keep), got list",
         ),
-        (lambda d, m: (d.half(), m), TypeError, "got torch.float16, which has no sparse kernels yet"),
+        (lambda d, m: (d.half(), m), TypeError, "got torch.float16, which has no sparse kernels; use"),
     ],
 )
 def test_linear_from_dense_refuses(make: Any, error: type[Exception], message: str) -> None:
@@ -526,17 +684,41 @@ def test_linear_from_dense_refuses(make: Any, error: type[Exception], message: s
         SparseLinear.from_dense(dense, mask)
 
 
-def test_linear_refuses_blocks_and_half_a_pattern() -> None:
-    message = "SparseLinear.from_dense: expected block=None or (1, 1), got (4, 1); larger blocks"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        SparseLinear.from_dense(nn.Linear(5, 4), torch.ones(4, 5, dtype=torch.bool), block=(4, 1))
+@pytest.mark.parametrize(
+    ("rows", "block", "message"),
+    [
+        (8, (3, 1), "block == (V, 1), rows x columns, with V in 1, 2, 4, 8, 16, got (3, 1)"),
+        (8, (4, 2), "with V in 1, 2, 4, 8, 16, got (4, 2)"),
+        (8, 4, "with V in 1, 2, 4, 8, 16, got 4"),
+        (6, (4, 1), "rows divisible by 4 (rows of a block), got 6"),
+        (8, (4, 1), "a mask made of whole 4 x 1 blocks, got one that cuts blocks; prune with that"),
+    ],
+)
+def test_linear_from_dense_refuses_blocks(rows: int, block: Any, message: str) -> None:
+    mask = torch.ones(rows, 5, dtype=torch.bool)
+    mask[3, 2] = False
+    with pytest.raises(ValueError, match=f"SparseLinear.from_dense: expected .*{re.escape(message)}"):
+        SparseLinear.from_dense(nn.Linear(5, rows), mask, block=block)
+
+
+def test_linear_refuses_half_a_pattern_and_other_shapes() -> None:
     crow = torch.zeros(5, dtype=torch.int32)
     with pytest.raises(ValueError, match="expected both crow and col, or neither, got one of them"):
         SparseLinear(5, 4, crow=crow)
-    with pytest.raises(ValueError, match=re.escape("expected crow.shape == [4] (out_features + 1), got [5]")):
+    with pytest.raises(
+        ValueError, match=re.escape("expected crow.shape == [4] (out_features / 1 + 1), got [5]")
+    ):
         SparseLinear(5, 3, crow=crow, col=crow[:0])
-    with pytest.raises(TypeError, match=r"got torch\.bfloat16, which has no sparse kernels yet"):
-        SparseLinear(5, 4, dtype=torch.bfloat16)
+    with pytest.raises(
+        ValueError, match=re.escape("expected crow.shape == [3] (out_features / 2 + 1), got [5]")
+    ):
+        SparseLinear(5, 4, crow=crow, col=crow[:0], block=(2, 1))
+    with pytest.raises(ValueError, match=r"out_features divisible by 8 \(rows of a block\), got 12"):
+        SparseLinear(5, 12, block=(8, 1))
+    with pytest.raises(ValueError, match=re.escape("SparseLinear: expected block == (V, 1)")):
+        SparseLinear(5, 12, block=(12, 1))
+    with pytest.raises(TypeError, match=r"got torch\.float16, which has no sparse kernels"):
+        SparseLinear(5, 4, dtype=torch.float16)
 
 
 def test_linear_is_exported_by_the_package() -> None:

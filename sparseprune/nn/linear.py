@@ -9,28 +9,44 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
-from sparseprune.fallback import dense_weight
-from sparseprune.pattern import check_block, check_mask, csr_from_mask, mask_from_csr
+from sparseprune.fallback import at_blocks, dense_weight
+from sparseprune.pattern import (
+    BLOCK_ROWS,
+    bsr_from_mask,
+    check_block,
+    check_mask,
+    largest_block,
+    mask_from_bsr,
+)
 
 PLAN_NAMES = ("plan", "plan_t")  # buffers derived from the pattern; never saved
 
 
 class SparseLinear(nn.Module):
-    """``y = x W^T + b`` with a W that is zero outside a fixed pattern.
+    """``y = x W^T + b`` with a W that is zero outside a fixed pattern of blocks of V rows x 1 column.
 
-    ``values`` (nnz, 1) is the only weight parameter: gradients and optimizer state have its size. The pattern
-    is in the buffers ``crow`` int32 (out_features + 1,) and ``col`` int32 (nnz,).
+    ``values`` (nnzb, V) is the only weight parameter: gradients and optimizer state have its size. The
+    pattern is in the buffers ``crow`` int32 (out_features / V + 1,) and ``col`` int32 (nnzb,). V = 1 is
+    unstructured; larger blocks compute faster.
 
-    A tensor whose strides are already batch-inner passes through without a copy, and the output keeps that
-    layout.
+    In float32 or bfloat16 (or float64: slow, for checking gradients). Products of bfloat16 are summed in
+    float32.
 
     Args:
         in_features: size of the input's last dimension.
-        out_features: size of the output's last dimension.
+        out_features: size of the output's last dimension, divisible by V.
         bias: whether to add a learned bias (out_features,).
-        crow: row starts of the pattern; without a pattern the layer keeps no weight until a ``state_dict``
-            with one is loaded. Usually a layer is made by :meth:`from_dense`.
-        col: columns of the pattern, ascending within each row.
+        crow: starts of the pattern's block rows; without a pattern the layer keeps no weight until a
+            ``state_dict`` with one is loaded. Usually a layer is made by :meth:`from_dense`.
+        col: columns of the pattern, ascending within each block row.
+        block: (V, 1), V in 1, 2, 4, 8, 16.
+
+    Attributes:
+        batch_inner: layout of the output in memory. None: as the input's. False: ordinary, features
+            innermost. True: samples innermost, strides (1, samples), which is what the kernels want: a sparse
+            layer reads such an input without a copy, and pointwise layers keep it, so that a stack of sparse
+            layers transposes once at each end. Shapes and numbers are the same. :func:`sparsify` sets it
+            within an ``nn.Sequential``; with fewer than 16 samples it matters little.
     """
 
     values: nn.Parameter
@@ -38,6 +54,7 @@ class SparseLinear(nn.Module):
     col: Tensor
     plan: Tensor
     plan_t: Tensor
+    batch_inner: bool | None = None
     choice: str = ""  # why this layer is sparse, where sparsify() measured
 
     def __init__(
@@ -50,30 +67,38 @@ class SparseLinear(nn.Module):
         *,
         crow: Tensor | None = None,
         col: Tensor | None = None,
+        block: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
+        block_rows = check_block(block, "SparseLinear")
         self.in_features = in_features
         self.out_features = out_features
         if (crow is None) != (col is None):
             raise ValueError("SparseLinear: expected both crow and col, or neither, got one of them")
         if crow is None or col is None:
-            crow = torch.zeros(out_features + 1, dtype=torch.int32, device=device)
+            crow = torch.zeros(out_features // block_rows + 1, dtype=torch.int32, device=device)
             col = torch.zeros(0, dtype=torch.int32, device=device)
-        self.values = nn.Parameter(torch.zeros(len(col), 1, device=device, dtype=dtype))
+        self.values = nn.Parameter(torch.zeros(len(col), block_rows, device=device, dtype=dtype))
         _check_dtype(self.values.dtype)
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self._set_pattern(crow, col)
+        self._set_pattern(crow, col, block_rows)
 
-    def _set_pattern(self, crow: Tensor, col: Tensor) -> None:
-        if crow.shape != (self.out_features + 1,):
+    def _set_pattern(self, crow: Tensor, col: Tensor, block_rows: int) -> None:
+        if self.out_features % block_rows:
             raise ValueError(
-                f"SparseLinear: expected crow.shape == [{self.out_features + 1}] (out_features + 1), "
-                f"got {list(crow.shape)}"
+                f"SparseLinear: expected out_features divisible by {block_rows} (rows of a block), "
+                f"got {self.out_features}"
             )
-        pattern = ops.plans(crow, col, self.in_features)
+        block_rows_of_weight = self.out_features // block_rows
+        if crow.shape != (block_rows_of_weight + 1,):
+            raise ValueError(
+                f"SparseLinear: expected crow.shape == [{block_rows_of_weight + 1}] "
+                f"(out_features / {block_rows} + 1), got {list(crow.shape)}"
+            )
+        pattern = ops.plans(crow, col, self.in_features, block_rows)
         self.register_buffer("crow", pattern.crow)
         self.register_buffer("col", pattern.col)
         self.register_buffer("plan", pattern.plan, persistent=False)
@@ -88,16 +113,20 @@ class SparseLinear(nn.Module):
         Args:
             linear: the dense layer.
             mask: bool (out_features, in_features), True = keep.
-            block: None or (1, 1).
+            block: (V, 1), V in 1, 2, 4, 8, 16; None takes the largest V for which the mask is made of whole
+                blocks.
         Raises:
             TypeError: the mask is not bool, or the weight's dtype has no kernels.
-            ValueError: the mask's shape or the block does not fit.
+            ValueError: the mask's shape does not fit, or it is not made of whole blocks.
         """
         weight = linear.weight
         check_mask(mask, weight.shape, "SparseLinear.from_dense")
-        check_block(block, "SparseLinear.from_dense")
         _check_dtype(weight.dtype)
-        crow, col, flat = csr_from_mask(mask.to(weight.device))
+        block_rows = largest_block(mask) if block is None else check_block(block, "SparseLinear.from_dense")
+        try:
+            crow, col = bsr_from_mask(mask.to(weight.device), block_rows)
+        except ValueError as error:
+            raise ValueError(f"SparseLinear.from_dense: {error}") from None
         with torch.no_grad():
             layer = cls(
                 linear.in_features,
@@ -107,8 +136,9 @@ class SparseLinear(nn.Module):
                 weight.dtype,
                 crow=crow,
                 col=col,
+                block=(block_rows, 1),
             )
-            layer.values.copy_(weight.reshape(-1)[flat][:, None])
+            layer.values.copy_(at_blocks(weight, crow, col, block_rows))
             layer.values.requires_grad_(weight.requires_grad)
             if linear.bias is not None:
                 layer.bias.copy_(linear.bias)
@@ -143,7 +173,12 @@ class SparseLinear(nn.Module):
     @property
     def mask(self) -> Tensor:
         """Where weights were kept, bool (out_features, in_features): a new tensor at each call."""
-        return mask_from_csr(self.crow, self.col, self.in_features)
+        return mask_from_bsr(self.crow, self.col, self.in_features, self.block[0])
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(V, 1): rows and columns of a block of the pattern."""
+        return (self.values.shape[1], 1)
 
     @property
     def pattern(self) -> ops.Pattern:
@@ -157,15 +192,16 @@ class SparseLinear(nn.Module):
                 f"got x.shape {list(x.shape)}"
             )
         samples = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        y = ops.linear(samples, self.values, self.pattern, self.bias)
+        y = ops.linear(samples, self.values, self.pattern, self.bias, self.batch_inner)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        kept = len(self.col)
+        kept = self.values.numel()
         total = max(self.in_features * self.out_features, 1)
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, nnz={kept}, sparsity={1 - kept / total:.4f}"
+            f"bias={self.bias is not None}, nnz={kept}, sparsity={1 - kept / total:.4f}, "
+            f"block={self.block}"
         )
 
     # ---- plans follow the pattern: rebuilt wherever torch moves, loads or copies the module ----------------
@@ -174,8 +210,12 @@ class SparseLinear(nn.Module):
         _check_dtype(fn(self.values.new_empty(0)).dtype)  # before anything is changed
         device = self.crow.device
         super()._apply(fn, recurse)
-        if self.crow.device != device and not self.crow.is_meta:
-            self._set_pattern(self.crow, self.col)
+        if device.type == "meta" and not self.crow.is_meta:
+            # Memory without numbers, from to_empty(): no weight until a state_dict is loaded.
+            self.values.data = self.values.new_zeros(0, self.block[0])
+            self._set_pattern(self.crow.zero_(), self.col.new_zeros(0), self.block[0])
+        elif self.crow.device != device:
+            self._set_pattern(self.crow, self.col, self.block[0])
         return self
 
     def _load_from_state_dict(
@@ -192,7 +232,7 @@ class SparseLinear(nn.Module):
         given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         try:
             if given:
-                self._take_over(given)
+                self._take_over(given, local_metadata.get("assign_to_params_buffers", False))
         except (RuntimeError, ValueError) as error:  # the layer is as it was, whatever strict says
             error_msgs.append(f"{prefix.removesuffix('.') or 'SparseLinear'}: {error}")
             return
@@ -200,19 +240,27 @@ class SparseLinear(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _take_over(self, given: dict[str, Tensor]) -> None:
+    def _take_over(self, given: dict[str, Tensor], assign: bool) -> None:
         """Give the layer a checkpoint's pattern and room for its values; the parameter stays the same one."""
         if len(given) < 3:
             raise ValueError(f"expected values, crow and col together, got {', '.join(given)}")
-        crow, col = given["crow"].to(self.crow.device), given["col"].to(self.col.device)
-        shape = (col.numel(), 1)
-        if given["values"].shape != shape:
+        shape = given["values"].shape
+        if len(shape) != 2 or shape[0] != given["col"].numel() or shape[1] not in BLOCK_ROWS:
             raise ValueError(
-                f"expected values.shape == {list(shape)} (nonzeros of the checkpoint's pattern), "
-                f"got {list(given['values'].shape)}"
+                f"expected values.shape == [{given['col'].numel()} (blocks of the checkpoint's pattern), "
+                f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(shape)}"
             )
-        if not (torch.equal(crow, self.crow) and torch.equal(col, self.col)):
-            self._set_pattern(crow.clone(), col.clone())
+        device = given["crow"].device if assign else self.crow.device
+        crow, col = given["crow"].to(device), given["col"].to(device)
+        same = (
+            crow.device == self.crow.device
+            and not crow.is_meta
+            and shape == self.values.shape
+            and torch.equal(crow, self.crow)
+            and torch.equal(col, self.col)
+        )
+        if not same:
+            self._set_pattern(crow.clone(), col.clone(), shape[1])
             self.values.data = self.values.new_zeros(shape)
             self.values.grad = None
 
@@ -223,12 +271,12 @@ class SparseLinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._set_pattern(self.crow, self.col)
+        self._set_pattern(self.crow, self.col, self.block[0])
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise TypeError(
-            f"SparseLinear: expected float32 (or float64, for checking gradients), got {dtype}, which has no "
-            "sparse kernels yet; keep the layer in float32, or densify() the model first"
+            f"SparseLinear: expected float32 or bfloat16 (or float64, for checking gradients), got {dtype}, "
+            "which has no sparse kernels; use bfloat16, or densify() the model first"
         )
