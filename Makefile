@@ -4,10 +4,11 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 FASHION := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test lint format bench data clean
+.PHONY: demo test lint format bench bench-peers data clean
 
 demo: $(VENV)/ready data
 	$(BIN)/sparseprune compare --epochs 4 --budget dense --out runs/demo \
@@ -30,6 +31,10 @@ format: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.run --out bench/results/$$(date +%F).jsonl
 
+# The suite with other libraries beside, in an environment of their own.
+bench-peers: $(PEERS)/ready
+	$(PEERS)/bin/python -m bench.run --out bench/results/$$(date +%F)-peers.jsonl
+
 # Fashion-MNIST comes from the system's package manager; without it the demo takes the 5,000 digits that pip brought.
 data:
 	@test -d $(FASHION) || (test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
@@ -44,5 +49,14 @@ $(VENV)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.cp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
+# sparseprop compiles against the torch that is there, and asks for versions that are not.
+$(PEERS)/ready: $(VENV)/ready
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
+	$(PEERS)/bin/pip install --quiet -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0
+	$(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps sparseprop==0.1.14
+	$(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info sparseprune/*.so
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info sparseprune/*.so

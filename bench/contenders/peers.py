@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import os
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch.nn.utils import prune as torch_prune
 from bench.contenders.base import LINEAR, Reasons, Runnable, contender, in_float32
 from bench.contenders.calls import linear, training_step
 from bench.problems import LinearProblem, NetworkProblem, ScoresProblem, batch_inner
-from bench.workloads import BATCH_INNER, FORWARD, STEP
+from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
 
 
 @contender("masked-dense", (STEP, "model-step"), "peer", note="torch.nn.utils.prune")
@@ -68,7 +71,25 @@ def _missing(error: ImportError) -> Reasons:
     return [f"not installed ({error}); `make bench-peers` installs it"]
 
 
-@contender("sparseprop", LINEAR, "peer", only=in_float32)
+class _SparsePropInner(nn.Module):
+    """SparseProp's own kernel, which its layer calls between two transpositions: no gradients."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.kernel = importlib.import_module("sparseprop").backend.sparse_linear_vectorized_forward
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.zeros(self.layer.N, len(x))
+        self.kernel(x.t(), *self.layer.W_idx, self.layer.W_val, y)
+        return y.add_(self.layer.bias[:, None]).t()
+
+
+def _for_sparseprop(workload: Workload) -> bool:
+    return in_float32(workload) and (workload.layout != BATCH_INNER or workload.kind == FORWARD)
+
+
+@contender("sparseprop", LINEAR, "peer", only=_for_sparseprop)
 def sparseprop(problem: LinearProblem) -> Runnable | Reasons:
     try:
         modules = importlib.import_module("sparseprop.modules")
@@ -76,26 +97,31 @@ def sparseprop(problem: LinearProblem) -> Runnable | Reasons:
     except ImportError as error:
         return _missing(error)
     layer = modules.SparseLinear.from_dense(copy.deepcopy(problem.layer))
-    # Some shapes come out batch-inner; everybody else here pays for a row-major output.
-    layer.register_forward_hook(_to_batch_inner if problem.workload.layout == BATCH_INNER else _to_row_major)
     # It has an OpenMP of its own, which torch.set_num_threads does not reach.
     threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads(), "openmp")
+    if problem.workload.layout == BATCH_INNER:
+        return linear(problem, _SparsePropInner(layer), around=threads)
+    # Some shapes come out batch-inner; everybody else here pays for a row-major output.
+    layer.register_forward_hook(_to_row_major)
     return linear(problem, layer, d_weight=lambda: layer.W_val.grad, around=threads)
 
 
 class _MKLSparse(nn.Module):
-    """W x by MKL's sparse routines, which take and return either layout; no copy of x or y is made."""
+    """W x by MKL's sparse routines: they take both layouts, but copying to the batch-inner one is faster."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         scipy = importlib.import_module("scipy.sparse")
+        # Its package puts the library where only this environment looks for it.
+        for library in Path(sys.prefix, "lib").glob("libmkl_rt.so.*"):
+            os.environ.setdefault("MKL_RT", str(library))
         self.product = importlib.import_module("sparse_dot_mkl").dot_product_mkl
         self.weight = scipy.csr_matrix(layer.weight.detach().numpy())
-        self.bias = layer.bias.detach()
+        self.bias = layer.bias.detach()[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.from_numpy(self.product(self.weight, x.t().numpy())).t()
-        return y.add_(self.bias)
+        y = torch.from_numpy(self.product(self.weight, x.t().contiguous().numpy()))
+        return y.add_(self.bias).t()
 
 
 @contender("mkl-sparse", [FORWARD], "peer", only=in_float32, note="sparse_dot_mkl, scipy CSR")
@@ -105,6 +131,8 @@ def mkl_sparse(problem: LinearProblem) -> Runnable | Reasons:
         layer = _MKLSparse(problem.layer)
     except ImportError as error:
         return _missing(error)
+    if problem.workload.layout != BATCH_INNER:
+        layer.register_forward_hook(_to_row_major)
     threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads())
     return linear(problem, layer, around=threads)
 
