@@ -49,8 +49,8 @@ $(VENV)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.cp
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
-# sparseprop compiles against the torch that is there, and asks for versions that are not.
-$(PEERS)/ready: $(VENV)/ready
+# sparseprop is compiled against the torch that is there.
+$(PEERS)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
 	$(PEERS)/bin/pip install --quiet -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0
