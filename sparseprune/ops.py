@@ -237,15 +237,16 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.pattern = pattern
-        with torch._C._AutoDispatchBelowAutograd():
+        # Below ADInplaceOrView, the result does not count as a view, which an in-place ReLU could not change.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
             return spmm(x.t(), values, pattern, bias, batch_inner).t()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
         # A second derivative needs the operators' own gradients.
-        below = contextlib.nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd()
-        with below:
+        below = torch._C._AutoDispatchBelowADInplaceOrView
+        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
             d_x, d_values, d_bias = _gradients(g.t(), x.t(), values, ctx.pattern, ctx.needs_input_grad[:3])
         return None if d_x is None else d_x.t(), d_values, d_bias, None, None
 

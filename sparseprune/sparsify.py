@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparseprune import ops
 from sparseprune.choice import Choice, measure_linear
+from sparseprune.layout import mark_runs
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.masked import CLASSES, DenseLayer, Masked, dense_from_masked, masked_from_dense
 from sparseprune.pattern import check_mask
@@ -28,7 +29,10 @@ def sparsify(
     """Replace the masked layers of a model: a linear one by a :class:`SparseLinear` where that is faster.
 
     A layer that would be slower sparse than dense, or that has no sparse kernels, stays dense with its mask
-    enforced on weights and gradients; :func:`summary` says which and why.
+    enforced on weights and gradients; :func:`summary` says which and why. The mask's largest blocks of V x 1
+    are used. Sparse layers that follow one another in an ``nn.Sequential``, with pointwise modules between
+    them, hand on activations batch-innermost in memory: shapes and numbers are those of the dense model, and
+    what comes after the last of them is contiguous (see :class:`SparseLinear`, ``batch_inner``).
 
     Args:
         model: any model; left untouched unless ``inplace``.
@@ -69,7 +73,9 @@ def sparsify(
                 "asked for" if layers == "dense" else "no sparse kernels for convolutions yet"
             )
         replacements[module] = replacement
-    return _replace(model, replacements, inplace)
+    result = _replace(model, replacements, inplace)
+    mark_runs(result)
+    return result
 
 
 def densify(model: nn.Module) -> nn.Module:

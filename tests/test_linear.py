@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune import SparseLinear
+from sparseprune import SparseLinear, ops
 from sparseprune.pattern import BLOCK_ROWS
 
 
@@ -132,6 +132,21 @@ def test_linear_without_gradients(context: Callable[[], Any]) -> None:
     assert not y.requires_grad
 
 
+@pytest.mark.parametrize("shape", [(17, 20), (3, 7, 20), (20,)])
+def test_linear_output_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    sparse, dense = pair()
+    xs = [noise(*shape).requires_grad_() for _ in range(2)]
+    ys = [layer(x).relu_() for layer, x in zip((sparse, dense), xs, strict=True)]
+    torch.testing.assert_close(*ys)
+    for y in ys:
+        y.sum().backward()
+    assert xs[0].grad is not None
+    torch.testing.assert_close(xs[0].grad, xs[1].grad)
+    assert sparse.values.grad is not None
+    assert dense.weight.grad is not None
+    torch.testing.assert_close(sparse.values.grad, in_blocks(dense.weight.grad, sparse))
+
+
 def test_linear_frozen_parts_get_no_gradient() -> None:
     for values, bias, x_wanted in itertools.product([False, True], repeat=3):
         sparse, _ = pair()
@@ -143,6 +158,35 @@ def test_linear_frozen_parts_get_no_gradient() -> None:
         if y.requires_grad:
             y.sum().backward()
         assert [t.grad is not None for t in (sparse.values, sparse.bias, x)] == [values, bias, x_wanted]
+
+
+@pytest.mark.parametrize(("batch_inner", "expected"), [(None, None), (True, (1, 17)), (False, (33, 1))])
+def test_linear_lays_out_its_output_as_asked(
+    batch_inner: bool | None, expected: tuple[int, int] | None
+) -> None:
+    sparse, dense = pair()
+    sparse.batch_inner = batch_inner
+    for x in (noise(17, 20), noise(20, 17).t()):
+        x.requires_grad_()
+        y = sparse(x)
+        torch.testing.assert_close(y, dense(x))
+        assert y.stride() == (expected or ((33, 1) if x.is_contiguous() else (1, 17)))
+        (d_x,) = torch.autograd.grad(y, x, noise(17, 33))
+        torch.testing.assert_close(d_x, torch.autograd.grad(dense(x), x, noise(17, 33))[0])
+        assert d_x.stride() == x.stride()
+
+
+def test_linear_keeps_a_batch_inner_layout_with_leading_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse, dense = pair()
+    given = []
+    linear = ops.linear
+    monkeypatch.setattr(ops, "linear", lambda x, *rest: given.append(x.data_ptr()) or linear(x, *rest))
+    x = noise(20, 3, 7).permute(1, 2, 0)
+    y = sparse(x)
+    assert given == [x.data_ptr()]  # a view, no copy
+    assert y.shape == (3, 7, 33)
+    assert y.stride() == (7, 1, 21)
+    torch.testing.assert_close(y, dense(x))
 
 
 def test_linear_keeps_a_batch_inner_layout_without_a_copy() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune.choice import Choice
+from sparseprune.layout import POINTWISE
 from sparseprune.nn import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear, SparseLinear
 
 
@@ -244,6 +245,129 @@ def test_sparsify_keeps_flags_and_hides_non_finite_pruned_weights() -> None:
         assert [p.requires_grad for p in result.parameters()] == [False, True, True, False]
         assert result[0](noise(2, 5)).isfinite().all()
         assert result[1](noise(2, 1, 5)).isfinite().all()
+
+
+# ---- layout of activations ----
+
+
+def full(model: nn.Module, density: float = 0.3) -> nn.Module:
+    """The model with all its linear layers sparse."""
+    return sp.sparsify(model, masks_of(model, density), layers="sparse")
+
+
+def flags(model: nn.Module) -> list[bool | None]:
+    return [module.batch_inner for module in model.modules() if isinstance(module, SparseLinear)]
+
+
+def lin(rows: int = 8, cols: int = 8) -> nn.Linear:
+    return nn.Linear(cols, rows)
+
+
+class OwnForward(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(-1)
+
+
+SHARED = nn.ReLU()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: nn.Sequential(lin()), [None]),
+        (lambda: nn.Sequential(lin(), lin()), [True, False]),
+        (lambda: nn.Sequential(lin(), nn.ReLU(), nn.Dropout(), lin(), nn.Tanh()), [True, False]),
+        (lambda: nn.Sequential(lin(), SHARED, lin(), SHARED, lin()), [True, True, False]),
+        (lambda: nn.Sequential(lin(), nn.LayerNorm(8), lin()), [None, None]),
+        (lambda: nn.Sequential(lin(), lin(), nn.Softmax(1), lin(), lin()), [True, False, True, False]),
+        (lambda: nn.Sequential(lin(), nn.Sequential(nn.ReLU(), lin()), nn.ELU(), lin()), [True, True, False]),
+        (lambda: nn.Sequential(lin(), OwnForward(lin(), nn.ReLU(), lin()), lin()), [None] * 4),
+        (lambda: nn.ModuleList([lin(), lin()]), [None, None]),
+        (
+            lambda: nn.ModuleDict({"a": nn.Sequential(lin(), nn.GELU(), lin()), "b": lin()}),
+            [True, False, None],
+        ),
+    ],
+)
+def test_sparsify_marks_runs_of_sparse_layers(
+    make: Callable[[], nn.Module], expected: list[bool | None]
+) -> None:
+    model = make()
+    assert flags(full(model)) == expected
+    inplace = sp.sparsify(model, masks_of(model), layers="sparse", inplace=True)
+    assert flags(inplace) == expected
+
+
+def test_sparsify_marks_only_what_is_sparse() -> None:
+    model = nn.Sequential(lin(), nn.ReLU(), lin(), nn.ReLU(), lin(), nn.ReLU(), lin())
+    masks = masks_of(model)
+    del masks["4.weight"]
+    assert flags(sp.sparsify(model, masks, layers="sparse")) == [True, False, None]
+    last = model[2]
+    shared = nn.Sequential(model, nn.LayerNorm(8), nn.Sequential(last, nn.ReLU(), lin()))
+    masks = {name: mask for name, mask in masks_of(shared).items() if "0.4" not in name}
+    sparse = sp.sparsify(shared, masks, layers="sparse")
+    assert sparse[0][2] is sparse[2][0]
+    assert sparse[0][2].batch_inner is False
+
+
+@pytest.mark.parametrize("pointwise", POINTWISE)
+def test_runs_transpose_once_at_each_end(pointwise: type[nn.Module]) -> None:
+    model = nn.Sequential(
+        lin(9, 7), pointwise(), lin(11, 9), nn.Sequential(pointwise(), lin(5, 11)), nn.ReLU()
+    )
+    masks = masks_of(model, 0.5)
+    model.eval()
+    sparse, reference = sp.sparsify(model, masks, layers="sparse"), masked(model, masks)
+    seen = []
+    for module in [sparse[0], sparse[1], sparse[2], sparse[3][0]]:
+        module.register_forward_hook(lambda module, inputs, y: seen.append(y.stride()))
+        module.register_full_backward_hook(lambda module, grads, g: seen.append(g[0].stride()))
+    xs = [noise(17, 7).requires_grad_() for _ in range(2)]
+    ys = [one(x) for one, x in zip((sparse, reference), xs, strict=True)]
+    assert seen == [(1, 17)] * 4
+    assert ys[0].is_contiguous()
+    torch.testing.assert_close(*ys)
+    for y in ys:
+        y.backward(noise(17, 5, seed=1))
+    assert seen == [(1, 17)] * 8  # gradients as well
+    torch.testing.assert_close(xs[0].grad, xs[1].grad)
+    dense = sp.densify(sparse)
+    for name, mask in masks.items():
+        layer, theirs = layer_of(sparse, name), layer_of(reference, name)
+        torch.testing.assert_close(layer.values.grad[:, 0], theirs.weight.grad[mask])
+        torch.testing.assert_close(layer.bias.grad, theirs.bias.grad)
+        assert torch.equal(layer_of(dense, name).weight, theirs.weight)
+
+
+def test_runs_train_with_dropout_and_any_leading_dimensions() -> None:
+    sparse = full(nn.Sequential(lin(), nn.Dropout(0.5), lin(), nn.ReLU(inplace=True), lin()))
+    for x in (noise(3, 6, 8), noise(8), noise(0, 8), noise(1, 8), noise(8, 20).t()):
+        y = sparse(x)
+        assert y.shape == x.shape
+        assert y.is_contiguous()
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_runs_survive_copies_and_compile(how: Callable[[nn.Module], nn.Module]) -> None:
+    torch._dynamo.reset()
+    sparse = full(nn.Sequential(lin(), nn.ReLU(), lin()))
+    copied = how(sparse)
+    assert flags(copied) == [True, False]
+    compiled = torch.compile(copied, backend="aot_eager", fullgraph=True)
+    results = []
+    for model in (sparse, compiled):
+        x = noise(17, 8).requires_grad_()
+        y = model(x)
+        assert y.is_contiguous()
+        y.square().sum().backward()
+        results.append([y, x.grad])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    parameters = zip(sparse.parameters(), copied.parameters(), strict=True)
+    for ours, theirs in parameters:
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 # ---- errors ----
