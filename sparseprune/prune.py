@@ -48,7 +48,9 @@ def prune(
         sparsity: fraction of the prunable weights that is removed, in [0, 1).
         scope: ``"global"`` ranks all weights together, ``"layer"`` prunes every layer to the same sparsity.
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
-            ``weight.flatten(1)`` by the sum of their scores; n and k then count blocks.
+            ``weight.flatten(1)`` by the mean of their scores; n and k then count blocks. A layer whose rows V
+            does not divide, such as one of 10 classes, is pruned weight by weight, ranked together with the
+            others' blocks; n and k then count weights.
         rounds: None, one round; pruning in several rounds is not supported.
         loss: ``loss(model(input), target)`` is a scalar.
         exclude: names of parameters or modules that stay dense; they have no mask.

@@ -272,6 +272,52 @@ def test_select_masks_blocks_are_the_best_by_sum(scope: str, rows: int) -> None:
         assert torch.equal(masks[name].flatten(1), blocks.repeat_interleave(rows, 0))
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.77, 0.9, 0.97])
+@pytest.mark.parametrize("rows", [2, 4, 16])
+def test_select_masks_ranks_blocks_and_single_weights_together(rows: int, sparsity: float) -> None:
+    scores = {
+        "single": noise(10 * 32).float().reshape(-1, 32)[: rows + 1],  # rows + 1: never divisible
+        "blocked": noise(48 * 7, 1).float().reshape(48, 7),
+        "conv": 3 * noise(16 * 18, 2).float().reshape(16, 2, 3, 3),
+    }
+    masks = select_masks(scores, sparsity, block=(rows, 1), allow_empty=True)
+    k = round(sum(score.numel() for score in scores.values()) * (1 - sparsity))
+
+    # The definition, item by item: what is next in rank, until the next one does not fit.
+    ranked = []
+    for name, score in scores.items():
+        size = 1 if name == "single" else rows
+        means = score.double().flatten(1).unflatten(0, (-1, size)).mean(1)
+        ranked += [(-mean, name, i, size) for i, mean in enumerate(means.flatten().tolist())]
+    expected = {name: [] for name in scores}
+    missing = k
+    left = []
+    for _, name, i, size in sorted(ranked):
+        if left or size > missing:
+            left.append((name, i))
+        else:
+            expected[name].append(i)
+            missing -= size
+    expected["single"] += [i for name, i in left if name == "single"][:missing]
+    for name, score in scores.items():
+        size = 1 if name == "single" else rows
+        blocks = torch.zeros(score.numel() // size, dtype=torch.bool)
+        blocks[expected[name]] = True
+        spread = blocks.reshape(-1, score.flatten(1).shape[1]).repeat_interleave(size, 0)
+        assert torch.equal(masks[name].flatten(1), spread)
+    total = sum(int(mask.sum()) for mask in masks.values())
+    assert total == k or (masks["single"].all() and k - rows < total < k)
+
+
+def test_select_masks_floors_of_blocks_and_single_weights() -> None:
+    scores = {
+        "single": noise(5 * 9).float().reshape(5, 9) - 9,
+        "blocked": noise(16 * 9, 1).float().reshape(16, 9),
+    }
+    masks = select_masks(scores, 0.8, block=(4, 1), min_per_layer=7)
+    assert [int(mask.sum()) for mask in masks.values()] == [10, 28]  # 38: 7 weights, 7 blocks, 3 weights
+
+
 def test_select_masks_names_the_parameter_with_nan() -> None:
     scores = {"first.weight": torch.ones(4), "second.weight": torch.tensor([1.0, torch.nan])}
     for scope in ("global", "layer"):
@@ -361,14 +407,14 @@ def test_select_masks_floor_by_layer_comes_on_top() -> None:
         (
             {"block": (3, 1)},
             ValueError,
-            "block: expected (V, 1), rows x columns, with V in 1, 2, 4, 8, 16, got (3, 1)",
+            "expected block == (V, 1), rows x columns, with V in 1, 2, 4, 8, 16, got (3, 1)",
         ),
         ({"block": (4, 2)}, ValueError, "got (4, 2)"),
         ({"block": 4}, ValueError, "got 4"),
         (
-            {"block": (4, 1)},
+            {"block": (16, 1)},
             ValueError,
-            "block: expected the rows of 'b' to be divisible by 4, got 6; exclude",
+            "expected a layer whose rows are divisible by 16 (rows of a block), got 'a' of 8, 'b' of 6",
         ),
         (
             {"min_per_layer": -1},

@@ -77,6 +77,31 @@ def test_prune_blocks_are_whole() -> None:
     assert sum(int(block.any(1).sum()) for block in blocks) == round((18 + 144) * 0.5)
 
 
+def test_prune_blocks_where_rows_allow_and_weights_elsewhere() -> None:
+    model, batches = network(), data()
+    masks = sparseprune.prune(model, batches, sparsity=0.6, block=(8, 1))
+    n = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(n * 0.4)
+    blocks = [masks[name].flatten(1).unflatten(0, (-1, 8)) for name in ("0.weight", "4.weight")]
+    assert all(torch.equal(block.any(1), block.all(1)) for block in blocks)
+    # One ranking: no block or weight that was removed has a better mean score than one that was kept, but
+    # for the last few weights, which make up for a block that does not fit.
+    scored = scores.snip(model, batches)
+    means = [scored[name].flatten(1).unflatten(0, (-1, 8)).mean(1) for name in ("0.weight", "4.weight")]
+    items = torch.cat([*(m.flatten() for m in means), scored["6.weight"].flatten()])
+    taken = torch.cat([*(b.all(1).flatten() for b in blocks), masks["6.weight"].flatten()])
+    wrong = taken & (items < items[~taken].max())
+    assert int(wrong.sum()) < 8
+    assert not wrong[: -scored["6.weight"].numel()].any()
+
+    sparse = sparseprune.sparsify(model, masks, layers="sparse")
+    assert sparse[4].block in ((8, 1), (16, 1))
+    assert sparse[6].block == (1, 1)
+    dense = copy.deepcopy(model)
+    sparseprune.apply_masks(dense, masks)
+    torch.testing.assert_close(sparse.eval()(batches[0][0]), dense.eval()(batches[0][0]))
+
+
 def test_prune_random_follows_the_seed() -> None:
     first, again, other = (
         sparseprune.prune(network(), method="random", sparsity=0.5, seed=s) for s in (1, 1, 2)
@@ -147,9 +172,14 @@ def test_prune_leaves_the_model_untouched(method: str) -> None:
         (
             {"block": (5, 1)},
             ValueError,
-            "block: expected (V, 1), rows x columns, with V in 1, 2, 4, 8, 16, got",
+            "prune: expected block == (V, 1), rows x columns, with V in 1, 2, 4, 8, 16, got",
         ),
-        ({"block": (2, 1)}, ValueError, "block: expected the rows of '6.weight' to be divisible by 2, got 3"),
+        (
+            {"block": (16, 1), "exclude": ["4"]},
+            ValueError,
+            "prune: expected a layer whose rows are divisible by 16 (rows of a block), got '0.weight' of 8, "
+            "'6.weight' of 3; choose a smaller block",
+        ),
         ({"rounds": 3}, ValueError, "prune: expected rounds=None (all weights are scored once), got 3"),
         (
             {"exclude": ["head"]},
