@@ -1,21 +1,56 @@
 // What one instruction set implements: loops over raw pointers, no torch, no threads, no allocation.
 #pragma once
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 namespace sparseprune {
 
-// Activations are computed in panels of this many samples, batch innermost: element (feature f, sample b) of a
-// panel lies at f * panel_width + b. 64 floats are 4 cache lines: wide enough that one weight and one offset are
-// spread over 4 vectors of arithmetic, narrow enough that 128 to 256 features fit the L1 cache.
+// Activations are computed in panels of this many samples: 4 cache lines of float32, so that one weight and one
+// column index are spread over 4 vectors of arithmetic, while 1024 features of a panel take a quarter of an L2.
 constexpr int panel_width = 64;
 
-// A run of `segments` rows that all have `count` nonzeros in the column block at hand.
-// Nonzero j of segment i is number i * count + j of `offset` and `value`.
-struct Group {
-  const int32_t* row;  // [segments] ascending
-  int32_t segments;
-  int32_t count;
-  const int32_t* offset;  // element offset of the nonzero's column in the packed block
+// The narrowest panel: one AVX-512 load. Samples are padded with zeros to a multiple of it.
+template <class Element>
+constexpr int sample_multiple = 64 / sizeof(Element);
+template <>
+constexpr int sample_multiple<double> = 16;
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// Products of Elements are accumulated in this type.
+template <class Element>
+using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+
+inline double widened(double a) { return a; }
+inline float widened(float a) { return a; }
+inline float widened(BFloat16 a) {
+  const uint32_t bits = uint32_t(a.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+template <class Element>
+inline Element rounded(Sum<Element> a) {
+  return a;
+}
+template <>
+inline BFloat16 rounded<BFloat16>(float a) {  // to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &a, sizeof bits);
+  if (a != a) return {uint16_t(bits >> 16 | 0x40)};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+// Rows of a pattern within one block of its columns. Nonzeros of row i: begin[i] .. end[i].
+struct Segments {
+  const int32_t* begin;
+  const int32_t* end;
+  int32_t rows;
+  const uint16_t* column;  // of every nonzero, counted from the block's first one
 };
 
 // A [features, batch] matrix of any strides (in elements).
@@ -26,24 +61,42 @@ struct Strided {
   int64_t batch_stride;
 };
 
+// Consecutive samples of each feature: (feature f, sample b) at f * stride + b, b < width. A panel of
+// Sum<BFloat16> holds the even ones of every two vectors of samples, then the odd ones (Vec::load_pair).
 template <class Scalar>
-struct KernelsOf {
-  // panel[f, b] = x[f, b] for f < features, b < batch <= panel_width; zero up to the next multiple of 16 samples.
-  // One of x's strides is 1.
-  void (*pack)(Strided<const Scalar> x, int64_t features, int batch, Scalar* panel);
-  // y[f, b] = panel[f, b]. One of y's strides is 1.
-  void (*unpack)(const Scalar* panel, int64_t features, int batch, Strided<Scalar> y);
-  // y[row, :] += sum_j value_j * x[column_j, :]                                    SpMM
-  // `y` is the panel of row 0 of the group's numbering; samples up to `batch` rounded up to 16.
-  void (*spmm)(const Group& group, const Scalar* value, int batch, const Scalar* x, Scalar* y);
-  // d_value_j += sum_b x[row, b] * g[column_j, b]                                  SDDMM
-  void (*sddmm)(const Group& group, int batch, const Scalar* g, const Scalar* x, Scalar* d_value);
-  // Both of the above with one load of g: d_x[row, :] += sum_j value_j * g[column_j, :], and SDDMM.
-  void (*spmm_sddmm)(const Group& group, const Scalar* value, int batch, const Scalar* g, const Scalar* x,
-                     Scalar* d_x, Scalar* d_value);
+struct Panel {
+  Scalar* data;
+  int64_t stride;
+  int width;  // multiple of sample_multiple
 };
 
-struct Kernels : KernelsOf<float> {};
+template <class Element>
+struct KernelsOf {
+  // panel[f, b] = x[f, b] for b < batch; zero up to the panel's width. One of x's strides is 1.
+  void (*pack)(Strided<const Element> x, int64_t features, int batch, Panel<Element> panel);
+  // y[f, b] = panel[f, b] for b < batch. One of y's strides is 1.
+  void (*unpack)(Panel<const Sum<Element>> panel, int64_t features, int batch, Strided<Element> y);
+  // sum[f] += sum_b panel[f, b]
+  void (*add_row_sums)(Panel<const Element> panel, int64_t features, Sum<Element>* sum);
+
+  // SpMM. Row i of the segments is `block_rows` rows of y, and nonzero j as many values:
+  //   y[i V + v, :] = bias[i V + v] + sum_j value[j V + v] x[column_j, :]      (add: y += instead; no bias then)
+  void (*spmm)(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
+               const Sum<Element>* bias, bool add, Panel<Sum<Element>> y);
+  // The same for one sample: y[i V + v] += sum_j value[j V + v] x[column_j]
+  void (*spmv)(const Segments& segments, int block_rows, const Element* value, const Sum<Element>* x,
+               Sum<Element>* y);
+  // Gradients. Row i of the segments is a column of the weight, nonzero j is a block of `block_rows` rows of g:
+  //   d_x[i, :] = sum_jv value[j V + v] g[column_j V + v, :]       unless value is null    (add: d_x += instead)
+  //   d_value[j V + v] += sum_b x[i, b] g[column_j V + v, b]       unless d_value is null  (SDDMM)
+  void (*gradients)(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> g,
+                    Panel<const Element> x, bool add, Panel<Sum<Element>> d_x, Sum<Element>* d_value);
+};
+
+struct Kernels {
+  KernelsOf<float> of_float;
+  KernelsOf<BFloat16> of_bfloat16;
+};
 
 const Kernels& scalar_kernels();
 const KernelsOf<double>& double_kernels();  // scalar: float64 is for checking gradients, not for speed

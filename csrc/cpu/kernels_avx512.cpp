@@ -13,31 +13,75 @@
 namespace sparseprune {
 namespace {
 
-template <int n>
-using Int = std::integral_constant<int, n>;
-
 struct Vec {
   __m512 v;
 
   static constexpr int lanes = 16;
-  static constexpr int chunk_spmm = 4;    // a whole panel row: 4 sums + weight; the loads feed the FMAs directly
-  static constexpr int chunk_sddmm = 4;   // 4 of x, 4 sums, 8 dot products, weight, g: 18 of 32 registers
-  static constexpr int sums_at_once = 8;  // dot products that are reduced together
+  static constexpr int most_block_rows = 8;
+  template <int V>
+  static constexpr int spmm_vectors = V < 8 ? 4 : 2;  // at most 16 sums, 4 of x and a weight of 32 registers
+  static constexpr int gradient_vectors = 4;          // 4 of x, 4 sums, 8 dot products, 4 of g, a weight
+  static constexpr int sums_at_once = 8;
 
-  static Vec load(const float* p) { return {_mm512_load_ps(p)}; }
-  static Vec load_unaligned(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Vec load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
-  static void store(float* p, Vec a) { _mm512_store_ps(p, a.v); }
-  static void add_to(float* p, Vec a) { _mm512_store_ps(p, _mm512_add_ps(_mm512_load_ps(p), a.v)); }
-  static void store_unaligned(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+  static void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
   static void store_partial(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
   static Vec zero() { return {_mm512_setzero_ps()}; }
   static Vec broadcast(const float* p) { return {_mm512_set1_ps(*p)}; }
+  static Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec once(Vec a) {
     asm("" : "+v"(a.v));
     return a;
+  }
+
+  // ---- bfloat16: the upper half of a float ----
+
+  // Elements 0, 2, 4 ... of 32 and elements 1, 3, 5 ...: no more than a shift and a mask.
+  static void load_pair(const BFloat16* p, Vec& even, Vec& odd) {
+    const __m512i both = _mm512_castps_si512(once(load(reinterpret_cast<const float*>(p))).v);
+    even.v = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    odd.v = _mm512_castsi512_ps(_mm512_and_si512(both, upper_halves()));
+  }
+  static Vec round_pair(Vec even, Vec odd) {
+    return {_mm512_castsi512_ps(
+        _mm512_or_si512(_mm512_srli_epi32(round(even), 16), _mm512_and_si512(round(odd), upper_halves())))};
+  }
+  static Vec load_widened(const float* p) { return load(p); }
+  static Vec load_widened_partial(const float* p, int n) { return load_partial(p, n); }
+  static Vec load_widened(const BFloat16* p) { return load_widened_partial(p, lanes); }
+  static Vec load_widened_partial(const BFloat16* p, int n) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(load_low(p, n).v), 16))};
+  }
+
+  // n elements in the lower halves of lanes.
+  static Vec load_low(const BFloat16* p, int n) {
+    return {_mm512_castsi512_ps(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p)))};
+  }
+  static void store_low(BFloat16* p, Vec a, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtepi32_epi16(_mm512_castps_si512(a.v)));
+  }
+  static Vec join(Vec low, Vec high) {
+    return {_mm512_castsi512_ps(
+        _mm512_or_si512(_mm512_castps_si512(low.v), _mm512_slli_epi32(_mm512_castps_si512(high.v), 16)))};
+  }
+  static Vec even_samples(Vec a) { return a; }  // store_low() takes no notice of upper halves
+  static Vec odd_samples(Vec a) { return {_mm512_castsi512_ps(_mm512_srli_epi32(_mm512_castps_si512(a.v), 16))}; }
+
+  // ---- across lanes ----
+
+  // Lane l: x[column[l / V]] for the first n blocks of V lanes, 0 in the others.
+  template <int V>
+  static Vec gather_blocks(const float* x, const uint16_t* column, int n) {
+    if constexpr (V >= lanes) return broadcast(x + *column);
+    __m512i index = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), column));
+    if constexpr (V > 1) {
+      const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      index = _mm512_permutexvar_epi32(_mm512_srli_epi32(lane, __builtin_ctz(V)), index);
+    }
+    return {_mm512_mask_i32gather_ps(_mm512_setzero_ps(), first(n * V), index, x, 4)};
   }
 
   // d[j] += the sum of all lanes of s[j], for j < n <= 8.
@@ -88,6 +132,15 @@ struct Vec {
 
  private:
   static __mmask16 first(int n) { return __mmask16((1u << n) - 1); }
+  static __m512i upper_halves() { return _mm512_set1_epi32(int(0xffff0000)); }
+  // To the nearest bfloat16 in the upper half, ties to even; NaN stays NaN.
+  static __m512i round(Vec a) {
+    const __m512i bits = _mm512_castps_si512(a.v);
+    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x400000));
+  }
   static __m512 fold(__m512 a, __m512 b) {
     return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   }
@@ -108,7 +161,7 @@ struct Vec {
 
 namespace sparseprune {
 const Kernels& avx512_kernels() {
-  static constexpr Kernels table{{pack, unpack, spmm, sddmm, spmm_sddmm}};
+  static constexpr Kernels table{kernels<float>, kernels<BFloat16>};
   return table;
 }
 }  // namespace sparseprune

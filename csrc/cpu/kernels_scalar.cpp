@@ -6,22 +6,26 @@
 namespace sparseprune {
 namespace {
 
-// The panel is padded with zeros to whole vectors of the widest instruction set, so that all sets see the same
-// data.
-constexpr int padded(int batch) { return (batch + 15) / 16 * 16; }
-
-template <class Scalar>
-void pack(Strided<const Scalar> x, int64_t features, int batch, Scalar* panel) {
+template <class Element>
+void pack(Strided<const Element> x, int64_t features, int batch, Panel<Element> panel) {
   for (int64_t f = 0; f < features; ++f) {
-    for (int b = 0; b < batch; ++b) panel[f * panel_width + b] = x.data[f * x.feature_stride + b * x.batch_stride];
-    std::fill(panel + f * panel_width + batch, panel + f * panel_width + padded(batch), Scalar(0));
+    Element* to = panel.data + f * panel.stride;
+    for (int b = 0; b < batch; ++b) to[b] = x.data[f * x.feature_stride + b * x.batch_stride];
+    std::fill(to + batch, to + panel.width, Element{});
   }
 }
 
-template <class Scalar>
-void unpack(const Scalar* panel, int64_t features, int batch, Strided<Scalar> y) {
+template <class Element>
+void unpack(Panel<const Sum<Element>> panel, int64_t features, int batch, Strided<Element> y) {
   for (int64_t f = 0; f < features; ++f)
-    for (int b = 0; b < batch; ++b) y.data[f * y.feature_stride + b * y.batch_stride] = panel[f * panel_width + b];
+    for (int b = 0; b < batch; ++b)
+      y.data[f * y.feature_stride + b * y.batch_stride] = rounded<Element>(panel.data[f * panel.stride + b]);
+}
+
+template <class Element>
+void add_row_sums(Panel<const Element> panel, int64_t features, Sum<Element>* sum) {
+  for (int64_t f = 0; f < features; ++f)
+    for (int b = 0; b < panel.width; ++b) sum[f] += widened(panel.data[f * panel.stride + b]);
 }
 
 // Samples are taken 16 at a time, a constant, so that compilers use whatever vectors the processor always has. In
@@ -31,48 +35,93 @@ constexpr int lanes = 16;
 template <class Scalar>
 using Lanes [[gnu::vector_size(lanes * sizeof(Scalar)), gnu::may_alias]] = Scalar;
 
-template <class Scalar>
-void spmm(const Group& group, const Scalar* value, int batch, const Scalar* x, Scalar* y) {
-  for (int first = 0; first < batch; first += lanes)
-    for (int64_t i = 0; i < group.segments; ++i) {
-      Lanes<Scalar> sum = {};
-      for (int64_t p = i * group.count; p < (i + 1) * group.count; ++p)
-        sum += value[p] * *reinterpret_cast<const Lanes<Scalar>*>(x + group.offset[p] + first);
-      Scalar* y_row = y + int64_t(group.row[i]) * panel_width + first;
-      for (int b = 0; b < lanes; ++b) y_row[b] += sum[b];
+template <class Element>
+void load_lanes(const Element* p, Lanes<Sum<Element>>& to) {
+  for (int b = 0; b < lanes; ++b) to[b] = widened(p[b]);
+}
+
+template <class Element>
+void spmm(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
+          const Sum<Element>* bias, bool add, Panel<Sum<Element>> y) {
+  using Scalar = Sum<Element>;
+  for (int64_t i = 0; i < segments.rows; ++i)
+    for (int64_t v = 0; v < block_rows; ++v) {
+      const int64_t row = i * block_rows + v;
+      for (int first = 0; first < x.width; first += lanes) {
+        Lanes<Scalar> sum = {};
+        for (int64_t j = segments.begin[i]; j < segments.end[i]; ++j) {
+          Lanes<Scalar> x_row;
+          load_lanes(x.data + segments.column[j] * x.stride + first, x_row);
+          sum += value[j * block_rows + v] * x_row;
+        }
+        Scalar* out = y.data + row * y.stride + first;
+        for (int b = 0; b < lanes; ++b) out[b] = sum[b] + (add ? out[b] : bias ? bias[row] : Scalar(0));
+      }
     }
 }
 
-template <class Scalar>
-void sddmm(const Group& group, int batch, const Scalar* g, const Scalar* x, Scalar* d_value) {
-  for (int64_t i = 0; i < group.segments; ++i) {
-    const Scalar* x_row = x + int64_t(group.row[i]) * panel_width;
-    for (int64_t p = i * group.count; p < (i + 1) * group.count; ++p) {
-      const Scalar* g_row = g + group.offset[p];
-      Scalar sum[lanes] = {};
-      for (int first = 0; first < batch; first += lanes)
-        for (int b = 0; b < lanes; ++b) sum[b] += x_row[first + b] * g_row[first + b];
-      for (int half = lanes / 2; half > 0; half /= 2)
-        for (int b = 0; b < half; ++b) sum[b] += sum[b + half];
-      d_value[p] += sum[0];
-    }
+template <class Element>
+void spmv(const Segments& segments, int block_rows, const Element* value, const Sum<Element>* x, Sum<Element>* y) {
+  for (int64_t i = 0; i < segments.rows; ++i) {
+    Sum<Element> sum[16] = {};
+    for (int64_t j = segments.begin[i]; j < segments.end[i]; ++j)
+      for (int64_t v = 0; v < block_rows; ++v)
+        sum[v] += widened(value[j * block_rows + v]) * x[segments.column[j]];
+    for (int64_t v = 0; v < block_rows; ++v) y[i * block_rows + v] += sum[v];
   }
 }
 
-template <class Scalar>
-void spmm_sddmm(const Group& group, const Scalar* value, int batch, const Scalar* g, const Scalar* x, Scalar* d_x,
-                Scalar* d_value) {
-  spmm(group, value, batch, g, d_x);
-  sddmm(group, batch, g, x, d_value);
+template <class Element>
+void spmm_t(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> g, bool add,
+            Panel<Sum<Element>> d_x) {
+  using Scalar = Sum<Element>;
+  for (int64_t i = 0; i < segments.rows; ++i)
+    for (int first = 0; first < g.width; first += lanes) {
+      Lanes<Scalar> sum = {};
+      for (int64_t j = segments.begin[i]; j < segments.end[i]; ++j)
+        for (int64_t v = 0; v < block_rows; ++v) {
+          Lanes<Scalar> g_row;
+          load_lanes(g.data + (segments.column[j] * int64_t(block_rows) + v) * g.stride + first, g_row);
+          sum += value[j * block_rows + v] * g_row;
+        }
+      Scalar* out = d_x.data + i * d_x.stride + first;
+      for (int b = 0; b < lanes; ++b) out[b] = sum[b] + (add ? out[b] : Scalar(0));
+    }
 }
 
-template <class Scalar>
-constexpr KernelsOf<Scalar> kernels{pack<Scalar>, unpack<Scalar>, spmm<Scalar>, sddmm<Scalar>, spmm_sddmm<Scalar>};
+template <class Element>
+void sddmm(const Segments& segments, int block_rows, Panel<const Element> g, Panel<const Element> x,
+           Sum<Element>* d_value) {
+  for (int64_t i = 0; i < segments.rows; ++i) {
+    const Element* x_row = x.data + i * x.stride;
+    for (int64_t j = segments.begin[i]; j < segments.end[i]; ++j)
+      for (int64_t v = 0; v < block_rows; ++v) {
+        const Element* g_row = g.data + (segments.column[j] * int64_t(block_rows) + v) * g.stride;
+        Sum<Element> sum[lanes] = {};
+        for (int first = 0; first < g.width; first += lanes)
+          for (int b = 0; b < lanes; ++b) sum[b] += widened(x_row[first + b]) * widened(g_row[first + b]);
+        for (int half = lanes / 2; half > 0; half /= 2)
+          for (int b = 0; b < half; ++b) sum[b] += sum[b + half];
+        d_value[j * block_rows + v] += sum[0];
+      }
+  }
+}
+
+template <class Element>
+void gradients(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> g,
+               Panel<const Element> x, bool add, Panel<Sum<Element>> d_x, Sum<Element>* d_value) {
+  if (value) spmm_t<Element>(segments, block_rows, value, g, add, d_x);
+  if (d_value) sddmm<Element>(segments, block_rows, g, x, d_value);
+}
+
+template <class Element>
+constexpr KernelsOf<Element> kernels{pack<Element>, unpack<Element>, add_row_sums<Element>,
+                                     spmm<Element>, spmv<Element>,   gradients<Element>};
 
 }  // namespace
 
 const Kernels& scalar_kernels() {
-  static constexpr Kernels table{{kernels<float>}};
+  static constexpr Kernels table{kernels<float>, kernels<BFloat16>};
   return table;
 }
 

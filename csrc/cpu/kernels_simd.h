@@ -1,208 +1,358 @@
-// The kernels over a vector type `Vec`. An ISA file defines Vec, opens its `#pragma GCC target` region and then
-// includes this file inside an anonymous namespace: everything here has internal linkage, so that no wide code
-// ends up in a symbol that another ISA file shares. Includes nothing for the same reason.
+// The kernels over a vector type `Vec` of floats. An ISA file defines Vec, opens its `#pragma GCC target` region
+// and then includes this file inside an anonymous namespace: everything here has internal linkage, so that no wide
+// code ends up in a symbol that another ISA file shares. Includes nothing for the same reason.
 //
-// Vec: lanes, chunk_spmm and chunk_sddmm (how many vectors of a panel row one pass keeps in registers),
-//      load, store, add_to, zero, broadcast, fma, mul, load_partial, store_partial, transpose, add_sums<n>.
-
-constexpr int max_spmm = Vec::chunk_spmm;
-constexpr int max_sddmm = Vec::chunk_sddmm;
-constexpr int sums_at_once = Vec::sums_at_once;
-constexpr int prefetch_distance = 2;  // segments: rows come in order of count, which no hardware prefetcher sees
-static_assert(panel_width % (Vec::lanes * max_spmm) == 0, "a panel row is a whole number of passes");
-static_assert(panel_width % (Vec::lanes * max_sddmm) == 0, "a panel row is a whole number of passes");
+// Vec: lanes, spmm_vectors<V> (vectors of a panel row that one pass over V rows of y keeps in registers),
+//      most_block_rows (rows of y in one pass), gradient_vectors, sums_at_once (dot products reduced together),
+//      load, store, load_partial, store_partial, load_pair, store_pair, zero, broadcast, fma, mul, add, once,
+//      gather_blocks<V>, transpose, add_sums<n>, join, even_samples, odd_samples, load_low, store_low.
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-inline int vectors_of(int batch) { return (batch + 15) / 16 * (16 / Vec::lanes); }
+template <int n>
+using Int = std::integral_constant<int, n>;
+
+// T vectors at a time while they last, then fewer, always a multiple of Step: run(T, first sample).
+template <int T, int Step, class Run>
+inline void for_chunks(int vectors, int first, Run run) {
+  for (; vectors >= T; vectors -= T, first += T * Vec::lanes) run(Int<T>{}, first);
+  if constexpr (T > Step) for_chunks<T - Step, Step>(vectors, first, run);
+}
+
+// Vectors of floats that one load of a panel row yields.
+template <class Element>
+constexpr int vectors_per_load = sizeof(float) / sizeof(Element);
 
 template <int T>
-inline void prefetch_row(const float* row) {
-  UNROLL for (int t = 0; t < T * Vec::lanes; t += 16) __builtin_prefetch(row + t);
+inline __attribute__((always_inline)) void load_row(const float* p, Vec* v) {
+  UNROLL for (int t = 0; t < T; ++t) v[t] = Vec::load(p + t * Vec::lanes);
+}
+
+template <int T>
+inline __attribute__((always_inline)) void load_row(const BFloat16* p, Vec* v) {
+  UNROLL for (int t = 0; t < T; t += 2) Vec::load_pair(p + t * Vec::lanes, v[t], v[t + 1]);
 }
 
 // ---- SpMM ----
 
-// T vectors of every row; every segment has 8 * q + R nonzeros: the group shares one count, so no branch in the
-// loop over its segments is ever mispredicted.
-template <int T, int R>
-void spmm_pass(const Group& group, const float* value, const float* x, float* y) {
-  const int count = group.count;
-  const int32_t* offset = group.offset;
-  for (int i = 0; i < group.segments; ++i) {
-    float* y_row = y + int64_t(group.row[i]) * panel_width;
-    const int next = i + prefetch_distance < group.segments ? i + prefetch_distance : i;
-    prefetch_row<T>(y + int64_t(group.row[next]) * panel_width);
-    Vec sum[T];  // from zero: the rounding errors of a long row's segments do not accumulate one after another
-    UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
-    auto add = [&](int j) __attribute__((always_inline)) {
-      const Vec w = Vec::broadcast(value + j);
-      const float* x_row = x + offset[j];
-      UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::fma(w, Vec::load(x_row + t * Vec::lanes), sum[t]);
+// V rows of y, T vectors each. A chain of FMAs on one register would wait for its own results: where V x T is
+// small, consecutive nonzeros go to different sums.
+template <class Element, int V, int T>
+void spmm_pass(const Segments& segments, int block_rows, const float* value, const Element* x, int64_t x_stride,
+               const float* bias, bool add, float* y, int64_t y_stride) {
+  constexpr int sets = V * T >= 8 ? 1 : 8 / (V * T);
+  constexpr int steps = sets > 4 / V ? sets : 4 / V > 1 ? 4 / V : 1;
+  for (int32_t i = 0; i < segments.rows; ++i) {
+    Vec sum[sets][V][T];
+    UNROLL for (int s = 0; s < sets; ++s) UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t)
+        sum[s][v][t] = Vec::zero();
+    const auto multiply = [&](int64_t j, int set) __attribute__((always_inline)) {
+      Vec x_row[T];
+      load_row<T>(x + segments.column[j] * x_stride, x_row);
+      // once(): gcc would rather load x again, as a memory operand, for each of the V rows.
+      if constexpr (V > 1) UNROLL for (int t = 0; t < T; ++t) x_row[t] = Vec::once(x_row[t]);
+      UNROLL for (int v = 0; v < V; ++v) {
+        const Vec w = Vec::broadcast(value + j * block_rows + v);
+        UNROLL for (int t = 0; t < T; ++t) sum[set][v][t] = Vec::fma(w, x_row[t], sum[set][v][t]);
+      }
     };
-    for (int j = 0; j + 8 <= count; j += 8) UNROLL for (int u = 0; u < 8; ++u) add(j + u);
-    UNROLL for (int u = 0; u < R; ++u) add(count - R + u);
-    UNROLL for (int t = 0; t < T; ++t) Vec::add_to(y_row + t * Vec::lanes, sum[t]);
-    value += count;
-    offset += count;
+    int64_t j = segments.begin[i];
+    const int64_t end = segments.end[i];
+    for (; j + steps <= end; j += steps) UNROLL for (int s = 0; s < steps; ++s) multiply(j + s, s % sets);
+    for (; j < end; ++j) multiply(j, 0);
+    float* y_rows = y + int64_t(i) * block_rows * y_stride;
+    UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t) {
+      float* out = y_rows + v * y_stride + t * Vec::lanes;
+      Vec total = sum[0][v][t];
+      UNROLL for (int s = 1; s < sets; ++s) total = Vec::add(total, sum[s][v][t]);
+      if (add)
+        total = Vec::add(total, Vec::load(out));
+      else if (bias)
+        total = Vec::add(total, Vec::broadcast(bias + int64_t(i) * block_rows + v));
+      Vec::store(out, total);
+    }
   }
 }
 
-using SpmmPass = void (*)(const Group&, const float*, const float*, float*);
-
-template <int T>
-constexpr SpmmPass spmm_passes[8] = {spmm_pass<T, 0>, spmm_pass<T, 1>, spmm_pass<T, 2>, spmm_pass<T, 3>,
-                                     spmm_pass<T, 4>, spmm_pass<T, 5>, spmm_pass<T, 6>, spmm_pass<T, 7>};
-
-// T vectors at a time while they last, then fewer: `run(T, first sample)` with T a compile-time constant.
-template <int T, class Run>
-inline void for_chunks(int vectors, int first, Run run) {
-  for (; vectors >= T; vectors -= T, first += T * Vec::lanes) run(Int<T>{}, first);
-  if constexpr (T > 1) for_chunks<T - 1>(vectors, first, run);
-}
-
-void spmm(const Group& group, const float* value, int batch, const float* x, float* y) {
-  for_chunks<max_spmm>(vectors_of(batch), 0, [&](auto t, int first) {
-    spmm_passes<t.value>[group.count % 8](group, value, x + first, y + first);
+template <class Element, int V>
+void spmm_rows(const Segments& segments, int block_rows, const float* value, Panel<const Element> x,
+               const float* bias, bool add, Panel<float> y) {
+  constexpr int step = vectors_per_load<Element>;
+  for_chunks<Vec::spmm_vectors<V>, step>(x.width / Vec::lanes, 0, [&](auto t, int first) {
+    spmm_pass<Element, V, t.value>(segments, block_rows, value, x.data + first, x.stride, bias, add,
+                                   y.data + first, y.stride);
   });
 }
 
-// ---- SDDMM, alone or with SpMM over the same g ----
-
-// n nonzeros (at most sums_at_once) of one row: dot products with `x`, and with WithSpmm also sum += value * g.
-template <int T, int n, bool WithSpmm>
-inline __attribute__((always_inline)) void dot_products(const int32_t* offset, const float* value, const float* g,
-                                                        const Vec* x, Vec* sum, float* d_value) {
-  Vec dot[sums_at_once];
-  UNROLL for (int j = 0; j < n; ++j) {
-    const float* g_row = g + offset[j];
-    const Vec w = WithSpmm ? Vec::broadcast(value + j) : Vec::zero();
-    UNROLL for (int t = 0; t < T; ++t) {
-      // once(): gcc would rather load g twice, as a memory operand of both products, but loads are the bottleneck.
-      const Vec g_t = WithSpmm ? Vec::once(Vec::load(g_row + t * Vec::lanes)) : Vec::load(g_row + t * Vec::lanes);
-      dot[j] = t == 0 ? Vec::mul(x[t], g_t) : Vec::fma(x[t], g_t, dot[j]);
-      if constexpr (WithSpmm) sum[t] = Vec::fma(w, g_t, sum[t]);
-    }
-  }
-  Vec::template add_sums<n>(dot, d_value);
+template <class Element>
+void spmm(const Segments& segments, int block_rows, const float* value, Panel<const Element> x, const float* bias,
+          bool add, Panel<float> y) {
+  constexpr int most = Vec::most_block_rows;
+  if (block_rows == 1) return spmm_rows<Element, 1>(segments, block_rows, value, x, bias, add, y);
+  if (block_rows == 2) return spmm_rows<Element, 2>(segments, block_rows, value, x, bias, add, y);
+  if (most >= 8 && block_rows == 4) return spmm_rows<Element, 4>(segments, block_rows, value, x, bias, add, y);
+  for (int v = 0; v < block_rows; v += most)
+    spmm_rows<Element, most>(segments, block_rows, value + v, x, bias ? bias + v : nullptr, add,
+                             {y.data + v * y.stride, y.stride, y.width});
 }
 
-template <int T, int R, bool WithSpmm>
-void sddmm_pass(const Group& group, const float* value, const float* g, const float* x, float* d_x,
-                float* d_value) {
-  const int count = group.count;
-  const int32_t* offset = group.offset;
-  for (int i = 0; i < group.segments; ++i) {
-    const int64_t row = int64_t(group.row[i]) * panel_width;
-    const int next = i + prefetch_distance < group.segments ? i + prefetch_distance : i;
-    const int64_t next_row = int64_t(group.row[next]) * panel_width;
-    prefetch_row<T>(x + next_row);
-    Vec x_row[T], sum[T];
-    UNROLL for (int t = 0; t < T; ++t) x_row[t] = Vec::load(x + row + t * Vec::lanes);
-    if constexpr (WithSpmm) {
-      prefetch_row<T>(d_x + next_row);
-      UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
+// ---- SpMV: one sample, vectors along the nonzeros ----
+
+template <class Element, int V>
+void spmv_rows(const Segments& segments, const Element* value, const float* x, float* y) {
+  constexpr int blocks = V >= Vec::lanes ? 1 : Vec::lanes / V;  // that one vector of values covers
+  constexpr int vectors = V >= Vec::lanes ? V / Vec::lanes : 1;
+  for (int32_t i = 0; i < segments.rows; ++i) {
+    const int64_t end = segments.end[i];
+    Vec sum[2][vectors];
+    UNROLL for (int s = 0; s < 2; ++s) UNROLL for (int t = 0; t < vectors; ++t) sum[s][t] = Vec::zero();
+    const auto multiply = [&](int64_t j, int n, int set) __attribute__((always_inline)) {
+      const Vec x_of_lane = Vec::template gather_blocks<V>(x, segments.column + j, n);
+      UNROLL for (int t = 0; t < vectors; ++t) {
+        const Element* from = value + j * V + t * Vec::lanes;
+        const Vec w = n == blocks ? Vec::load_widened(from) : Vec::load_widened_partial(from, n * V);
+        sum[set][t] = Vec::fma(w, x_of_lane, sum[set][t]);
+      }
+    };
+    int64_t j = segments.begin[i];
+    for (; j + 2 * blocks <= end; j += 2 * blocks) {
+      multiply(j, blocks, 0);
+      multiply(j + blocks, blocks, 1);
     }
-    for (int j = 0; j + sums_at_once <= count; j += sums_at_once)
-      dot_products<T, sums_at_once, WithSpmm>(offset + j, value + j, g, x_row, sum, d_value + j);
-    if constexpr (R > 0)
-      dot_products<T, R, WithSpmm>(offset + count - R, value + count - R, g, x_row, sum, d_value + count - R);
-    if constexpr (WithSpmm) UNROLL for (int t = 0; t < T; ++t) Vec::add_to(d_x + row + t * Vec::lanes, sum[t]);
-    value += WithSpmm ? count : 0;
-    offset += count;
-    d_value += count;
+    if (j + blocks <= end) {
+      multiply(j, blocks, 0);
+      j += blocks;
+    }
+    if (j < end) multiply(j, int(end - j), 1);
+    float lane[vectors * Vec::lanes];
+    UNROLL for (int t = 0; t < vectors; ++t) Vec::store(lane + t * Vec::lanes, Vec::add(sum[0][t], sum[1][t]));
+    for (int step = vectors * Vec::lanes / 2; step >= V; step /= 2)
+      for (int l = 0; l < step; ++l) lane[l] += lane[l + step];
+    for (int v = 0; v < V; ++v) y[int64_t(i) * V + v] += lane[v];
   }
 }
 
-using SddmmPass = void (*)(const Group&, const float*, const float*, const float*, float*, float*);
+template <class Element>
+void spmv(const Segments& segments, int block_rows, const Element* value, const float* x, float* y) {
+  switch (block_rows) {
+    case 1:
+      return spmv_rows<Element, 1>(segments, value, x, y);
+    case 2:
+      return spmv_rows<Element, 2>(segments, value, x, y);
+    case 4:
+      return spmv_rows<Element, 4>(segments, value, x, y);
+    case 8:
+      return spmv_rows<Element, 8>(segments, value, x, y);
+    default:
+      return spmv_rows<Element, 16>(segments, value, x, y);
+  }
+}
 
-template <int T, bool WithSpmm, class Remainders>
-struct SddmmPasses;
-template <int T, bool WithSpmm, int... R>
-struct SddmmPasses<T, WithSpmm, std::integer_sequence<int, R...>> {
-  static constexpr SddmmPass at[] = {sddmm_pass<T, R, WithSpmm>...};
+// ---- gradients: SpMM over the transposed pattern, SDDMM, or both with one load of g ----
+
+// Where the rows of g are that belong to the nonzeros of a transposed pattern: nonzero j of the plan is block_rows
+// of them, so that value number k belongs to nonzero k / V and to row k % V of its block.
+struct RowsOfG {
+  const uint16_t* column;
+  int shift, mask;  // V = 1 << shift = mask + 1
+  int64_t stride;
+
+  int64_t at(int64_t k) const { return ((int64_t(column[k >> shift]) << shift) + (k & mask)) * stride; }
 };
 
-template <bool WithSpmm>
-void sddmm_chunks(const Group& group, const float* value, int batch, const float* g, const float* x, float* d_x,
-                  float* d_value) {
-  for_chunks<max_sddmm>(vectors_of(batch), 0, [&](auto t, int first) {
-    using Passes = SddmmPasses<t.value, WithSpmm, std::make_integer_sequence<int, sums_at_once>>;
-    Passes::at[group.count % sums_at_once](group, value, g + first, x + first, WithSpmm ? d_x + first : nullptr,
-                                           d_value);
+// n values (at most sums_at_once) of one row: dot products with `x`, and sum += value * g.
+template <class Element, int T, int n, bool WithX, bool WithValue>
+inline __attribute__((always_inline)) void add_products(const RowsOfG& rows, int64_t k, const float* value,
+                                                        const Element* g, const Vec* x, Vec* sum, float* d_value) {
+  Vec dot[Vec::sums_at_once];
+  UNROLL for (int j = 0; j < n; ++j) {
+    Vec g_row[T];
+    load_row<T>(g + rows.at(k + j), g_row);
+    const Vec w = WithX ? Vec::broadcast(value + k + j) : Vec::zero();
+    UNROLL for (int t = 0; t < T; ++t) {
+      // once(): gcc would rather load g twice, as a memory operand of both products, but loads are the bottleneck.
+      if constexpr (WithX && WithValue) g_row[t] = Vec::once(g_row[t]);
+      if constexpr (WithValue) dot[j] = t == 0 ? Vec::mul(x[t], g_row[t]) : Vec::fma(x[t], g_row[t], dot[j]);
+      if constexpr (WithX) sum[t] = Vec::fma(w, g_row[t], sum[t]);
+    }
+  }
+  if constexpr (WithValue) Vec::template add_sums<n>(dot, d_value + k);
+}
+
+template <class Element, int T, bool WithX, bool WithValue>
+void gradients_pass(const Segments& segments, int shift, const float* value, const Element* g, int64_t g_stride,
+                    const Element* x, int64_t x_stride, bool add, float* d_x, int64_t d_x_stride, float* d_value) {
+  constexpr int most = Vec::sums_at_once;
+  const RowsOfG rows{segments.column, shift, (1 << shift) - 1, g_stride};
+  for (int32_t i = 0; i < segments.rows; ++i) {
+    Vec x_row[T], sum[T];
+    if constexpr (WithValue) load_row<T>(x + i * x_stride, x_row);
+    UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
+    const auto add_n = [&](auto n, int64_t k) __attribute__((always_inline)) {
+      add_products<Element, T, n.value, WithX, WithValue>(rows, k, value, g, x_row, sum, d_value);
+    };
+    int64_t k = int64_t(segments.begin[i]) << shift;
+    const int64_t end = int64_t(segments.end[i]) << shift;
+    for (; k + most <= end; k += most) add_n(Int<most>{}, k);
+    if constexpr (most > 4)
+      if ((end - k) & 4) add_n(Int<4>{}, k), k += 4;
+    if ((end - k) & 2) add_n(Int<2>{}, k), k += 2;
+    if ((end - k) & 1) add_n(Int<1>{}, k);
+    if constexpr (WithX) UNROLL for (int t = 0; t < T; ++t) {
+        float* out = d_x + i * d_x_stride + t * Vec::lanes;
+        Vec::store(out, add ? Vec::add(sum[t], Vec::load(out)) : sum[t]);
+      }
+  }
+}
+
+template <class Element, bool WithX, bool WithValue>
+void gradients_chunks(const Segments& segments, int block_rows, const float* value, Panel<const Element> g,
+                      Panel<const Element> x, bool add, Panel<float> d_x, float* d_value) {
+  constexpr int step = vectors_per_load<Element>;
+  const int shift = __builtin_ctz(block_rows);
+  for_chunks<Vec::gradient_vectors, step>(g.width / Vec::lanes, 0, [&](auto t, int first) {
+    gradients_pass<Element, t.value, WithX, WithValue>(segments, shift, value, g.data + first, g.stride,
+                                                       WithValue ? x.data + first : nullptr, x.stride, add,
+                                                       WithX ? d_x.data + first : nullptr, d_x.stride, d_value);
   });
 }
 
-void sddmm(const Group& group, int batch, const float* g, const float* x, float* d_value) {
-  sddmm_chunks<false>(group, nullptr, batch, g, x, nullptr, d_value);
+template <class Element>
+void gradients(const Segments& segments, int block_rows, const float* value, Panel<const Element> g,
+               Panel<const Element> x, bool add, Panel<float> d_x, float* d_value) {
+  if (value && d_value)
+    gradients_chunks<Element, true, true>(segments, block_rows, value, g, x, add, d_x, d_value);
+  else if (value)
+    gradients_chunks<Element, true, false>(segments, block_rows, value, g, x, add, d_x, d_value);
+  else
+    gradients_chunks<Element, false, true>(segments, block_rows, value, g, x, add, d_x, d_value);
 }
 
-void spmm_sddmm(const Group& group, const float* value, int batch, const float* g, const float* x, float* d_x,
-                float* d_value) {
-  sddmm_chunks<true>(group, value, batch, g, x, d_x, d_value);
+template <class Element>
+void add_row_sums(Panel<const Element> panel, int64_t features, float* sum) {
+  constexpr int step = vectors_per_load<Element>;
+  constexpr int most = Vec::sums_at_once;
+  const auto add_n = [&](auto n, int64_t f) __attribute__((always_inline)) {
+    Vec total[most];
+    UNROLL for (int i = 0; i < n.value; ++i) {
+      total[i] = Vec::zero();
+      for (int b = 0; b < panel.width; b += step * Vec::lanes) {
+        Vec part[step];
+        load_row<step>(panel.data + (f + i) * panel.stride + b, part);
+        UNROLL for (int t = 0; t < step; ++t) total[i] = Vec::add(total[i], part[t]);
+      }
+    }
+    Vec::template add_sums<n.value>(total, sum + f);
+  };
+  int64_t f = 0;
+  for (; f + most <= features; f += most) add_n(Int<most>{}, f);
+  for (; f < features; ++f) add_n(Int<1>{}, f);
 }
 
 // ---- layout ----
 
-void pack(Strided<const float> x, int64_t features, int batch, float* panel) {
-  const int width = vectors_of(batch) * Vec::lanes;
+// A tile of lanes features x lanes samples (bfloat16: twice as many, two to a 32-bit lane) is transposed in
+// registers. Rows of the tile come from samples b .. or go there; features f .. f + n of them exist.
+
+inline Vec load_samples(const float* from, int64_t, int samples, int n) {
+  return samples <= 0 ? Vec::zero() : n == Vec::lanes ? Vec::load(from) : Vec::load_partial(from, n);
+}
+inline Vec load_samples(const BFloat16* from, int64_t batch_stride, int samples, int n) {
+  return Vec::join(samples <= 0 ? Vec::zero() : Vec::load_low(from, n),
+                   samples <= 1 ? Vec::zero() : Vec::load_low(from + batch_stride, n));
+}
+
+inline void store_samples(float* to, int64_t, int, int n, Vec v) {
+  n == Vec::lanes ? Vec::store(to, v) : Vec::store_partial(to, v, n);
+}
+inline void store_samples(BFloat16* to, int64_t batch_stride, int samples, int n, Vec v) {
+  Vec::store_low(to, Vec::even_samples(v), n);
+  if (samples > 1) Vec::store_low(to + batch_stride, Vec::odd_samples(v), n);
+}
+
+inline void store_tile_row(float* to, Vec v) { Vec::store(to, v); }
+inline void store_tile_row(BFloat16* to, Vec v) { Vec::store(reinterpret_cast<float*>(to), v); }
+
+// What the panel of sums holds for lanes samples of float, or for twice as many bfloat16 ones, as a tile row.
+inline Vec load_tile_row(const float* from, const float*) { return Vec::load(from); }
+inline Vec load_tile_row(const float* from, const BFloat16*) {
+  return Vec::round_pair(Vec::load(from), Vec::load(from + Vec::lanes));
+}
+
+template <class Element>
+void pack(Strided<const Element> x, int64_t features, int batch, Panel<Element> panel) {
+  constexpr int per_lane = vectors_per_load<Element>, samples = per_lane * Vec::lanes;
   if (x.batch_stride == 1) {
-    for (int64_t f = 0; f < features; ++f)
-      for (int b = 0; b < width; b += Vec::lanes) {
-        const int n = batch - b < Vec::lanes ? batch - b : Vec::lanes;
-        const float* from = x.data + f * x.feature_stride + b;
-        Vec::store(panel + f * panel_width + b, n <= 0            ? Vec::zero()
-                                                : n == Vec::lanes ? Vec::load_unaligned(from)
-                                                                  : Vec::load_partial(from, n));
-      }
+    for (int64_t f = 0; f < features; ++f) {
+      const Element* from = x.data + f * x.feature_stride;
+      Element* to = panel.data + f * panel.stride;
+      int b = 0;
+      for (; b + samples <= batch; b += samples)
+        Vec::store(reinterpret_cast<float*>(to + b), Vec::load(reinterpret_cast<const float*>(from + b)));
+      for (; b < batch; ++b) to[b] = from[b];
+      for (; b < panel.width; ++b) to[b] = Element{};
+    }
     return;
   }
-  for (int b = 0; b < width; b += Vec::lanes)
+  for (int b = 0; b < panel.width; b += samples)
     for (int64_t f = 0; f < features; f += Vec::lanes) {
       const int n = int(features - f < Vec::lanes ? features - f : Vec::lanes);
       Vec tile[Vec::lanes];
       UNROLL for (int i = 0; i < Vec::lanes; ++i) {
-        const float* from = x.data + f + (b + i) * x.batch_stride;
-        tile[i] = b + i >= batch    ? Vec::zero()
-                  : n == Vec::lanes ? Vec::load_unaligned(from)
-                                    : Vec::load_partial(from, n);
+        const int sample = b + i * per_lane;
+        tile[i] = load_samples(x.data + f + sample * x.batch_stride, x.batch_stride, batch - sample, n);
       }
       Vec::transpose(tile);
-      float* to = panel + f * panel_width + b;
+      Element* to = panel.data + f * panel.stride + b;
       if (n == Vec::lanes) {
-        UNROLL for (int i = 0; i < Vec::lanes; ++i) Vec::store(to + i * panel_width, tile[i]);
+        UNROLL for (int i = 0; i < Vec::lanes; ++i) store_tile_row(to + i * panel.stride, tile[i]);
       } else {
-        for (int i = 0; i < n; ++i) Vec::store(to + i * panel_width, tile[i]);
+        for (int i = 0; i < n; ++i) store_tile_row(to + i * panel.stride, tile[i]);
       }
     }
 }
 
-void unpack(const float* panel, int64_t features, int batch, Strided<float> y) {
+template <class Element>
+void unpack(Panel<const float> panel, int64_t features, int batch, Strided<Element> y) {
+  constexpr int per_lane = vectors_per_load<Element>, samples = per_lane * Vec::lanes;
   if (y.batch_stride == 1) {
-    for (int64_t f = 0; f < features; ++f)
-      for (int b = 0; b < batch; b += Vec::lanes) {
-        const Vec v = Vec::load(panel + f * panel_width + b);
-        float* to = y.data + f * y.feature_stride + b;
-        batch - b < Vec::lanes ? Vec::store_partial(to, v, batch - b) : Vec::store_unaligned(to, v);
+    for (int64_t f = 0; f < features; ++f) {
+      const float* from = panel.data + f * panel.stride;
+      Element* to = y.data + f * y.feature_stride;
+      for (int b = 0; b < batch; b += samples) {
+        const Vec v = load_tile_row(from + b, to);
+        if (b + samples <= batch) {
+          store_tile_row(to + b, v);
+        } else {
+          alignas(64) Element rest[samples];
+          store_tile_row(rest, v);
+          for (int i = 0; b + i < batch; ++i) to[b + i] = rest[i];
+        }
       }
+    }
     return;
   }
-  for (int b = 0; b < batch; b += Vec::lanes)
+  for (int b = 0; b < batch; b += samples)
     for (int64_t f = 0; f < features; f += Vec::lanes) {
       const int n = int(features - f < Vec::lanes ? features - f : Vec::lanes);
-      const int samples = batch - b < Vec::lanes ? batch - b : Vec::lanes;
-      const float* from = panel + f * panel_width + b;
+      const float* from = panel.data + f * panel.stride + b;
       Vec tile[Vec::lanes];
       UNROLL for (int i = 0; i < Vec::lanes; ++i) tile[i] =
-          i < n ? Vec::load(from + i * panel_width) : Vec::zero();
+          i < n ? load_tile_row(from + i * panel.stride, y.data) : Vec::zero();
       Vec::transpose(tile);
-      float* to = y.data + f + b * y.batch_stride;
-      if (n == Vec::lanes && samples == Vec::lanes) {
-        UNROLL for (int i = 0; i < Vec::lanes; ++i) Vec::store_unaligned(to + i * y.batch_stride, tile[i]);
+      Element* to = y.data + f + b * y.batch_stride;
+      if (n == Vec::lanes && batch - b >= samples) {
+        UNROLL for (int i = 0; i < Vec::lanes; ++i)
+            store_samples(to + i * per_lane * y.batch_stride, y.batch_stride, samples, Vec::lanes, tile[i]);
       } else {
-        for (int i = 0; i < samples; ++i) Vec::store_partial(to + i * y.batch_stride, tile[i], n);
+        for (int i = 0; b + i * per_lane < batch; ++i)
+          store_samples(to + i * per_lane * y.batch_stride, y.batch_stride, batch - b - i * per_lane, n, tile[i]);
       }
     }
 }
+
+template <class Element>
+constexpr KernelsOf<Element> kernels{pack<Element>, unpack<Element>, add_row_sums<Element>,
+                                     spmm<Element>, spmv<Element>,   gradients<Element>};
 
 #undef UNROLL

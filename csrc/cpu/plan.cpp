@@ -1,4 +1,4 @@
-// Operator `plan`: from a CSR pattern to the order in which the kernels visit it.
+// Operator `plan`: from a CSR pattern of V x 1 blocks to the order in which the kernels visit it.
 #include "plan.h"
 
 #include <torch/csrc/stable/library.h>
@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "check.h"
@@ -18,10 +19,14 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Features of a block: 512 KB of packed float32, a quarter of the L2 of recent server cores, half of others'.
+constexpr int32_t block_features = 2048;
+constexpr int64_t row_grain = 64;
+
 struct Csr {
-  int32_t rows, cols;
-  std::vector<int32_t> row_start, col;
-  std::vector<int32_t> source;  // element of `values` of each nonzero; empty where that is its own number
+  int32_t rows, cols, nnz;
+  const int32_t* start;  // [rows + 1]
+  const int32_t* col;    // [nnz]
 };
 
 void check_indices(const char* name, const Tensor& t) {
@@ -30,126 +35,140 @@ void check_indices(const char* name, const Tensor& t) {
         t.is_cpu() ? "" : " on another device");
 }
 
-Csr read_pattern(const Tensor& crow, const Tensor& col, int64_t cols) {
-  check_indices("crow", crow);
-  check(crow.numel() >= 1, "plan: expected crow to hold rows + 1 numbers, got none");
-  check_indices("col", col);
-  constexpr int64_t most_cols = INT32_MAX / panel_width;
-  check(cols >= 0 && cols <= most_cols && crow.numel() - 1 <= most_cols, "plan: expected at most ", most_cols,
-        " rows and columns (int32 offsets), got ", crow.numel() - 1, " x ", cols);
-  const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
-  const int32_t* start = crow_c.const_data_ptr<int32_t>();
-  const int32_t* index = col_c.const_data_ptr<int32_t>();
-  const int64_t nnz = col.numel();
-  Csr csr{int32_t(crow.numel() - 1), int32_t(cols), {start, start + crow.numel()}, {index, index + nnz}, {}};
-  check(nnz <= INT32_MAX && start[0] == 0 && start[csr.rows] == nnz,
-        "plan: expected crow to run from 0 to col.shape[0] == ", nnz, ", got ", start[0], " to ", start[csr.rows]);
-  for (int32_t r = 0; r < csr.rows; ++r) {
-    check(start[r] <= start[r + 1] && start[r + 1] <= nnz, "plan: expected crow to ascend, but row ", r,
-          " goes from ", start[r], " to ", start[r + 1]);
-    for (int32_t p = start[r]; p < start[r + 1]; ++p)
-      check(index[p] >= 0 && index[p] < cols && (p == start[r] || index[p - 1] < index[p]),
-            "plan: expected columns of a row to ascend within 0 .. ", cols - 1, ", got ", index[p], " in row ", r);
-  }
-  return csr;
-}
-
-Csr transposed(const Csr& a) {
-  Csr t{a.cols, a.rows, std::vector<int32_t>(a.cols + 1, 0), std::vector<int32_t>(a.col.size()),
-        std::vector<int32_t>(a.col.size())};
-  for (int32_t c : a.col) ++t.row_start[c + 1];
-  for (int32_t c = 0; c < a.cols; ++c) t.row_start[c + 1] += t.row_start[c];
-  std::vector<int32_t> next(t.row_start.begin(), t.row_start.end() - 1);
-  for (int32_t r = 0; r < a.rows; ++r)
-    for (int32_t p = a.row_start[r]; p < a.row_start[r + 1]; ++p) {
-      const int32_t q = next[a.col[p]]++;
-      t.col[q] = r;
-      t.source[q] = p;
-    }
-  return t;
-}
-
-// Columns of a block: a power of two that gives a segment `nonzeros_per_segment` on average, since every segment
-// loads and stores its output row once. At most 4096 (1 MB packed, half of an L2).
-int32_t choose_block_cols(const Csr& a, double nonzeros_per_segment) {
-  const double density = double(a.col.size()) / (double(a.rows) * a.cols);
-  int32_t block = 128;
-  while (block < 4096 && block * density < nonzeros_per_segment) block *= 2;
-  return block;
-}
-
-// Measured, 1024 x 1024 at 90 and 95 %: with 12 the forward pass is 4 % faster than with 24, the backward pass,
-// which loads two rows a segment, 5 % slower on two threads.
-constexpr double nonzeros_per_segment_of_w = 12, nonzeros_per_segment_of_transpose = 24;
-
-Tensor build(const Csr& a, double nonzeros_per_segment, const Tensor& like) {
-  PlanHeader header{PlanHeader::expected_magic, a.rows, a.cols, int32_t(a.col.size()), 0, 0, 0, a.source.empty()};
-  header.block_cols = a.col.empty() ? 128 : choose_block_cols(a, nonzeros_per_segment);
-
-  std::vector<PlanGroup> groups;
-  std::vector<int32_t> segment_row, offset, source;
-  offset.reserve(a.col.size());
-  std::vector<int32_t> next(a.row_start.begin(), a.row_start.end() - 1);  // first nonzero of a row not yet placed
-  std::vector<int32_t> count(a.rows);
-  for (int32_t block = 0; int64_t(block) * header.block_cols < a.cols; ++block) {
-    const int32_t first_col = block * header.block_cols;
-    const int32_t end_col = std::min(a.cols, first_col + header.block_cols);
-    std::vector<int32_t> rows_with(end_col - first_col + 1, 0);
-    for (int32_t r = 0; r < a.rows; ++r) {
-      const auto begin = a.col.begin() + next[r], end = a.col.begin() + a.row_start[r + 1];
-      count[r] = int32_t(std::lower_bound(begin, end, end_col) - begin);
-      ++rows_with[count[r]];
-    }
-    // Groups in order of count; rows without nonzeros need no work.
-    std::vector<int32_t> segment_of(rows_with.size(), 0), nonzero_of(rows_with.size(), 0);
-    int32_t segment = int32_t(segment_row.size()), nonzero = int32_t(offset.size());
-    for (int32_t n = 1; n < int32_t(rows_with.size()); ++n) {
-      if (rows_with[n] == 0) continue;
-      groups.push_back({block, n, segment, rows_with[n], nonzero});
-      segment_of[n] = segment;
-      nonzero_of[n] = nonzero;
-      segment += rows_with[n];
-      nonzero += rows_with[n] * n;
-    }
-    segment_row.resize(segment);
-    offset.resize(nonzero);
-    source.resize(header.source_is_runs ? segment : nonzero);
-    for (int32_t r = 0; r < a.rows; ++r) {
-      const int32_t n = count[r];
-      if (n == 0) continue;
-      if (header.source_is_runs) source[segment_of[n]] = next[r];
-      segment_row[segment_of[n]++] = r;
-      for (int32_t p = next[r]; p < next[r] + n; ++p) {
-        offset[nonzero_of[n]] = (a.col[p] - first_col) * panel_width;
-        if (!header.source_is_runs) source[nonzero_of[n]] = a.source[p];
-        ++nonzero_of[n];
+// Throws unless row starts ascend and columns ascend within each row.
+void check_pattern(const Csr& a) {
+  check(a.start[0] == 0 && a.start[a.rows] == a.nnz,
+        "plan: expected crow to run from 0 to col.shape[0] == ", a.nnz, ", got ", a.start[0], " to ",
+        a.start[a.rows]);
+  std::atomic<int32_t> first_bad{a.rows};
+  torch::stable::parallel_for(0, a.rows, row_grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const int32_t from = a.start[r], to = a.start[r + 1];
+      bool good = 0 <= from && from <= to && to <= a.nnz;
+      for (int32_t p = from; good && p < to; ++p)
+        good = a.col[p] >= 0 && a.col[p] < a.cols && (p == from || a.col[p - 1] < a.col[p]);
+      if (good) continue;
+      int32_t bad = first_bad;
+      while (r < bad && !first_bad.compare_exchange_weak(bad, int32_t(r))) {
       }
-      next[r] += n;
+      return;
     }
-  }
-
-  header.groups = int32_t(groups.size());
-  header.segments = int32_t(segment_row.size());
-  const int64_t size = PlanView::size(header);
-  Tensor plan = torch::stable::new_empty(like, {size}, ScalarType::Int);
-  int32_t* out = plan.mutable_data_ptr<int32_t>();
-  auto append = [&](const void* from, size_t numbers) {
-    const int32_t* begin = static_cast<const int32_t*>(from);
-    out = std::copy(begin, begin + numbers, out);
-  };
-  append(&header, sizeof(header) / 4);
-  append(a.row_start.data(), a.row_start.size());
-  append(groups.data(), groups.size() * (sizeof(PlanGroup) / 4));
-  append(segment_row.data(), segment_row.size());
-  append(offset.data(), offset.size());
-  append(source.data(), source.size());
-  return plan;
+  });
+  const int32_t r = first_bad;
+  if (r == a.rows) return;
+  const int32_t from = a.start[r], to = a.start[r + 1];
+  check(0 <= from && from <= to && to <= a.nnz, "plan: expected crow to ascend, but row ", r, " goes from ", from,
+        " to ", to);
+  for (int32_t p = from; p < to; ++p)
+    check(a.col[p] >= 0 && a.col[p] < a.cols && (p == from || a.col[p - 1] < a.col[p]),
+          "plan: expected columns of a row to ascend within 0 .. ", a.cols - 1, ", got ", a.col[p], " in row ", r);
 }
 
-Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, bool of_transpose) {
-  const Csr pattern = read_pattern(crow, col, cols);
-  return of_transpose ? build(transposed(pattern), nonzeros_per_segment_of_transpose, crow)
-                      : build(pattern, nonzeros_per_segment_of_w, crow);
+// Rows and columns as the kernels see them, cut into blocks of equal width.
+PlanHeader header_of(int32_t rows, int32_t cols, int32_t nnz, int64_t block_rows, bool transposed) {
+  const int32_t most_cols = block_features / (transposed ? int32_t(block_rows) : 1);
+  const int64_t blocks = std::max<int64_t>((int64_t(cols) + most_cols - 1) / most_cols, 1);
+  const int64_t block_cols = std::max<int64_t>((cols + blocks - 1) / blocks, 1);
+  return {PlanHeader::expected_magic, transposed,     int32_t(block_rows), rows, cols, nnz,
+          int32_t(block_cols),        int32_t(blocks)};
+}
+
+struct Plan {
+  Tensor tensor;
+  int32_t* start;
+  uint16_t* column;
+  int32_t* source;
+
+  Plan(const PlanHeader& header, const Tensor& like)
+      : tensor(torch::stable::new_empty(like, {PlanView::size(header)}, ScalarType::Int)) {
+    int32_t* data = tensor.mutable_data_ptr<int32_t>();
+    *reinterpret_cast<PlanHeader*>(data) = header;
+    const PlanView view(data);
+    start = const_cast<int32_t*>(view.start);
+    column = const_cast<uint16_t*>(view.column);
+    source = const_cast<int32_t*>(view.source);
+    if (header.nnz % 2) column[header.nnz] = 0;  // the plan is compared and saved as numbers
+  }
+};
+
+// start[b, row] for the nonzeros first .. last of a row, whose columns are `col`; and the columns within blocks.
+template <class Col>
+void place_row(const PlanHeader& h, const Plan& plan, int64_t row, int32_t first, int32_t last, Col col) {
+  int32_t p = first;
+  for (int32_t b = 0; b < h.blocks; ++b) {
+    plan.start[int64_t(b) * h.rows + row] = p;
+    const int64_t first_col = int64_t(b) * h.block_cols, end_col = first_col + h.block_cols;
+    for (; p < last && col(p) < end_col; ++p) plan.column[p] = uint16_t(col(p) - first_col);
+  }
+  plan.start[int64_t(h.blocks) * h.rows + row] = last;
+}
+
+Tensor plan_of_weight(const Csr& a, int64_t block_rows, const Tensor& like) {
+  const PlanHeader header = header_of(a.rows, a.cols, a.nnz, block_rows, false);
+  const Plan plan(header, like);
+  torch::stable::parallel_for(0, a.rows, row_grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      place_row(header, plan, r, a.start[r], a.start[r + 1], [&](int32_t p) { return a.col[p]; });
+  });
+  return plan.tensor;
+}
+
+Tensor plan_of_transpose(const Csr& a, int64_t block_rows, const Tensor& like) {
+  const PlanHeader header = header_of(a.cols, a.rows, a.nnz, block_rows, true);
+  const Plan plan(header, like);
+  // Rows in parts, each part's nonzeros of a column after those of the parts before: next[part][column].
+  const int64_t parts = std::clamp<int64_t>(a.nnz / 65536, 1, torch::stable::get_num_threads());
+  const auto first_row = [&](int64_t part) { return int32_t(a.rows * part / parts); };
+  std::vector<std::vector<int32_t>> next(parts);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      next[part].assign(a.cols, 0);
+      for (int32_t p = a.start[first_row(part)]; p < a.start[first_row(part + 1)]; ++p) ++next[part][a.col[p]];
+    }
+  });
+  std::vector<int32_t> first(int64_t(a.cols) + 1);
+  int32_t total = 0;
+  for (int32_t c = 0; c < a.cols; ++c) {
+    first[c] = total;
+    for (auto& counts : next) {
+      const int32_t count = counts[c];
+      counts[c] = total;
+      total += count;
+    }
+  }
+  first[a.cols] = total;
+  std::vector<int32_t> row_of(a.nnz);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part)
+      for (int32_t r = first_row(part); r < first_row(part + 1); ++r)
+        for (int32_t p = a.start[r]; p < a.start[r + 1]; ++p) {
+          const int32_t q = next[part][a.col[p]]++;
+          row_of[q] = r;
+          plan.source[q] = p;
+        }
+  });
+  torch::stable::parallel_for(0, a.cols, row_grain, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c)
+      place_row(header, plan, c, first[c], first[c + 1], [&](int32_t q) { return row_of[q]; });
+  });
+  return plan.tensor;
+}
+
+Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, int64_t block_rows, bool transposed) {
+  check_indices("crow", crow);
+  check(crow.numel() >= 1, "plan: expected crow to hold rows / block_rows + 1 numbers, got none");
+  check_indices("col", col);
+  check(block_rows == 1 || block_rows == 2 || block_rows == 4 || block_rows == 8 || block_rows == 16,
+        "plan: expected block_rows to be 1, 2, 4, 8 or 16, got ", block_rows);
+  check(cols >= 0 && cols <= INT32_MAX && (crow.numel() - 1) * block_rows <= INT32_MAX,
+        "plan: expected fewer than 2^31 rows and columns (int32 indices), got ", (crow.numel() - 1) * block_rows,
+        " x ", cols);
+  check(col.numel() <= INT32_MAX, "plan: expected fewer than 2^31 nonzeros, got ", col.numel());
+  const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
+  const Csr pattern{int32_t(crow.numel() - 1), int32_t(cols), int32_t(col.numel()),
+                    crow_c.const_data_ptr<int32_t>(), col_c.const_data_ptr<int32_t>()};
+  check_pattern(pattern);
+  return transposed ? plan_of_transpose(pattern, block_rows, crow) : plan_of_weight(pattern, block_rows, crow);
 }
 
 }  // namespace

@@ -1,0 +1,238 @@
+// Operators spmm_t, sddmm and spmm_backward: the gradients of spmm, over the plan of the transposed weight.
+//
+// Like spmm, with rows that are columns of W: one load of a row of g serves the input gradient and the dot product
+// that is the weight's gradient. Where threads divide the samples, each sums the gradients of weights and bias
+// over its own; where they divide the rows, each weight belongs to one thread. The input gradient has the same
+// bits at any number of threads.
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "operands.h"
+
+namespace sparseprune {
+namespace {
+
+constexpr int32_t tile_rows = 128, tile_rows_of_blocks = 2048;  // as in spmm.cpp
+
+// How threads share the work: each group sums over panels of its own, and its members divide the rows.
+struct Division {
+  int64_t groups, parts;
+};
+Division division_of(const PlanHeader& plan, int64_t batch) {
+  const int64_t threads = worthwhile_threads(plan, batch);
+  return panels_of(batch) % threads == 0 ? Division{threads, 1} : Division{1, threads};
+}
+
+// Where the results go; null: not wanted. The sums are those of each group: [groups, nonzeros], [groups,
+// features].
+template <class Element>
+struct Results {
+  Strided<Element> d_x;
+  Sum<Element>* d_value;
+  Sum<Element>* d_bias;
+};
+
+template <class Element>
+void run_gradients(const PlanView& plan, Division division, const Sum<Element>* value, Strided<const Element> g,
+                   Strided<const Element> x, int64_t batch, Results<Element> results) {
+  const PlanHeader& h = plan.header;
+  const int64_t panels = panels_of(batch), parts = division.parts, items = division.groups * parts;
+  const int64_t features = int64_t(h.cols) * h.block_rows, nonzeros = int64_t(h.nnz) * h.block_rows;
+  const int32_t tile = std::min(h.blocks == 1 ? tile_rows : tile_rows_of_blocks, h.rows);
+  torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+    GatheredBlocks<Element> gathered(g, int64_t(h.block_cols) * h.block_rows, features, batch,
+                                     double(h.nnz) / std::max(h.cols, 1));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / parts, part = item % parts;
+      const Range rows = rows_of_part(plan, part, parts);
+      Sum<Element>* d_value = results.d_value ? results.d_value + group * nonzeros : nullptr;
+      for (int64_t panel = panels * group / division.groups; panel < panels * (group + 1) / division.groups;
+           ++panel) {
+        const int samples = samples_of(panel, batch), width = width_for<Element>(samples);
+        if (results.d_bias && part == 0)
+          for (int32_t block = 0; block < h.blocks; ++block) {
+            const int64_t first = int64_t(block) * h.block_cols * h.block_rows;
+            kernels<Element>().add_row_sums(gathered.get(block, panel),
+                                            std::min(int64_t(h.block_cols) * h.block_rows, features - first),
+                                            results.d_bias + group * features + first);
+          }
+        const bool full = samples == panel_width;
+        const bool x_in_place = x.batch_stride == 1 && full;
+        const bool d_x_in_place = std::is_same_v<Element, Sum<Element>> && results.d_x.batch_stride == 1 && full;
+        for (int32_t row = rows.begin; row < rows.end; row += tile) {
+          const Range in_tile{row, std::min(row + tile, rows.end)};
+          const int64_t count = in_tile.end - row;
+          Panel<const Element> x_rows{};
+          if (d_value && x_in_place) {
+            x_rows = in_place(x, row, panel);
+          } else if (d_value) {
+            const Panel<Element> packed = workspace<Element>(row_tile, tile, width);
+            kernels<Element>().pack(at(x, row, panel * panel_width), count, samples, packed);
+            x_rows = read_only(packed);
+          }
+          Panel<Sum<Element>> d_x_rows{};
+          if constexpr (std::is_same_v<Element, Sum<Element>>)
+            if (value && d_x_in_place) d_x_rows = in_place(results.d_x, row, panel);
+          if (value && !d_x_in_place) d_x_rows = workspace<Sum<Element>>(gradient_tile, tile, width);
+          for (int32_t block = 0; block < h.blocks; ++block)
+            kernels<Element>().gradients(segments_of(plan, block, in_tile), h.block_rows, value,
+                                         gathered.get(block, panel), x_rows, block > 0, d_x_rows, d_value);
+          if (value && !d_x_in_place)
+            kernels<Element>().unpack(read_only(d_x_rows), count, samples,
+                                      at(results.d_x, row, panel * panel_width));
+        }
+      }
+    }
+  });
+}
+
+// One number too many, so that the data of a pattern without nonzeros are not null, which would mean: not wanted.
+int64_t never_null(int64_t numbers) { return numbers + 1; }
+
+// values, in the order of the transposed plan
+template <class Element>
+Tensor in_plan_order(const Tensor& values, const PlanView& plan) {
+  const int64_t V = plan.header.block_rows;
+  const Tensor contiguous = torch::stable::contiguous(values);
+  const Tensor ordered = torch::stable::new_empty(values, {never_null(values.numel())}, sum_type<Element>);
+  const Element* from = data_of<Element>(contiguous);
+  Sum<Element>* to = mutable_data_of<Sum<Element>>(ordered);
+  torch::stable::parallel_for(0, plan.header.nnz, copy_grain / V, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t v = 0; v < V; ++v) to[i * V + v] = widened(from[plan.source[i] * V + v]);
+  });
+  return ordered;
+}
+
+// The groups' sums in the order of the transposed plan, added up and put in the order of values.
+template <class Element>
+Tensor from_plan_order(const Tensor& sums, int64_t groups, const PlanView& plan, const Tensor& like) {
+  const int64_t V = plan.header.block_rows, nnz = plan.header.nnz;
+  const Tensor values = torch::stable::new_empty(like, {nnz, V});
+  const Sum<Element>* from = data_of<Sum<Element>>(sums);
+  Element* to = mutable_data_of<Element>(values);
+  torch::stable::parallel_for(0, nnz, copy_grain / V, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t v = 0; v < V; ++v) {
+        Sum<Element> sum = from[i * V + v];
+        for (int64_t group = 1; group < groups; ++group) sum += from[group * nnz * V + i * V + v];
+        to[plan.source[i] * V + v] = rounded<Element>(sum);
+      }
+  });
+  return values;
+}
+
+template <class Element>
+Tensor sum_of_groups(const Tensor& sums, int64_t groups, int64_t features, const Tensor& like) {
+  const Tensor result = torch::stable::new_empty(like, {features});
+  const Sum<Element>* from = data_of<Sum<Element>>(sums);
+  for (int64_t f = 0; f < features; ++f) {
+    Sum<Element> sum = 0;
+    for (int64_t group = 0; group < groups; ++group) sum += from[group * features + f];
+    mutable_data_of<Element>(result)[f] = rounded<Element>(sum);
+  }
+  return result;
+}
+
+template <class Element>
+Tensor new_sums(Division division, const PlanHeader& plan, const Tensor& like) {
+  const int64_t numbers = division.groups * plan.nnz * plan.block_rows;
+  return torch::stable::new_zeros(like, {never_null(numbers)}, sum_type<Element>);
+}
+
+struct Operands {
+  PlanView plan;
+  ScalarType type;
+  Tensor g;
+};
+
+Operands check_gradient(const char* op, const Tensor& g, const Tensor& crow, const Tensor& col,
+                        const Tensor& plan_t) {
+  const PlanView plan = check_plan(op, crow, col, plan_t, true);
+  const ScalarType type = check_floating(op, "g", g);
+  check_activation(op, "g", g, int64_t(plan.header.cols) * plan.header.block_rows, "weight rows");
+  return {plan, type, with_unit_stride(g)};
+}
+
+void check_input(const char* op, const Tensor& x, const Tensor& g, const Operands& operands) {
+  check_type(op, "x", x, operands.type);
+  check_activation(op, "x", x, operands.plan.header.rows, "weight columns");
+  check(g.size(1) == x.size(1), op, ": expected x and g of one batch size, got ", x.size(1), " and ", g.size(1));
+}
+
+void check_weights(const char* op, const Tensor& values, const Operands& operands) {
+  check_type(op, "values", values, operands.type);
+  check_nonzeros(op, values, operands.plan.header);
+}
+
+Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor&,
+              const Tensor& plan_t, int64_t cols) {
+  const Operands operands = check_gradient("spmm_t", g, crow, col, plan_t);
+  check_weights("spmm_t", values, operands);
+  check(cols == operands.plan.header.rows, "spmm_t: expected cols == ", operands.plan.header.rows,
+        " (the plan's), got ", cols);
+  const int64_t batch = g.size(1);
+  Tensor d_x = new_activation(g, cols, batch, is_batch_inner(g));
+  if (d_x.numel() == 0) return d_x;
+  dispatch(operands.type, [&](auto zero) {
+    using Element = decltype(zero);
+    const Tensor value = in_plan_order<Element>(values, operands.plan);
+    run_gradients<Element>(operands.plan, division_of(operands.plan.header, batch), data_of<Sum<Element>>(value),
+                           view<Element>(operands.g), {}, batch, {mutable_view<Element>(d_x), nullptr, nullptr});
+  });
+  return d_x;
+}
+
+Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor& col, const Tensor&,
+             const Tensor& plan_t, int64_t block_rows) {
+  const Operands operands = check_gradient("sddmm", g, crow, col, plan_t);
+  check_input("sddmm", x, g, operands);
+  const PlanHeader& h = operands.plan.header;
+  check(block_rows == h.block_rows, "sddmm: expected block_rows == ", h.block_rows, " (the plan's), got ",
+        block_rows);
+  const Tensor x_in = with_unit_stride(x);
+  return dispatch(operands.type, [&](auto zero) {
+    using Element = decltype(zero);
+    const Division division = division_of(h, x.size(1));
+    const Tensor sums = new_sums<Element>(division, h, x);
+    run_gradients<Element>(operands.plan, division, nullptr, view<Element>(operands.g), view<Element>(x_in),
+                           x.size(1), {{}, mutable_data_of<Sum<Element>>(sums), nullptr});
+    return from_plan_order<Element>(sums, division.groups, operands.plan, x);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values,
+                                                 const Tensor& crow, const Tensor& col, const Tensor&,
+                                                 const Tensor& plan_t) {
+  const Operands operands = check_gradient("spmm_backward", g, crow, col, plan_t);
+  check_input("spmm_backward", x, g, operands);
+  check_weights("spmm_backward", values, operands);
+  const PlanHeader& h = operands.plan.header;
+  const int64_t batch = x.size(1), features = g.size(0);
+  const Tensor x_in = with_unit_stride(x);
+  Tensor d_x = new_activation(x, h.rows, batch, is_batch_inner(x));
+  return dispatch(operands.type, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor> {
+    using Element = decltype(zero);
+    const Division division = division_of(h, batch);
+    const Tensor value = in_plan_order<Element>(values, operands.plan);
+    const Tensor d_value = new_sums<Element>(division, h, x);
+    const Tensor d_bias = torch::stable::new_zeros(x, {division.groups, features}, sum_type<Element>);
+    run_gradients<Element>(operands.plan, division, data_of<Sum<Element>>(value), view<Element>(operands.g),
+                           view<Element>(x_in), batch,
+                           {mutable_view<Element>(d_x), mutable_data_of<Sum<Element>>(d_value),
+                            mutable_data_of<Sum<Element>>(d_bias)});
+    return {d_x, from_plan_order<Element>(d_value, division.groups, operands.plan, x),
+            sum_of_groups<Element>(d_bias, division.groups, features, x)};
+  });
+}
+
+}  // namespace
+}  // namespace sparseprune
+
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) {
+  m.impl("spmm_t", TORCH_BOX(&sparseprune::spmm_t));
+  m.impl("sddmm", TORCH_BOX(&sparseprune::sddmm));
+  m.impl("spmm_backward", TORCH_BOX(&sparseprune::spmm_backward));
+}

@@ -1,0 +1,270 @@
+// What the sparse products share: checks of their arguments, views of tensors, and a thread's buffers.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "check.h"
+#include "isa.h"
+#include "kernels.h"
+#include "plan.h"
+
+namespace sparseprune {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// ---- checks ----
+
+inline void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected) {
+  check(t.is_cpu(), op, ": expected ", what,
+        " on the CPU like the other tensors, got another device; move all to one device");
+  check(t.scalar_type() == expected, op, ": expected ", what, " to be ", name_of(expected), ", got ",
+        name_of(t.scalar_type()));
+}
+
+inline ScalarType check_floating(const char* op, const char* what, const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  check(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Double, op, ": expected ",
+        what, " to be float32 or bfloat16 (or float64, slow, for checking gradients), got ", name_of(type),
+        "; convert with .float()");
+  return type;
+}
+
+inline std::string shape_of(const Tensor& t) {
+  std::string text;
+  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
+  return "[" + text + "]";
+}
+
+inline void check_activation(const char* op, const char* what, const Tensor& t, int64_t features,
+                             const char* meaning) {
+  check(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (", meaning,
+        "), batch], got ", shape_of(t));
+}
+
+inline PlanView check_plan(const char* op, const Tensor& crow, const Tensor& col, const Tensor& plan,
+                           bool transposed) {
+  check_type(op, "crow", crow, ScalarType::Int);
+  check_type(op, "col", col, ScalarType::Int);
+  check_type(op, "plan", plan, ScalarType::Int);
+  const int64_t header_size = sizeof(PlanHeader) / 4;
+  check(plan.dim() == 1 && plan.is_contiguous() && plan.numel() >= header_size &&
+            plan.const_data_ptr<int32_t>()[0] == PlanHeader::expected_magic &&
+            plan.numel() == PlanView::size(*reinterpret_cast<const PlanHeader*>(plan.const_data_ptr<int32_t>())) &&
+            bool(plan.const_data_ptr<int32_t>()[1]) == transposed,
+        op, ": expected a plan made by sparseprune::plan", transposed ? " of the transpose" : "",
+        ", got another tensor; build it from crow and col");
+  const PlanView view(plan.const_data_ptr<int32_t>());
+  const int64_t rows = transposed ? view.header.cols : view.header.rows;
+  check(crow.numel() == rows + 1 && col.numel() == view.header.nnz, op, ": expected the plan of this pattern (",
+        crow.numel() - 1, " rows of blocks, ", col.numel(), " nonzeros), got one of ", rows, " and ",
+        view.header.nnz, "; build it again after changing the pattern");
+  return view;
+}
+
+inline void check_nonzeros(const char* op, const Tensor& values, const PlanHeader& plan) {
+  check(values.dim() == 2 && values.size(0) == plan.nnz && values.size(1) == plan.block_rows, op,
+        ": expected values.shape == [", plan.nnz, " (nonzero blocks of the pattern), ", plan.block_rows,
+        " (rows of a block)], got ", shape_of(values));
+}
+
+// ---- layout ----
+
+inline bool is_batch_inner(const Tensor& x) { return x.stride(1) == 1 && x.stride(0) != 1; }
+
+// [features, batch] in which one of the strides is 1; a copy only where neither is.
+inline Tensor with_unit_stride(const Tensor& x) {
+  if (x.stride(0) == 1 || x.stride(1) == 1) return x;
+  return torch::stable::transpose(torch::stable::contiguous(torch::stable::transpose(x, 0, 1)), 0, 1);
+}
+
+inline Tensor new_activation(const Tensor& like, int64_t features, int64_t batch, bool batch_inner) {
+  if (batch_inner) return torch::stable::new_empty(like, {features, batch});
+  return torch::stable::transpose(torch::stable::new_empty(like, {batch, features}), 0, 1);
+}
+
+// ---- from tensors to what kernels see ----
+
+template <class Element>
+const Element* data_of(const Tensor& t) {
+  if constexpr (std::is_same_v<Element, BFloat16>)
+    return reinterpret_cast<const BFloat16*>(t.const_data_ptr<torch::headeronly::BFloat16>());
+  else
+    return t.const_data_ptr<Element>();
+}
+template <class Element>
+Element* mutable_data_of(const Tensor& t) {
+  if constexpr (std::is_same_v<Element, BFloat16>)
+    return reinterpret_cast<BFloat16*>(t.mutable_data_ptr<torch::headeronly::BFloat16>());
+  else
+    return t.mutable_data_ptr<Element>();
+}
+
+template <class Element>
+Strided<const Element> view(const Tensor& x) {
+  return {data_of<Element>(x), x.stride(0), x.stride(1)};
+}
+template <class Element>
+Strided<Element> mutable_view(const Tensor& x) {
+  return {mutable_data_of<Element>(x), x.stride(0), x.stride(1)};
+}
+
+template <class Scalar>
+Strided<Scalar> at(Strided<Scalar> m, int64_t feature, int64_t sample) {
+  m.data += feature * m.feature_stride + sample * m.batch_stride;
+  return m;
+}
+
+template <class Element>
+constexpr ScalarType sum_type = std::is_same_v<Element, double> ? ScalarType::Double : ScalarType::Float;
+
+constexpr int64_t copy_grain = 1 << 14;
+
+// A tensor of Element as contiguous Sum<Element>: itself where it is that already.
+template <class Element>
+Tensor widened_copy(const Tensor& t) {
+  const Tensor from = torch::stable::contiguous(t);
+  if constexpr (std::is_same_v<Element, Sum<Element>>) return from;
+  const Tensor to = torch::stable::new_empty(from, {t.numel()}, sum_type<Element>);
+  const Element* in = data_of<Element>(from);
+  Sum<Element>* out = mutable_data_of<Sum<Element>>(to);
+  torch::stable::parallel_for(0, t.numel(), copy_grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) out[i] = widened(in[i]);
+  });
+  return to;
+}
+
+template <class F>
+auto dispatch(ScalarType type, F f) {
+  return type == ScalarType::Double ? f(double{}) : type == ScalarType::BFloat16 ? f(BFloat16{}) : f(float{});
+}
+
+template <class Element>
+const KernelsOf<Element>& kernels() {
+  if constexpr (std::is_same_v<Element, double>)
+    return double_kernels();
+  else if constexpr (std::is_same_v<Element, BFloat16>)
+    return current_isa().kernels().of_bfloat16;
+  else
+    return current_isa().kernels().of_float;
+}
+
+// ---- panels ----
+
+inline int64_t panels_of(int64_t batch) { return (batch + panel_width - 1) / panel_width; }
+inline int samples_of(int64_t panel, int64_t batch) {
+  return int(std::min<int64_t>(panel_width, batch - panel * panel_width));
+}
+template <class Element>
+int width_for(int samples) {
+  return (samples + sample_multiple<Element> - 1) / sample_multiple<Element> * sample_multiple<Element>;
+}
+
+// A full panel of a batch-inner matrix, where it lies.
+template <class Scalar>
+Panel<Scalar> in_place(Strided<Scalar> m, int64_t feature, int64_t panel) {
+  return {at(m, feature, panel * panel_width).data, m.feature_stride, panel_width};
+}
+template <class Scalar>
+Panel<const Scalar> read_only(Panel<Scalar> panel) {
+  return {panel.data, panel.stride, panel.width};
+}
+
+// A buffer of the calling thread that keeps its memory between calls: fresh pages cost more than the arithmetic.
+enum Slot { gathered_block, row_tile, gradient_tile, slots };
+template <class Scalar>
+Panel<Scalar> workspace(Slot slot, int64_t features, int width) {
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<void, Free> memory[slots];
+  thread_local size_t capacity[slots] = {};
+  const size_t bytes = (size_t(std::max<int64_t>(features, 1)) * width * sizeof(Scalar) + 63) / 64 * 64;
+  if (bytes > capacity[slot]) {
+    memory[slot].reset(std::aligned_alloc(64, bytes));
+    capacity[slot] = memory[slot] ? bytes : 0;
+    if (!memory[slot]) throw std::bad_alloc();
+  }
+  return {static_cast<Scalar*>(memory[slot].get()), width, width};
+}
+
+// One block of the operand whose rows the nonzeros pick: packed by the thread that asks for it, or where it lies.
+template <class Element>
+class GatheredBlocks {
+ public:
+  // `features`: of a whole block. `reads`: how often the kernels read a row of it.
+  GatheredBlocks(Strided<const Element> source, int64_t features, int64_t all_features, int64_t batch,
+                 double reads)
+      : source(source), features(features), all_features(all_features), batch(batch), reads(reads) {}
+
+  Panel<const Element> get(int64_t wanted_block, int64_t wanted_panel) {
+    const int64_t first = wanted_block * features;
+    const int samples = samples_of(wanted_panel, batch);
+    if (source.batch_stride == 1 && samples == panel_width && reads < worth_packing)
+      return in_place(source, first, wanted_panel);
+    if (block != wanted_block || panel != wanted_panel) {
+      packed = workspace<Element>(gathered_block, features, width_for<Element>(samples));
+      kernels<Element>().pack(at(source, first, wanted_panel * panel_width),
+                              std::min(features, all_features - first), samples, packed);
+      block = wanted_block;
+      panel = wanted_panel;
+    }
+    return read_only(packed);
+  }
+
+ private:
+  // Rows of a batch-inner matrix lie far apart, which costs TLB misses; packing them costs a copy.
+  static constexpr double worth_packing = 24;
+
+  Strided<const Element> source;
+  int64_t features, all_features, batch;
+  double reads;
+  Panel<Element> packed{};
+  int64_t block = -1, panel = -1;
+};
+
+// ---- the division of work among threads ----
+
+struct Range {
+  int32_t begin, end;
+};
+
+// Rows of part `part` of `parts`, of about equal work: nonzeros, and the layout of a row, about 8 nonzeros' time.
+inline Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
+  const int32_t rows = plan.header.rows;
+  const int32_t* end_of_all = plan.start + int64_t(plan.header.blocks) * rows;  // last row of: end of the pattern
+  const auto work_before = [&](int32_t row) {
+    return (row == 0 ? 0 : int64_t(end_of_all[row - 1])) * plan.header.block_rows + 8 * int64_t(row);
+  };
+  const int64_t total = work_before(rows);
+  const auto boundary = [&](int64_t i) {
+    int32_t low = 0, high = rows;
+    while (low < high) {
+      const int32_t middle = low + (high - low) / 2;
+      work_before(middle)* parts < total* i ? low = middle + 1 : high = middle;
+    }
+    return low;
+  };
+  return {part == 0 ? 0 : boundary(part), part + 1 == parts ? rows : boundary(part + 1)};
+}
+
+constexpr int64_t serial_work = 1 << 15;  // multiply-adds below which a second thread costs more than it saves
+
+inline int64_t worthwhile_threads(const PlanHeader& plan, int64_t batch) {
+  return int64_t(plan.nnz) * plan.block_rows * batch < serial_work ? 1 : int64_t(torch::stable::get_num_threads());
+}
+
+inline Segments segments_of(const PlanView& plan, int64_t block, Range rows) {
+  const int32_t* begin = plan.start + block * plan.header.rows;
+  return {begin + rows.begin, begin + plan.header.rows + rows.begin, rows.end - rows.begin, plan.column};
+}
+
+}  // namespace sparseprune
