@@ -33,7 +33,8 @@ class Contender:
     Attributes:
         label: name in tables and plots.
         kind: "dense", "small dense" or "sparse".
-        method, sparsity: how it was pruned; for "small dense", the sparsity whose weight count it matches.
+        method, sparsity, block: how it was pruned, blocks as "4x1"; for "small dense", the sparsity whose
+            weight count it matches.
         weights: weights that it keeps, biases excluded.
         prune_seconds: time to score, select and build the sparse layers.
         make: returns the untrained network.
@@ -43,6 +44,7 @@ class Contender:
     kind: str
     method: str | None
     sparsity: float | None
+    block: str | None
     weights: int
     prune_seconds: float
     make: Callable[[], nn.Module]
@@ -65,6 +67,7 @@ class Run:
     kind: str
     method: str | None
     sparsity: float | None
+    block: str | None
     weights: int
     prune_seconds: float
     total_seconds: float
@@ -108,6 +111,7 @@ def compare(
     *,
     methods: Sequence[str] = ("snip", "grasp"),
     sparsities: Sequence[float] = (0.9, 0.95),
+    blocks: Sequence[tuple[int, int]] = ((1, 1),),
     epochs: int = 4,
     budget: float | Literal["dense"] | None = None,
     batch_size: int = 256,
@@ -121,8 +125,8 @@ def compare(
     """Train a dense network and its sparse and small dense competitors, and measure them.
 
     Contenders: dense; for each sparsity, a small dense network with about as many weights as a sparse one
-    keeps; for each method and sparsity, the dense network pruned on its initial weights. All start from the
-    same seed. Everything is pruned before anything is trained, so that a mistake costs seconds.
+    keeps; for each method, sparsity and block, the dense network pruned on its initial weights. All start
+    from the same seed. Everything is pruned before anything is trained, so that a mistake costs seconds.
 
     The first view trains all for `epochs`. With a budget there is a second view, in which all are trained
     anew for the same wall-clock time. Pruning counts: its seconds are taken off the contender's budget.
@@ -132,6 +136,7 @@ def compare(
         model: name in `sparseprune.models.MODELS`.
         methods: pruning methods that `sparseprune.prune` knows.
         sparsities: fractions of the weights to remove.
+        blocks: (V, 1) of each, rows and columns that are kept or removed together; see `sparseprune.prune`.
         epochs: passes over the data in the first view.
         budget: seconds for the second view, or "dense" for the time that dense took in the first (which is
             then its run in both views); no second view when None.
@@ -155,8 +160,9 @@ def compare(
         if not 0 <= sparsity < 1:
             raise ValueError(f"compare: expected sparsities in [0, 1), got {sparsity}")
     sizes = models.layer_sizes(model, data.features, data.classes)
-    second_view = len(sparsities) * (1 + len(methods)) + (budget != "dense") if budget is not None else 0
-    task_count = len(sparsities) * (1 + 2 * len(methods)) + 1 + second_view
+    pruned = list(itertools.product(methods, sparsities, blocks))
+    second_view = len(sparsities) + len(pruned) + (budget != "dense") if budget is not None else 0
+    task_count = len(sparsities) + 2 * len(pruned) + 1 + second_view
     number = itertools.count(1)
     watcher = watcher or Watcher()
 
@@ -167,10 +173,10 @@ def compare(
         small = models.small_dense(sizes, max(1, round(models.weight_count(sizes) * (1 - sparsity))))
         label = f"small dense {'-'.join(map(str, small))}"
         contenders.append(_dense(label, "small dense", sparsity, small, seed))
-    for method, sparsity in itertools.product(methods, sparsities):
-        task = f"prune: {method} {100 * sparsity:.4g} %"
+    for method, sparsity, block in pruned:
+        task = f"prune: {label_of(method, sparsity, block)}"
         watcher.begin(task, next(number), task_count)
-        contender = _pruned(sizes, seed, scored, method, sparsity, scope, batch_size, clock)
+        contender = _pruned(sizes, seed, scored, method, sparsity, block, scope, batch_size, clock)
         watcher.end(task, f"{contender.weights:,} weights kept, {contender.prune_seconds:.2f} s")
         contenders.append(contender)
 
@@ -247,6 +253,17 @@ def compare(
     )
 
 
+def label_of(method: str, sparsity: float, block: tuple[int, int]) -> str:
+    """Name of a pruned network in tables and plots: "snip 90 %", with blocks "snip 90 % 4x1"."""
+    label = f"{method} {100 * sparsity:.4g} %"
+    return label if block == (1, 1) else f"{label} {block_text(block)}"
+
+
+def block_text(block: tuple[int, int]) -> str:
+    """(4, 1) as "4x1"."""
+    return "x".join(map(str, block))
+
+
 def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """The first batches of the training data in the seed's order, for scoring.
 
@@ -286,7 +303,7 @@ def flops_per_step(model: nn.Module, batch_size: int) -> int:
 
 def _dense(label: str, kind: str, sparsity: float | None, sizes: Sequence[int], seed: int) -> Contender:
     return Contender(
-        label, kind, None, sparsity, models.weight_count(sizes), 0.0, lambda: models.build(sizes, seed)
+        label, kind, None, sparsity, None, models.weight_count(sizes), 0.0, lambda: models.build(sizes, seed)
     )
 
 
@@ -296,21 +313,23 @@ def _pruned(
     scored: list[tuple[Tensor, Tensor]],
     method: str,
     sparsity: float,
+    block: tuple[int, int],
     scope: str,
     batch_size: int,
     clock: Callable[[], float],
 ) -> Contender:
     model = models.build(sizes, seed)
     start = clock()
-    masks = sp.prune(model, scored, method=method, sparsity=sparsity, scope=scope, seed=seed)
+    masks = sp.prune(model, scored, method=method, sparsity=sparsity, scope=scope, block=block, seed=seed)
     sparse = sp.sparsify(model, masks, batch_size=batch_size)
     seconds = clock() - start
     kept = sum(int(mask.sum()) for mask in masks.values())
     return Contender(
-        label=f"{method} {100 * sparsity:.4g} %",
+        label=label_of(method, sparsity, block),
         kind="sparse",
         method=method,
         sparsity=sparsity,
+        block=block_text(block),
         weights=kept,
         prune_seconds=seconds,
         # Copies of one network: which layers are sparse is measured, and must not differ from run to run.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.masked import DenseLayer, Masked
+from sparseprune.pattern import largest_block
 from sparseprune.sparsify import describe, weight_bytes
 
 
@@ -22,6 +23,8 @@ class Row:
     shape: tuple[int, ...]
     weights: int
     kept: int
+    # "VxH" of the largest blocks that the kept weights form, "1x1" if unstructured; empty for a dense layer.
+    block: str
     # Of one sample's forward pass, 2 per kept weight and position; None where positions are unknown.
     flops: int | None
     # Of the weight as stored, indices included; None for masks alone.
@@ -65,11 +68,12 @@ class Summary:
         return {"layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows], **totals}
 
     def __str__(self) -> str:
-        head = ("layer", "shape", "weights", "kept", "sparsity", "FLOPs", "bytes", "computes")
+        head = ("layer", "shape", "block", "weights", "kept", "sparsity", "FLOPs", "bytes", "computes")
         lines = [head] + [
             (
                 row.name,
                 "x".join(map(str, row.shape)),
+                row.block,
                 f"{row.weights:,}",
                 f"{row.kept:,}",
                 f"{row.sparsity:.2%}",
@@ -79,10 +83,10 @@ class Summary:
             )
             for row in self.rows
         ]
-        total = ("total", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}")
+        total = ("total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}")
         lines.append((*total, _count(self.flops), _count(self.bytes), ""))
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text_columns = (0, 1, len(head) - 1)
+        text_columns = (0, 1, 2, len(head) - 1)
 
         def table_line(line: tuple[str, ...]) -> str:
             cells = [
@@ -97,7 +101,7 @@ class Summary:
 
 
 def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
-    """A printable table of every prunable layer: shape, kept, sparsity, FLOPs, bytes, how it computes.
+    """A printable table of every prunable layer: shape, block, kept, FLOPs, bytes, how it computes.
 
     Args:
         model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
@@ -125,6 +129,7 @@ def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
                 tuple(mask.shape),
                 mask.numel(),
                 int(mask.sum()),
+                _block(mask),
                 _linear_flops(mask.shape, int(mask.sum())),
                 None,
                 "mask",
@@ -137,20 +142,26 @@ def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
 def _row_of_layer(name: str, module: SparseLinear | Masked | DenseLayer) -> Row:
     if isinstance(module, SparseLinear):
         shape: tuple[int, ...] = (module.out_features, module.in_features)
-        kept = len(module.col)
+        kept, block = module.values.numel(), "x".join(map(str, module.block))
+    elif isinstance(module, Masked):
+        shape, kept, block = tuple(module.weight.shape), int(module.mask.sum()), _block(module.mask)
     else:
-        shape = tuple(module.weight.shape)
-        kept = int(module.mask.sum()) if isinstance(module, Masked) else module.weight.numel()
+        shape, kept, block = tuple(module.weight.shape), module.weight.numel(), ""
     return Row(
         name,
         shape,
         math.prod(shape),
         kept,
+        block,
         _linear_flops(shape, kept),
         weight_bytes(module),
         describe(module),
         module.choice if isinstance(module, SparseLinear | Masked) else "",
     )
+
+
+def _block(mask: Tensor) -> str:
+    return f"{largest_block(mask.flatten(1)) if mask.dim() > 1 else 1}x1"
 
 
 def _linear_flops(shape: tuple[int, ...], kept: int) -> int | None:

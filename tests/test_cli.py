@@ -58,10 +58,15 @@ def test_version_is_printed_by_the_module(run):
 
 def test_prune_saves_masks_that_train_takes(run, tmp_path):
     file = tmp_path / "new" / "masks.pt"
-    result = run("prune", *QUICK, "--method", "random", "--sparsity", 0.75, "--out", file, "--json")
+    result = run(
+        *("prune", *QUICK, "--method", "random", "--sparsity", 0.75),
+        *("--block", "4x1", "--out", file, "--json"),
+    )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert figures["sizes"] == [64, 300, 100, 10]
+    blocks = [layer["block"] for layer in figures["summary"]["layers"]]
+    assert (figures["block"], blocks) == ("4x1", ["4x1", "4x1", "1x1"])  # 10 rows are not divisible
     assert (figures["summary"]["weights"], figures["summary"]["kept"]) == (50_200, 50_200 // 4)
     masks = torch.load(file)["masks"]
     assert sum(int(mask.sum()) for mask in masks.values()) == 50_200 // 4
@@ -70,7 +75,7 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
     result = run("train", *QUICK, "--masks", file, "--epochs", 1, "--out", checkpoint, "--json")
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert (figures["method"], figures["sparsity"]) == ("random", 0.75)
+    assert (figures["method"], figures["sparsity"], figures["block"]) == ("random", 0.75, "4x1")
     assert figures["result"]["steps"] == 6
     assert 0 < figures["result"]["accuracy"] < 1
 
@@ -95,17 +100,21 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
 
 
 def test_prune_prints_the_summary(run):
-    result = run("prune", *QUICK, "--method", "snip", "--sparsity", 0.5, "--prune-batches", 2)
+    result = run("prune", *QUICK, "--method", "snip", "--sparsity", 0.5, "--prune-batches", 2, "--block", 2)
     assert result.exit_code == 0, result.output
     assert "25,100" in result.stdout
+    assert re.search(r"0\.weight|1\.weight +300x64 +2x1 ", result.stdout)
+    assert "prune: snip 50 % 2x1" in result.stderr
     assert "data: digits from Python package scikit-learn" in result.stderr
     assert "2 batches" in result.stderr
 
 
 def test_train_prints_one_line(run, tmp_path):
-    result = run("train", *QUICK, "--method", "random", "--epochs", 1, "--out", tmp_path / "a" / "b.pt")
+    result = run(
+        "train", *QUICK, "--method", "random", "--block", 2, "--epochs", 1, "--out", tmp_path / "a" / "b.pt"
+    )
     assert result.exit_code == 0, result.output
-    assert re.search(r"random 90 %: test accuracy [\d.]+ % after 1.0 epochs, 6 steps", result.stdout)
+    assert re.search(r"random 90 % 2x1: test accuracy [\d.]+ % after 1.0 epochs, 6 steps", result.stdout)
     assert (tmp_path / "a" / "b.pt").stat().st_size > 0
     result = run("train", *QUICK, "--budget", 1e-9)
     assert re.search(r"dense: test accuracy [\d.]+ % after 0.2 epochs, 1 steps", result.stdout)
@@ -114,12 +123,19 @@ def test_train_prints_one_line(run, tmp_path):
 def test_compare_writes_its_report(run, tmp_path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "report"
-    arguments = ["compare", *QUICK, "--methods", "snip,random", "--sparsities", "0.5,0.8", "--epochs", 1]
-    result = run(*arguments, "--budget", "dense", "--out", out, "--json")
+    arguments = ["compare", *QUICK, "--methods", "snip", "--sparsities", "0.5,0.8", "--blocks", "1,4x1"]
+    result = run(*arguments, "--epochs", 1, "--budget", "dense", "--out", out, "--json")
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert json.loads((out / "results.json").read_text()) == figures
     assert len(figures["runs"]) == 2 * 7
+    assert [run_["label"] for run_ in figures["runs"][3:7]] == [
+        "snip 50 %",
+        "snip 50 % 4x1",
+        "snip 80 %",
+        "snip 80 % 4x1",
+    ]
+    assert [run_["block"] for run_ in figures["runs"][:5]] == [None, None, None, "1x1", "4x1"]
     assert figures["machine"]["torch"] == torch.__version__
     picture = (out / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -180,6 +196,9 @@ def test_errors_are_one_message_and_exit_code_1(run, arguments, message):
         (["prune", "--sparsity", "1.5"], "--sparsity"),
         (["compare", "--sparsities", "0.9,1"], "numbers in [0, 1) with commas between, got '0.9,1'"),
         (["compare", "--sparsities", "much"], "numbers in [0, 1) with commas between, got 'much'"),
+        (["compare", "--blocks", "1,3"], "expected blocks of 1, 2, 4, 8, 16 rows (4, or 4x1), got '3'"),
+        (["prune", "--block", "1,4"], "expected one block, got '1,4'"),
+        (["train", "--block", "4x2"], "got '4x2'"),
         (["compare", "--budget", "long"], "a number of seconds above 0, or \"dense\", got 'long'"),
         (["compare", "--budget", "-1"], "a number of seconds above 0"),
         (["compare", "--epochs", "0"], "--epochs"),

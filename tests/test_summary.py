@@ -42,27 +42,29 @@ def test_summary_of_a_sparse_model(needs_extension: None) -> None:
         "no sparse kernels for convolutions yet",
     )
     assert conv.bytes == 18 * 4 + 18  # and a bool per weight
-    assert (first.weights, first.kept, first.sparsity, first.flops) == (40, 5, 0.875, 10)
+    assert (first.weights, first.kept, first.sparsity, first.flops, first.block) == (40, 5, 0.875, 10, "1x1")
     assert (first.computes, first.choice) == ("sparse", "")
     layer = sparse[2]
     stored = (layer.values, layer.crow, layer.col, layer.plan, layer.plan_t)
     assert first.bytes == sum(tensor.nbytes for tensor in stored)
-    assert (second.kept, second.computes) == (15, "dense")
+    assert (second.kept, second.computes, second.block) == (15, "dense", "")
     assert sp.summary(sparse).kept == 12 + 5 + 15
 
 
 def test_summary_is_a_table(needs_extension: None) -> None:
     model = nn.Sequential(nn.Linear(100, 20), nn.Linear(20, 3))
-    masks = {"0.weight": torch.eye(20, 100, dtype=torch.bool)}
+    masks = {"0.weight": torch.eye(10, 100, dtype=torch.bool).repeat_interleave(2, 0)}
     sparse = sp.sparsify(model, masks, layers="dense")
     assert str(sp.summary(sparse)).split("\n") == [
-        "layer     shape   weights  kept  sparsity  FLOPs   bytes  computes",
-        "-----------------------------------------------------------------------------------",
-        "0.weight  20x100    2,000    20    99.00%     40  10,000  dense, masked (asked for)",
-        "1.weight  3x20         60    60     0.00%    120     240  dense",
-        "-----------------------------------------------------------------------------------",
-        "total               2,060    80    96.12%    160  10,240",
+        "layer     shape   block  weights  kept  sparsity  FLOPs   bytes  computes",
+        "------------------------------------------------------------------------------------------",
+        "0.weight  20x100  2x1      2,000    20    99.00%     40  10,000  dense, masked (asked for)",
+        "1.weight  3x20                60    60     0.00%    120     240  dense",
+        "------------------------------------------------------------------------------------------",
+        "total                      2,060    80    96.12%    160  10,240",
     ]
+    (row, _) = sp.summary(sp.sparsify(model, masks, layers="sparse")).rows
+    assert (row.block, row.kept) == ("2x1", 20)
 
 
 def test_summary_says_why_a_layer_computes_as_it_does(needs_extension: None) -> None:
@@ -83,6 +85,7 @@ def test_summary_of_masks() -> None:
         ("2.weight", 40, 5, 10, None, "mask"),
     ]
     assert result.bytes is None
+    assert [row.block for row in result.rows] == ["2x1", "1x1"]
     assert str(result).split("\n")[-1].split() == ["total", "58", "17", "70.69%", "-", "-"]
 
 

@@ -50,6 +50,10 @@ def compare(
     sparsities: Annotated[
         str, typer.Option("--sparsities", help="Fractions of the weights to remove, commas between.")
     ] = "0.9,0.95",
+    blocks: Annotated[
+        str,
+        typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between: 1,4."),
+    ] = "1",
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, help="Passes over the data in the first view (equal epochs).")
     ] = 4,
@@ -79,7 +83,7 @@ def compare(
     --budget adds a second one, which gives them the same wall-clock time.
     Evaluation is not counted in either.
     """
-    fractions, seconds = _numbers(sparsities), _budget(budget)
+    fractions, seconds, shapes = _numbers(sparsities), _budget(budget), options.parse_blocks(blocks)
     if out is not None:
         report.require_matplotlib()
         out.mkdir(parents=True, exist_ok=True)
@@ -92,6 +96,7 @@ def compare(
             model,
             methods=[method.strip() for method in methods.split(",")],
             sparsities=fractions,
+            blocks=shapes,
             epochs=epochs,
             budget=seconds,
             batch_size=batch_size,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEYS = {"masks", "sizes", "seed", "method", "sparsity"}
+KEYS = {"masks", "sizes", "seed", "method", "sparsity", "block"}
 
 
 def save(
@@ -21,6 +21,7 @@ def save(
     seed: int,
     method: str,
     sparsity: float,
+    block: tuple[int, int],
 ) -> None:
     """Write a mask file; its folder is made if need be.
 
@@ -31,6 +32,7 @@ def save(
         seed: of its initial weights.
         method: how the masks were made.
         sparsity: fraction of the weights that they remove.
+        block: rows and columns that were kept or removed together.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -39,6 +41,7 @@ def save(
         "seed": seed,
         "method": method,
         "sparsity": sparsity,
+        "block": block,
     }
     torch.save(content, path)
 
@@ -51,7 +54,7 @@ def load(path: Path, sizes: Sequence[int], seed: int) -> dict[str, Any]:
         sizes: layer sizes of the network.
         seed: of its initial weights.
     Returns:
-        what `save` was given: "masks", "sizes", "seed", "method" and "sparsity".
+        what `save` was given: "masks", "sizes", "seed", "method", "sparsity" and "block".
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no mask file, or its masks were made for another network or other initial weights.

@@ -11,6 +11,7 @@ import typer
 
 from sparseprune.data import DATASETS
 from sparseprune.models import MODELS
+from sparseprune.pattern import BLOCK_ROWS
 
 
 def _one_of(known: Iterable[str]) -> Callable[[str], str]:
@@ -28,6 +29,23 @@ def _set_threads(count: int | None) -> int | None:
     return count
 
 
+def parse_blocks(text: str) -> list[tuple[int, int]]:
+    """``"1,4x1"`` as [(1, 1), (4, 1)]: rows x columns of each, one column if not said."""
+    known = {name: (rows, 1) for rows in BLOCK_ROWS for name in (f"{rows}", f"{rows}x1")}
+    words = [word.strip() for word in text.split(",")]
+    if unknown := [word for word in words if word not in known]:
+        raise typer.BadParameter(
+            f"expected blocks of {', '.join(map(str, BLOCK_ROWS))} rows (4, or 4x1), got {unknown[0]!r}"
+        )
+    return [known[word] for word in words]
+
+
+def _one_block(text: str) -> str:
+    if len(parse_blocks(text)) > 1:
+        raise typer.BadParameter(f"expected one block, got {text!r}")
+    return text
+
+
 Data = Annotated[
     str, typer.Option("--data", callback=_one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
 ]
@@ -42,6 +60,15 @@ Model = Annotated[
 ]
 Sparsity = Annotated[
     float, typer.Option("--sparsity", min=0.0, max=1.0, help="Fraction of the weights to remove.")
+]
+Block = Annotated[
+    str,
+    typer.Option(
+        "--block",
+        callback=_one_block,
+        metavar="V",
+        help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1).",
+    ),
 ]
 Scope = Annotated[
     str,

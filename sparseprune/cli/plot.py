@@ -16,13 +16,14 @@ from sparseprune.comparison import Run
 # Okabe and Ito's colours: people with colour blindness can tell them apart. Black and gray: dense networks.
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "os^Dv"
+LINES = ("-", ":", "-.", (0, (1, 3)), (0, (5, 1)))
 
 
 def save_curves(views: Sequence[tuple[str, Sequence[Run]]], headline: str, path: Path) -> None:
     """Draw one panel for each view: a curve for each run, which starts when its pruning ends.
 
     Dense is black, small dense networks are dashed and gray; a method has a colour, a sparsity a marker and a
-    shade.
+    shade, a block a line style.
 
     Args:
         views: title and runs of each.
@@ -65,7 +66,9 @@ def _style(run: Run, everything: Sequence[Run]) -> dict[str, Any]:
         return {"color": _lighter("#666666", lightness), "linestyle": "--", "linewidth": 1.4, **marker}
     methods = list(dict.fromkeys(r.method for r in everything if r.method is not None))
     colour = METHOD_COLOURS[methods.index(run.method) % len(METHOD_COLOURS)]
-    return {"color": _lighter(colour, lightness), "linewidth": 1.6, **marker}
+    blocks = list(dict.fromkeys(r.block for r in everything if r.kind == "sparse"))
+    line = LINES[blocks.index(run.block) % len(LINES)]
+    return {"color": _lighter(colour, lightness), "linestyle": line, "linewidth": 1.6, **marker}
 
 
 def _lighter(colour: str, part: float) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ def prune(
         str, typer.Option("--method", help="Pruning method, such as snip, grasp, random.")
     ] = "snip",
     sparsity: options.Sparsity = 0.9,
+    block: options.Block = "1",
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
     data: options.Data = "mnist5k",
@@ -33,6 +34,8 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
+    (shape,) = options.parse_blocks(block)
+    label = comparison.label_of(method, sparsity, shape)
     with Bars() as bars:
         bars.begin(f"load {data}")
         dataset = load(data, data_dir)
@@ -43,17 +46,27 @@ def prune(
         bars.begin(f"score: {method}")
         start = time.perf_counter()
         masks = sp.prune(
-            network, Watched(scored, bars), method=method, sparsity=sparsity, scope=scope, seed=seed
+            network,
+            Watched(scored, bars),
+            method=method,
+            sparsity=sparsity,
+            scope=scope,
+            block=shape,
+            seed=seed,
         )
         seconds = time.perf_counter() - start
-        bars.end(f"prune: {method} {100 * sparsity:.4g} %", f"{len(scored)} batches, {seconds:.2f} s")
+        bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
     summary = sp.summary(sp.sparsify(network, masks, batch_size=batch_size))
-    facts = {"model": model, "data": dataset.name, "method": method, "sparsity": sparsity, "scope": scope}
     if out is not None:
-        mask_file.save(out, masks, sizes=sizes, seed=seed, method=method, sparsity=sparsity)
+        mask_file.save(out, masks, sizes=sizes, seed=seed, method=method, sparsity=sparsity, block=shape)
     if as_json:
         result = {
-            **facts,
+            "model": model,
+            "data": dataset.name,
+            "method": method,
+            "sparsity": sparsity,
+            "block": comparison.block_text(shape),
+            "scope": scope,
             "source": dataset.source,
             "sizes": sizes,
             "seed": seed,

@@ -30,6 +30,7 @@ def train(
         Path | None,
         typer.Option("--masks", help="Use the masks of this file, from `sparseprune prune --out`."),
     ] = None,
+    block: options.Block = "1",
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
     epochs: Annotated[
@@ -68,15 +69,19 @@ def train(
         sizes = models.layer_sizes(model, dataset.features, dataset.classes)
         network: torch.nn.Module = models.build(sizes, seed)
         masks = None
+        (shape,) = options.parse_blocks(block)
         if masks_from is not None:
             content = mask_file.load(masks_from, sizes, seed)
             masks, method, sparsity = content["masks"], content["method"], content["sparsity"]
+            shape = content["block"]
         elif method is not None:
             scored = comparison.prune_set(dataset, prune_batches, batch_size, seed)
-            masks = sp.prune(network, scored, method=method, sparsity=sparsity, scope=scope, seed=seed)
+            masks = sp.prune(
+                network, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
+            )
         if masks is not None:
             network = sp.sparsify(network, masks, batch_size=batch_size)
-        label = "dense" if masks is None else f"{method} {100 * sparsity:.4g} %"
+        label = "dense" if method is None else comparison.label_of(method, sparsity, shape)
         bars.begin(f"train: {label}")
         result = training.train(
             network,
@@ -96,6 +101,7 @@ def train(
         "source": dataset.source,
         "method": None if masks is None else method,
         "sparsity": None if masks is None else sparsity,
+        "block": None if masks is None else comparison.block_text(shape),
         "batch_size": batch_size,
         "lr": lr,
         "seed": seed,
