@@ -119,7 +119,7 @@ def _machine(header: dict[str, Any], rows: Sequence[Row]) -> str:
         "Every contender is verified against float64 before it is timed; they take turns; times are medians.",
         *str(report.strongest_text(rows)).strip().split("\n"),
     ]
-    busy = {row.case for row in rows if (row.others or 0.0) > report.BUSY}
+    busy = {row.case for row in rows if _busy(row)}
     cases = len({row.case for row in rows})
     warning = (
         f'<p class="warning">{len(busy)} of {cases} cases were measured while other '
@@ -198,12 +198,16 @@ def _losses(rows: Sequence[Row], contender: str) -> str:
     found = report.losses(rows, contender)
     words = "slower than the strongest dense contender of the same precision (topk: than numpy)"
     lines = [
-        f"<tr><td>{escape(row.case)}</td><td>{factor:.2f}×</td></tr>"
+        f'<tr><td>{escape(row.case)}</td><td>{factor:.2f}×</td><td class="text">{_busy(row)}</td></tr>'
         for row, factor in sorted(found, key=lambda loss: loss[1])
     ]
     if not found:
         return f"<p>{escape(contender)} is {words} in no case.</p>"
-    return f"<p>{escape(contender)} is {words} in these cases:</p>" + _table(["case", "speed-up"], lines)
+    return f"<p>{escape(contender)} is {words} in these cases:</p>" + _table(["case", "speed-up", ""], lines)
+
+
+def _busy(row: Row) -> str:
+    return "the machine was busy" if (row.others or 0.0) > report.BUSY else ""
 
 
 def _results(rows: Sequence[Row], header: dict[str, Any]) -> str:

@@ -7,8 +7,11 @@ import torch
 import typer
 from rich.console import Console
 
-from bench import peak, problems, report, rows, run, targets, timing, workloads
+import sparseprune as sp
+from bench import page, peak, plots, problems, report, rows, run, targets, timing, workloads
+from bench.breakeven import BreakEven, break_even
 from bench.contenders import CONTENDERS, Contender, Runnable, linear
+from bench.contenders.calls import kept_gradient
 from bench.rows import FAILED, OK, UNAVAILABLE, WRONG
 from bench.workloads import WORKLOADS, Workload
 
@@ -108,6 +111,59 @@ def test_verification_says_what_is_wrong(answer, message):
     ]
     assert row.status == WRONG
     assert re.search(message, row.reason)
+
+
+def test_the_layout_asked_for_is_that_of_the_workload_and_dense_contenders_are_free():
+    def make(problem):
+        runnable = honest(problem)
+        return dataclasses.replace(
+            runnable, answer=lambda y: {k: v.contiguous() for k, v in runnable.answer(y).items()}
+        )
+
+    found = run_one(
+        [contender("own", honest), contender("peer", make), contender("dense", make, family="dense")],
+        BATCH_INNER,
+    )
+    assert found["own"].status == WRONG  # nn.Linear returns row-major y whatever x is
+    assert "y: expected a batch-inner tensor, got strides [16, 1]" in found["peer"].reason
+    assert "d_x: expected a batch-inner tensor" in found["peer"].reason
+    assert found["dense"].status == OK
+    assert CONTENDERS["dense-float32-batch-inner"].applies(BATCH_INNER)
+    assert not CONTENDERS["dense-float32-batch-inner"].applies(STEP)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_random_masks_have_whole_blocks_and_exactly_the_density(block):
+    mask = problems.build(Workload("linear-forward", (24, 16), 0.25, 8, block=block)).mask
+    assert int(mask.sum()) == 96
+    assert mask.shape == (16, 24)
+    blocks = mask.reshape(16 // block, block, 24)
+    assert torch.equal(blocks.all(1), blocks.any(1))
+
+
+def test_snip_masks_have_uneven_rows_and_columns():
+    mask = problems.build(Workload("linear-forward", (64, 48), 0.25, 8, mask="snip")).mask
+    assert int(mask.sum()) == 64 * 48 // 4
+    assert mask.sum(0).double().std() > 2 * 48**0.5 / 2  # random columns: sqrt(48 * 0.25 * 0.75) = 3
+    assert mask.sum(1).double().std() > 3
+
+
+def test_problems_are_in_the_precision_and_layout_of_the_workload():
+    workload = Workload("linear-step", (24, 16), 0.25, 8, dtype="bfloat16", layout="batch-inner")
+    problem = problems.build(workload)
+    assert problem.x.dtype == problem.g.dtype == problem.layer.weight.dtype == torch.bfloat16
+    assert problem.x.stride() == problem.g.stride() == (1, 8)
+    expected = problem.x.double() @ problem.layer.weight.double().t() + problem.layer.bias.double()
+    torch.testing.assert_close(problem.expected["y"], expected)
+    assert not problem.layer.weight[~problem.mask].any()
+    assert problem.kept_bytes == 2 * 2 * (96 + 8 * 24 + 8 * 16) + 4 * 96
+
+
+def test_kept_gradient_of_blocks_is_row_by_row():
+    problem = problems.build(Workload("linear-step", (24, 16), 0.25, 8, block=4))
+    layer = sp.SparseLinear.from_dense(problem.layer, problem.mask)
+    layer.values.grad = layer.values.detach().clone()
+    assert torch.equal(kept_gradient(layer, problem.mask), problem.layer.weight.detach()[problem.mask])
 
 
 def test_a_contender_without_an_answer_is_wrong():
@@ -282,9 +338,117 @@ def test_run_prints_tables_and_writes_jsonl(monkeypatch, tmp_path, capsys):
     assert found[0]["status"] == OK
     assert found[0]["seconds"] > 0
     assert {line["type"] for line in rest} == {"row", "target"}
+    assert "<h2>Targets</h2>" in out.with_suffix(".html").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "linear-step/24x16/density=0.25/n=8/float32/threads=2" in printed
     assert "none of them was measured" in printed
+
+
+@pytest.mark.parametrize(
+    ("points", "density", "how"),
+    [
+        ([(0.1, 4.0), (0.4, 0.5)], 0.2 * 2 ** (1 / 3), "measured"),
+        ([(0.1, 2.0), (0.2, 1.0)], 0.2, "extrapolated"),
+        ([(0.1, 4.0), (0.05, 8.0)], 0.4, "extrapolated"),
+        ([(0.2, 8.0)], 1.0, "extrapolated"),
+        ([(0.1, 0.5), (0.05, 0.9)], 0.05, "not reached"),
+    ],
+)
+def test_break_even(points, density, how):
+    assert break_even(points) == BreakEven(pytest.approx(density), how)
+
+
+def test_peak_is_measured_or_says_why_not(monkeypatch):
+    figures, reason = peak.measure()
+    if figures is None:
+        assert reason
+    else:
+        assert figures["beyond_gbs"] > 0
+        assert 0 < figures["load_fma_gflops"] < 2 * figures["fma_gflops"]
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    figures, reason = peak.measure()
+    assert figures is None
+    assert "no-such-compiler" in reason
+
+
+PEAK = {
+    "isa": "avx512",
+    "fma_gflops": 200.0,
+    "load_fma_gflops": 130.0,
+    "l1_gbs": 300.0,
+    "l2_gbs": 160.0,
+    "beyond_gbs": 25.0,
+}
+
+
+def results_of_two_densities():
+    """Lines of a results file: dense takes a second, sparse half of it at 75 % and two at 50 %."""
+    lines = []
+    for density, seconds in ((0.25, 0.5), (0.5, 2.0)):
+        workload = Workload("linear-forward", (24, 16), density, 256)
+        found = [
+            row_of(workload, "dense-float32", seconds=1.0, kept_flops=1, kept_bytes=1),
+            row_of(workload, "own", seconds=seconds, kept_flops=1, kept_bytes=1, others=0.5),
+            row_of(workload, "<peer>", status=UNAVAILABLE, reason="not <installed>"),
+        ]
+        rows._set_speedups(found)
+        lines += [{"type": "row", **row.to_dict()} for row in found]
+    target = targets.Target("fast <enough>", lines[0]["workload"]["kind"], rows.best_dense("float32"), 4.0)
+    outcome = targets.Outcome(target, 1, 2.0)
+    header = {
+        "machine": {
+            "date": "2000-01-01",
+            "cpu": "a <cpu>",
+            "cores": 1,
+            "isa": "x",
+            "torch": "2",
+            "sparseprune": "0",
+        },
+        "load": 0.0,
+        "peak": PEAK,
+        "no_peak": "",
+        "contender": "own",
+        "settings": {"threads": [1], "seconds": 1.0, "filter": ""},
+    }
+    lines = [{"type": "header", **header}, *lines, {"type": "target", **outcome.to_dict()}]
+    return [json.loads(json.dumps(line)) for line in lines]
+
+
+def test_page_is_one_file_with_targets_plots_losses_and_reasons(tmp_path):
+    results = tmp_path / "results.jsonl"
+    results.write_text("\n".join(json.dumps(line) for line in results_of_two_densities()))
+    page.main(results, None)
+    text = results.with_suffix(".html").read_text(encoding="utf-8")
+    assert text.count('src="data:image/svg+xml;base64,') == 3
+    assert not re.search(r'(src|href)="(?!data:)', text)  # nothing to load
+    assert re.search(r'fast &lt;enough&gt;.*4×.*class="missed">2.00×', text)
+    assert re.search(r"linear-forward/24x16/density=0.50/n=256/float32/threads=1.*0.50×.*busy", text)
+    assert "unavailable: not &lt;installed&gt;" in text
+    assert "&lt;peer&gt;" in text
+    assert "a &lt;cpu&gt;" in text
+    assert "2 of 2 cases were measured while other processes" in text
+
+
+def test_page_of_a_run_that_measured_little_says_so():
+    header, *_ = results_of_two_densities()
+    text = page.html([{**header, "peak": None, "no_peak": "no compiler"}])
+    assert "what a core can do is not known: no compiler" in text
+    assert "<img" not in text
+    with pytest.raises(ValueError, match="got lines without a full header"):
+        page.html([])
+
+
+def test_plots_have_a_line_for_each_kind_of_weights():
+    found = [
+        rows.Row.from_dict({k: v for k, v in line.items() if k != "type"})
+        for line in results_of_two_densities()
+        if line["type"] == "row"
+    ]
+    (axes,) = plots.speedups(plots.layers(found, "own", 1)).axes
+    line = next(line for line in axes.lines if line.get_marker() == "s")
+    assert list(line.get_xdata()) == [2.0, 4.0]  # 1/density
+    assert list(line.get_ydata()) == [0.5, 2.0]
+    assert plots.speedups(plots.layers(found, "own", 2)) is None
 
 
 def test_run_refuses_what_it_cannot_do():

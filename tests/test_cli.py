@@ -223,6 +223,23 @@ def test_main_without_its_packages_says_how_to_get_them(monkeypatch, capsys, pac
     assert "pip install 'sparseprune[cli]'" in message
 
 
+def test_bench_passes_its_options_on_to_the_suite(run):
+    result = run("bench", "--list", "--filter", "topk", "--contender", "numpy")
+    assert result.exit_code == 0, result.output
+    assert words(result.stdout) == "topk/42.1M/density=0.02/float32: numpy-partition"
+    assert "--seconds" in run("bench", "--help").stdout
+    result = run("bench", "--threads", "1,1")
+    assert result.exit_code == 2
+    assert "different numbers like 1,2, got '1,1'" in words(result.stderr)
+
+
+def test_bench_without_the_source_tree_says_where_it_is(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("sparseprune.cli.bench.ROOT", tmp_path)
+    result = run("bench", "--list")
+    assert result.exit_code == 1
+    assert "an installed package has none; clone the repository" in words(result.stderr)
+
+
 def test_compare_without_matplotlib_says_so_before_it_works(run, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("compare", *QUICK, "--out", tmp_path)

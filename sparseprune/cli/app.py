@@ -10,6 +10,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import sparseprune as sp
+from sparseprune.cli.bench import bench
 from sparseprune.cli.compare import compare
 from sparseprune.cli.info import info
 from sparseprune.cli.prune import prune
@@ -32,6 +33,10 @@ app.command()(prune)
 app.command()(train)
 app.command()(compare)
 app.command()(info)
+# Its options are those of the suite, help included.
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)(bench)
 
 
 def _print_version(wanted: bool) -> None:
