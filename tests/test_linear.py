@@ -410,7 +410,7 @@ def but(*names: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             "expected out_features divisible by 2 (rows of a block), got 33",
         ),
         (descending, "plan: expected columns of a row to ascend within 0 .. 19"),
-        (of_more_rows, "expected crow.shape == [34] (out_features + 1), got [35]"),
+        (of_more_rows, "expected crow.shape == [34] (out_features / 1 + 1), got [35]"),
         (beyond, "plan: expected columns of a row to ascend within 0 .. 19"),
         (but("values"), "expected values, crow and col together, got crow, col"),
         (but("crow"), "expected values, crow and col together, got values, col"),
@@ -486,7 +486,7 @@ def test_linear_copies(how: str, block_rows: int) -> None:
 def test_linear_plans_are_not_saved(needs_extension: None) -> None:
     sparse, _ = pair(200, 300, 0.2)
     state_bytes = sum(t.nbytes for t in sparse.state_dict().values())
-    assert sparse.plan.nbytes > 0.5 * state_bytes
+    assert sparse.plan.nbytes > 4000
     assert len(pickle.dumps(sparse)) < state_bytes + 4000
     file = io.BytesIO()
     torch.save(sparse.state_dict(), file)
