@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 from typing import Any
@@ -19,7 +20,7 @@ def facts() -> dict[str, Any]:
         plain strings and integers, for JSON.
     """
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "isa": sp.ops.info().get("isa"),
@@ -31,7 +32,18 @@ def facts() -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def key() -> str:
+    """What the speed of the kernels depends on, in one line."""
+    threads = torch.get_num_threads()
+    return (
+        f"{cpu_name()}, {sp.ops.info()['isa'] or 'plain torch'}, torch {torch.__version__}, "
+        f"sparseprune {sp.__version__}, {threads} thread{'s' if threads > 1 else ''}"
+    )
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's own name."""
     # platform.processor() is empty, or no more than "x86_64", on Linux.
     try:
         with open("/proc/cpuinfo") as lines:

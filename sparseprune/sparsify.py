@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
 from sparseprune import ops
-from sparseprune.choice import Choice, measure_linear
+from sparseprune.choice import Choice, choose, key_of
 from sparseprune.layout import mark_runs
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.masked import CLASSES, DenseLayer, Masked, dense_from_masked, masked_from_dense
@@ -39,8 +40,9 @@ def sparsify(
         masks: ``{parameter name: bool tensor of the weight's shape}``, True = keep, as :func:`prune` returns
             them. Layers without a mask stay as they are.
         inplace: replace the layers within ``model`` itself.
-        layers: "measured" times a training step of every layer both ways on this machine; "sparse" and
-            "dense" (masked) force one way, for reproducible module types.
+        layers: "measured" times training steps of every layer both ways on this machine, once: the seconds
+            are kept in a file (see :mod:`sparseprune.choice`). "sparse" and "dense" (masked) force one way,
+            for reproducible module types.
         batch_size: samples in a training step, for the measurement.
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.
@@ -52,7 +54,7 @@ def sparsify(
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
     replacements: dict[nn.Module, nn.Module] = {}
-    measured: dict[tuple[int, ...], Choice] = {}
+    choices: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
     for name, module in _masked_modules(model, masks).items():
         mask = masks[name]
         if isinstance(module, nn.Linear) and layers != "dense":
@@ -60,13 +62,12 @@ def sparsify(
             if layers == "sparse":
                 replacements[module] = sparse
                 continue
-            key = (sparse.out_features, sparse.in_features, len(sparse.col))
-            if key not in measured:
-                measured[key] = measure_linear(sparse, batch_size)
-            replacement: SparseLinear | Masked = (
-                sparse if measured[key].use_sparse else masked_from_dense(module, mask)
-            )
-            replacement.choice = str(measured[key])
+            make_dense = functools.partial(masked_from_dense, module, mask)
+            key = key_of(sparse, batch_size)
+            if key not in choices:
+                choices[key] = choose(sparse, make_dense, batch_size)
+            replacement: SparseLinear | Masked = sparse if choices[key].use_sparse else make_dense()
+            replacement.choice = str(choices[key])
         else:
             replacement = masked_from_dense(module, mask)
             replacement.choice = (

@@ -14,6 +14,14 @@ COMPILED = sparseprune.ops.extension is not None
 ISAS = sparseprune.ops.extension.available_isas() if COMPILED else ["plain torch"]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_choices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure must not reach the user's file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path_factory.mktemp("choices") / "choices.json"))
+        yield
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set of this machine in turn; plain torch where the extension is not built."""

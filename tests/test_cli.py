@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def words(text):
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
-def test_info_tells_versions_and_instruction_sets(run):
+def test_info_tells_versions_and_instruction_sets(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path / "none.json"))
     result = run("info", "--threads", 1, "--json")
     assert result.exit_code == 0
     facts = json.loads(result.stdout)
@@ -43,6 +45,9 @@ def test_info_tells_versions_and_instruction_sets(run):
     assert facts["available_isas"] == sp.ops.info()["available_isas"]
     assert facts["backend"] == sp.ops.info()["backend"]
     assert {"isa", "cuda_compiled", "cuda_available", "build"} <= facts.keys()
+    assert facts["choices"] == {"file": os.environ["SPARSEPRUNE_CHOICES"], "entries": 0}
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
+    assert json.loads(run("info", "--json").stdout)["choices"] == {"file": None, "entries": 0}
     table = run("info").stdout
     for name in facts:
         assert name.replace("_", " ") in table

@@ -9,14 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 import sparseprune as sp
-from sparseprune import machine
+from sparseprune import choice, machine
 from sparseprune.cli import options
 
 
 def info(threads: options.Threads = None, as_json: options.Json = False) -> None:
-    """Print versions, instruction set, threads, CUDA, and whether the compiled extension is in use."""
+    """Print versions, instruction set, threads, CUDA, which operators are in use, where choices are kept."""
     facts = {**sp.ops.info(), **machine.facts()}
     facts.pop("version", None)  # stands under the package's name
+    file = choice.choices_file()
+    measured = sum(len(layers) for layers in choice.load(file).values())
+    facts["choices"] = {"file": None if file is None else str(file), "entries": measured}
     if as_json:
         typer.echo(json.dumps(facts))
         return

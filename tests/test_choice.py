@@ -1,0 +1,179 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import sparseprune as sp
+from sparseprune import choice, machine
+from sparseprune.choice import Choice
+from sparseprune.nn import SparseLinear
+from sparseprune.nn.masked import masked_from_dense
+
+Made = tuple[SparseLinear, nn.Module]
+
+
+def layers(rows: int = 8, cols: int = 5, block_rows: int = 1, frozen: bool = False) -> Made:
+    linear = nn.Linear(cols, rows)
+    linear.weight.requires_grad_(not frozen)
+    mask = (
+        (torch.arange(rows * cols // block_rows) % 3 == 0).reshape(-1, cols).repeat_interleave(block_rows, 0)
+    )
+    return SparseLinear.from_dense(linear, mask, block=(block_rows, 1)), masked_from_dense(linear, mask)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "new" / "choices.json"
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(path))
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batch sizes of what was measured: 1 s sparse, 2 s dense."""
+    seen: list[int] = []
+    monkeypatch.setattr(choice, "measure", lambda s, d, batch: seen.append(batch) or Choice(1.0, 2.0))
+    return seen
+
+
+def choose(made: Made, batch_size: int = 16) -> Choice:
+    return choice.choose(made[0], lambda: made[1], batch_size)
+
+
+def test_choice_says_what_was_measured(needs_extension: None) -> None:
+    assert str(Choice(0.001, 0.0025)) == "sparse 1 ms, dense 2.5 ms a step"
+    assert str(Choice(0.003, 0.0025)) == "dense 2.5 ms, sparse 3 ms a step"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_measure_times_both_and_changes_nothing(frozen: bool) -> None:
+    sparse, dense = layers(frozen=frozen)
+    before = torch.get_rng_state()
+    assert all(0 < seconds < 1 for seconds in choice.measure(sparse, dense, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.grad is None for layer in (sparse, dense) for p in layer.parameters())
+    with torch.no_grad():
+        choice.measure(sparse, dense, 4)
+
+
+def test_measure_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+    made = layers()
+    for layer, name in zip(made, ("sparse", "dense"), strict=True):
+        layer.register_forward_pre_hook(lambda module, x, name=name: turns.append(name))
+    choice.measure(*made, 4)
+    assert len(turns) >= 4
+    assert turns == ["sparse", "dense"] * (len(turns) // 2)
+
+
+def test_choose_measures_once_and_keeps_the_seconds_alone(file: Path, measured: list[int]) -> None:
+    for _ in range(2):
+        assert choose(layers()) == Choice(1.0, 2.0)
+    assert measured == [16]
+    key = "linear 8x5, density 0.35, block 1x1, float32, batch 16"
+    assert json.loads(file.read_text()) == {machine.key(): {key: {"sparse": 1.0, "dense": 2.0}}}
+    assert [path.name for path in file.parent.iterdir()] == ["choices.json"]
+    file.unlink()
+    choose(layers())
+    assert measured == [16, 16]
+
+
+def test_choose_measures_whatever_differs(
+    file: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch, restored_threads: None
+) -> None:
+    choose(layers())
+    for made, batch_size in [
+        (layers(), 17),
+        (layers(rows=16), 16),
+        (layers(cols=6), 16),
+        (layers(block_rows=4), 16),
+        (layers(frozen=True), 16),
+        (tuple(layer.bfloat16() for layer in layers()), 16),
+    ]:
+        before = len(measured)
+        choose(made, batch_size)
+        choose(made, batch_size)
+        assert len(measured) == before + 1
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    choose(layers())
+    assert len(measured) == 8
+    assert [len(entries) for entries in choice.load(file).values()] == [7, 1]
+    monkeypatch.setattr(sp, "__version__", "99")
+    choose(layers())
+    assert len(measured) == 9
+
+
+DAMAGED = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[]",
+    b"3",
+    b'{"here": 3}',
+    b'{"here": {"linear": 3}}',
+    b'{"here": {"linear": {"sparse": 1.0}}}',
+    b'{"here": {"linear": {"sparse": 1.0, "dense": null}}}',
+    b'{"here": {"linear": {"sparse": 1.0, "dense": "2"}}}',
+    b'{"here": {"linear": {"sparse": 1.0, "dense": NaN}}}',
+    b'{"here": {"linear": {"sparse": 1.0, "dense": 0}}}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_choose_ignores_and_rewrites_a_damaged_file(content: bytes, file: Path, measured: list[int]) -> None:
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=f"sparseprune: {re.escape(str(file))} is ignored") as caught:
+        choose(layers())
+    assert len(caught) == 1
+    choose(layers())
+    assert measured == [16]
+
+
+def test_choose_goes_on_where_it_cannot_write(
+    tmp_path: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path / "a file" / "choices.json"))
+    with pytest.warns(RuntimeWarning, match="cannot write .* measured anew each time; name another file in"):
+        assert choose(layers()) == Choice(1.0, 2.0)
+
+
+def test_choose_keeps_what_another_process_has_written(
+    file: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(sparse: nn.Module, dense: nn.Module, batch_size: int) -> Choice:
+        monkeypatch.undo()
+        monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(file))
+        monkeypatch.setattr(choice, "measure", lambda *_: Choice(3.0, 4.0))
+        choose(layers(), 99)
+        return Choice(1.0, 2.0)
+
+    monkeypatch.setattr(choice, "measure", slowly)
+    choose(layers())
+    assert list(choice.load(file)[machine.key()].values()) == [Choice(3.0, 4.0), Choice(1.0, 2.0)]
+
+
+def test_choices_file_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
+    assert choice.choices_file() is None
+    assert choice.load(None) == {}
+    monkeypatch.delenv("SPARSEPRUNE_CHOICES")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert choice.choices_file() == tmp_path / "sparseprune" / "choices.json"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert choice.choices_file() == tmp_path / "home" / ".cache" / "sparseprune" / "choices.json"
+
+
+def test_sparsify_reads_the_file(file: Path, measured: list[int]) -> None:
+    model = nn.Sequential(nn.Linear(6, 6))
+    masks = {"0.weight": torch.eye(6, dtype=torch.bool)}
+    for _ in range(2):
+        assert isinstance(sp.sparsify(model, masks, batch_size=3)[0], SparseLinear)
+    assert measured == [3]
+    file.write_text(file.read_text().replace("2.0", "0.5"))
+    assert not isinstance(sp.sparsify(model, masks, batch_size=3)[0], SparseLinear)
