@@ -19,7 +19,7 @@ from bench.workloads import WORKLOADS
 
 SECONDS = 0.7  # of timing for a case
 THREADS = "1,2"
-QUICK_SECONDS = 0.3
+QUICK_SECONDS = 0.2
 QUICK_THREADS = "2"
 FILE_WIDTH = 120
 
