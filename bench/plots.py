@@ -136,8 +136,9 @@ def roofline(rows: Sequence[Row], peak: dict[str, Any] | None) -> Figure | None:
             axes.annotate(
                 _times(row.workload.shape) if narrow else f"batch {row.workload.batch}",
                 (intensity, rate),
-                (7, -3),
+                (0, 6 if row.workload.dtype == "float32" else -14),
                 textcoords="offset points",
+                ha="center",
                 fontsize=8,
                 color=colour,
             )
@@ -189,9 +190,10 @@ def _ceilings(axes: Axes, peak: dict[str, Any], left: float, right: float) -> No
         axes.plot((left, ridge), (left * bandwidth, peak["fma_gflops"]), color=FAINT, linewidth=1.2)
         axes.annotate(
             f"{label}, {bandwidth:.0f} GB/s",
-            (left * 1.1, left * 1.1 * bandwidth),
-            (14, -7),
+            (0.6 * peak["load_fma_gflops"] / bandwidth, 0.6 * peak["load_fma_gflops"]),
+            (-6, 0),
             textcoords="offset points",
+            ha="right",
             fontsize=8,
         )
 
