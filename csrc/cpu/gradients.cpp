@@ -100,8 +100,11 @@ Tensor in_plan_order(const Tensor& values, const PlanView& plan) {
   const Element* from = data_of<Element>(contiguous);
   Sum<Element>* to = mutable_data_of<Sum<Element>>(ordered);
   torch::stable::parallel_for(0, plan.header.nnz, copy_grain / V, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t v = 0; v < V; ++v) to[i * V + v] = widened(from[plan.source[i] * V + v]);
+    if (V == 1)
+      for (int64_t i = begin; i < end; ++i) to[i] = widened(from[plan.source[i]]);
+    else
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t v = 0; v < V; ++v) to[i * V + v] = widened(from[plan.source[i] * V + v]);
   });
   return ordered;
 }

@@ -8,7 +8,7 @@
 #include "kernels.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,bmi2")
 
 namespace sparseprune {
 namespace {

@@ -8,7 +8,7 @@
 #include "kernels.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx2")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx2,bmi2")
 
 namespace sparseprune {
 namespace {

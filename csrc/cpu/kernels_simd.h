@@ -8,6 +8,8 @@
 //      gather_blocks<V>, transpose, add_sums<n>, join, even_samples, odd_samples, load_low, store_low.
 
 #define UNROLL _Pragma("GCC unroll 16")
+#define KERNEL \
+  __attribute__((noinline))  // inlined into their callers, loops lose registers to the callers' variables
 
 template <int n>
 using Int = std::integral_constant<int, n>;
@@ -38,21 +40,23 @@ inline __attribute__((always_inline)) void load_row(const BFloat16* p, Vec* v) {
 // V rows of y, T vectors each. A chain of FMAs on one register would wait for its own results: where V x T is
 // small, consecutive nonzeros go to different sums.
 template <class Element, int V, int T>
-void spmm_pass(const Segments& segments, int block_rows, const float* value, const Element* x, int64_t x_stride,
-               const float* bias, bool add, float* y, int64_t y_stride) {
+KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* value, const Element* x,
+                      int64_t x_stride, const float* bias, bool add, float* y, int64_t y_stride) {
   constexpr int sets = V * T >= 8 ? 1 : 8 / (V * T);
-  constexpr int steps = sets > 4 / V ? sets : 4 / V > 1 ? 4 / V : 1;
+  constexpr int unrolled = V == 1 ? 4 : 2;
+  constexpr int steps = sets > unrolled ? sets : unrolled;
+  const uint16_t* column = segments.column;
   for (int32_t i = 0; i < segments.rows; ++i) {
     Vec sum[sets][V][T];
     UNROLL for (int s = 0; s < sets; ++s) UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t)
         sum[s][v][t] = Vec::zero();
     const auto multiply = [&](int64_t j, int set) __attribute__((always_inline)) {
       Vec x_row[T];
-      load_row<T>(x + segments.column[j] * x_stride, x_row);
+      load_row<T>(x + column[j] * x_stride, x_row);
       // once(): gcc would rather load x again, as a memory operand, for each of the V rows.
       if constexpr (V > 1) UNROLL for (int t = 0; t < T; ++t) x_row[t] = Vec::once(x_row[t]);
       UNROLL for (int v = 0; v < V; ++v) {
-        const Vec w = Vec::broadcast(value + j * block_rows + v);
+        const Vec w = Vec::broadcast(value + j * (V < 8 ? V : block_rows) + v);
         UNROLL for (int t = 0; t < T; ++t) sum[set][v][t] = Vec::fma(w, x_row[t], sum[set][v][t]);
       }
     };
@@ -150,19 +154,23 @@ void spmv(const Segments& segments, int block_rows, const Element* value, const 
 
 // ---- gradients: SpMM over the transposed pattern, SDDMM, or both with one load of g ----
 
-// Where the rows of g are that belong to the nonzeros of a transposed pattern: nonzero j of the plan is block_rows
-// of them, so that value number k belongs to nonzero k / V and to row k % V of its block.
+// Where the rows of g are that belong to the values of a transposed pattern: value k belongs to nonzero k / V and
+// to row k % V of its block. V = 1 is worth code of its own.
+template <bool Blocks>
 struct RowsOfG {
   const uint16_t* column;
   int shift, mask;  // V = 1 << shift = mask + 1
   int64_t stride;
 
-  int64_t at(int64_t k) const { return ((int64_t(column[k >> shift]) << shift) + (k & mask)) * stride; }
+  int64_t at(int64_t k) const {
+    if constexpr (!Blocks) return column[k] * stride;
+    return ((int64_t(column[k >> shift]) << shift) + (k & mask)) * stride;
+  }
 };
 
 // n values (at most sums_at_once) of one row: dot products with `x`, and sum += value * g.
-template <class Element, int T, int n, bool WithX, bool WithValue>
-inline __attribute__((always_inline)) void add_products(const RowsOfG& rows, int64_t k, const float* value,
+template <class Element, int T, int n, bool WithX, bool WithValue, class Rows>
+inline __attribute__((always_inline)) void add_products(const Rows& rows, int64_t k, const float* value,
                                                         const Element* g, const Vec* x, Vec* sum, float* d_value) {
   Vec dot[Vec::sums_at_once];
   UNROLL for (int j = 0; j < n; ++j) {
@@ -179,11 +187,13 @@ inline __attribute__((always_inline)) void add_products(const RowsOfG& rows, int
   if constexpr (WithValue) Vec::template add_sums<n>(dot, d_value + k);
 }
 
-template <class Element, int T, bool WithX, bool WithValue>
-void gradients_pass(const Segments& segments, int shift, const float* value, const Element* g, int64_t g_stride,
-                    const Element* x, int64_t x_stride, bool add, float* d_x, int64_t d_x_stride, float* d_value) {
+template <class Element, int T, bool WithX, bool WithValue, bool Blocks>
+KERNEL void gradients_pass(const Segments& segments, int shift, const float* value, const Element* g,
+                           int64_t g_stride, const Element* x, int64_t x_stride, bool add, float* d_x,
+                           int64_t d_x_stride, float* d_value) {
   constexpr int most = Vec::sums_at_once;
-  const RowsOfG rows{segments.column, shift, (1 << shift) - 1, g_stride};
+  if (!Blocks) shift = 0;
+  const RowsOfG<Blocks> rows{segments.column, shift, (1 << shift) - 1, g_stride};
   for (int32_t i = 0; i < segments.rows; ++i) {
     Vec x_row[T], sum[T];
     if constexpr (WithValue) load_row<T>(x + i * x_stride, x_row);
@@ -205,27 +215,34 @@ void gradients_pass(const Segments& segments, int shift, const float* value, con
   }
 }
 
-template <class Element, bool WithX, bool WithValue>
+template <class Element, bool WithX, bool WithValue, bool Blocks>
 void gradients_chunks(const Segments& segments, int block_rows, const float* value, Panel<const Element> g,
                       Panel<const Element> x, bool add, Panel<float> d_x, float* d_value) {
   constexpr int step = vectors_per_load<Element>;
-  const int shift = __builtin_ctz(block_rows);
   for_chunks<Vec::gradient_vectors, step>(g.width / Vec::lanes, 0, [&](auto t, int first) {
-    gradients_pass<Element, t.value, WithX, WithValue>(segments, shift, value, g.data + first, g.stride,
-                                                       WithValue ? x.data + first : nullptr, x.stride, add,
-                                                       WithX ? d_x.data + first : nullptr, d_x.stride, d_value);
+    gradients_pass<Element, t.value, WithX, WithValue, Blocks>(
+        segments, __builtin_ctz(block_rows), value, g.data + first, g.stride, WithValue ? x.data + first : nullptr,
+        x.stride, add, WithX ? d_x.data + first : nullptr, d_x.stride, d_value);
   });
 }
 
 template <class Element>
 void gradients(const Segments& segments, int block_rows, const float* value, Panel<const Element> g,
                Panel<const Element> x, bool add, Panel<float> d_x, float* d_value) {
+  const auto run = [&](auto with_x, auto with_value) {
+    if (block_rows == 1)
+      gradients_chunks<Element, with_x.value, with_value.value, false>(segments, block_rows, value, g, x, add, d_x,
+                                                                       d_value);
+    else
+      gradients_chunks<Element, with_x.value, with_value.value, true>(segments, block_rows, value, g, x, add, d_x,
+                                                                      d_value);
+  };
   if (value && d_value)
-    gradients_chunks<Element, true, true>(segments, block_rows, value, g, x, add, d_x, d_value);
+    run(std::true_type{}, std::true_type{});
   else if (value)
-    gradients_chunks<Element, true, false>(segments, block_rows, value, g, x, add, d_x, d_value);
+    run(std::true_type{}, std::false_type{});
   else
-    gradients_chunks<Element, false, true>(segments, block_rows, value, g, x, add, d_x, d_value);
+    run(std::false_type{}, std::true_type{});
 }
 
 template <class Element>
@@ -356,3 +373,4 @@ constexpr KernelsOf<Element> kernels{pack<Element>, unpack<Element>, add_row_sum
                                      spmm<Element>, spmv<Element>,   gradients<Element>};
 
 #undef UNROLL
+#undef KERNEL

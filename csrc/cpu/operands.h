@@ -240,9 +240,8 @@ struct Range {
 // Rows of part `part` of `parts`, of about equal work: nonzeros, and the layout of a row, about 8 nonzeros' time.
 inline Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
   const int32_t rows = plan.header.rows;
-  const int32_t* end_of_all = plan.start + int64_t(plan.header.blocks) * rows;  // last row of: end of the pattern
   const auto work_before = [&](int32_t row) {
-    return (row == 0 ? 0 : int64_t(end_of_all[row - 1])) * plan.header.block_rows + 8 * int64_t(row);
+    return plan.nonzeros_before(row) * plan.header.block_rows + 8 * int64_t(row);
   };
   const int64_t total = work_before(rows);
   const auto boundary = [&](int64_t i) {
@@ -263,8 +262,7 @@ inline int64_t worthwhile_threads(const PlanHeader& plan, int64_t batch) {
 }
 
 inline Segments segments_of(const PlanView& plan, int64_t block, Range rows) {
-  const int32_t* begin = plan.start + block * plan.header.rows;
-  return {begin + rows.begin, begin + plan.header.rows + rows.begin, rows.end - rows.begin, plan.column};
+  return {plan.begin_of(block) + rows.begin, plan.end_of(block) + rows.begin, rows.end - rows.begin, plan.column};
 }
 
 }  // namespace sparseprune

@@ -1,14 +1,16 @@
 // A plan: the pattern of a sparse weight as the kernels visit it.
 //
-// Columns are cut into blocks whose packed activations fit the L2 cache. Nonzeros stay in the order of the pattern
-// (row by row), so that a row's nonzeros in one block are a run of them. A plan is one int32 tensor, so that it
-// travels through torch like any other:
+// Columns are cut into blocks whose packed activations fit the L2 cache; a row's nonzeros within a block are a
+// run. A plan is one int32 tensor, so that it travels through torch like any other:
 //
-//   header | start [blocks + 1, rows] | column [nnz] (16 bits each) | source [nnz] (plans of a transpose only)
+//   of a weight:        header | start [blocks + 1, rows]  | column [nnz] (16 bits each)
+//   of its transpose:   header | start [blocks, rows + 1]  | column [nnz] (16 bits each) | source [nnz]
 //
-// The nonzeros of row r in block b are start[b, r] .. start[b + 1, r]; `column` counts from the block's first
-// column. The plan of the transpose has the weight's columns as rows and its block rows as columns; `source` says
-// which block of `values` each of its nonzeros is.
+// `column` counts from its block's first column. The plan of a weight keeps the order of the pattern, row by row,
+// so that kernels read `values` as they are; the nonzeros of row r in block b are start[b, r] .. start[b + 1, r].
+// The plan of the transpose has the weight's columns as rows and its block rows as columns. Its nonzeros are in
+// order of blocks, then rows: start[b, r] .. start[b, r + 1]; `source` says which block of `values` each of them
+// is.
 #pragma once
 #include <cstdint>
 
@@ -32,18 +34,34 @@ struct PlanView {
   const uint16_t* column;
   const int32_t* source;
 
+  static int64_t starts(const PlanHeader& h) {
+    return h.transposed ? h.blocks * (int64_t(h.rows) + 1) : (int64_t(h.blocks) + 1) * h.rows;
+  }
   static int64_t column_words(const PlanHeader& h) { return (int64_t(h.nnz) + 1) / 2; }
   static int64_t size(const PlanHeader& h) {
-    return int64_t(sizeof(PlanHeader) / 4) + (int64_t(h.blocks) + 1) * h.rows + column_words(h) +
-           (h.transposed ? h.nnz : 0);
+    return int64_t(sizeof(PlanHeader) / 4) + starts(h) + column_words(h) + (h.transposed ? h.nnz : 0);
   }
 
   // The caller has checked that `data` holds size(header) numbers.
   explicit PlanView(const int32_t* data) : header(*reinterpret_cast<const PlanHeader*>(data)) {
     start = data + sizeof(PlanHeader) / 4;
-    const int32_t* columns = start + (int64_t(header.blocks) + 1) * header.rows;
+    const int32_t* columns = start + starts(header);
     column = reinterpret_cast<const uint16_t*>(columns);
     source = columns + column_words(header);
+  }
+
+  // First nonzero of every row in a block, and one past the last.
+  const int32_t* begin_of(int64_t block) const {
+    return start + block * (header.transposed ? int64_t(header.rows) + 1 : header.rows);
+  }
+  const int32_t* end_of(int64_t block) const { return begin_of(block) + (header.transposed ? 1 : header.rows); }
+
+  // Nonzeros of the rows before this one.
+  int64_t nonzeros_before(int32_t row) const {
+    if (!header.transposed) return row == 0 ? 0 : end_of(header.blocks - 1)[row - 1];
+    int64_t sum = 0;
+    for (int32_t b = 0; b < header.blocks; ++b) sum += begin_of(b)[row] - begin_of(b)[0];
+    return sum;
   }
 };
 

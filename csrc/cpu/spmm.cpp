@@ -31,8 +31,10 @@ void run_spmm(const PlanView& plan, const Sum<Element>* value, Strided<const Ele
       const int64_t panel = item / parts;
       const int samples = samples_of(panel, batch);
       const Range rows = rows_of_part(plan, item % parts, parts);
-      // A full panel of a batch-inner y takes the sums as they are.
-      const bool direct = std::is_same_v<Element, Sum<Element>> && y.batch_stride == 1 && samples == panel_width;
+      // A full panel of a batch-inner y takes the sums as they are, unless it would be read and written
+      // repeatedly.
+      const bool direct =
+          std::is_same_v<Element, Sum<Element>> && y.batch_stride == 1 && samples == panel_width && h.blocks == 1;
       for (int32_t row = rows.begin; row < rows.end; row += direct ? h.rows : tile) {
         const Range in_tile{row, direct ? rows.end : std::min(row + tile, rows.end)};
         const int64_t first = int64_t(row) * h.block_rows;
