@@ -30,7 +30,8 @@ def mark_runs(model: nn.Module) -> None:
 
     A run is two or more sparse layers of an ``nn.Sequential`` (and of those nested in it) with nothing but
     pointwise modules between them. Its last layer returns ordinary contiguous tensors (False), all others
-    batch-inner ones (True). A layer that is alone keeps what it has.
+    batch-inner ones (True). A layer that is alone keeps what it has. Numbers do not change, but for those
+    that Dropout drops: it draws in the order of memory.
     """
     sequentials = [module for module in model.modules() if _is_sequential(module)]
     nested = {child for parent in sequentials for child in parent.children()}

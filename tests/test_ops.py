@@ -254,7 +254,8 @@ def test_operators_over_blocks(dtype: torch.dtype, block_rows: int, isa: str, th
         ("third", 7, 33, 130, "feature_inner"),
         ("third", 37, 257, 64, "feature_inner"),
         ("skewed", 21, 1100, 5, "batch_inner"),
-        ("tiny", 2100 // block_rows + 1, 4200, 17, "feature_inner"),
+        ("tiny", 2112 // block_rows, 257, 17, "feature_inner"),
+        ("tiny", 5, 4200, 17, "batch_inner"),
     ]:
         check_operators(problem(kind, block_count * block_rows, cols, batch, layout, dtype, block_rows))
 

@@ -1,5 +1,6 @@
 """An sdist holds everything that a build needs, and a wheel built from it works where no source tree is."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -15,7 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_sdist_builds_a_wheel_that_works(tmp_path: Path) -> None:
     def python(*arguments: str, cwd: Path) -> str:
         return subprocess.run(
-            [sys.executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env={**os.environ, "SPARSEPRUNE_FALLBACK": "0"},
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
 
     clean = tmp_path / "clean"

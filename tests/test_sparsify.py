@@ -467,9 +467,10 @@ def test_sparsify_refuses(
 # ---- densify ----
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layers", ["sparse", "dense"])
-def test_densify_is_the_exact_inverse(layers: Any, images: Tensor) -> None:
-    model = network()
+def test_densify_is_the_exact_inverse(layers: Any, dtype: torch.dtype) -> None:
+    model = network().to(dtype)
     masks = masks_of(model)
     sparse = sp.sparsify(model, masks, layers=layers)
     before = state(sparse)
