@@ -53,6 +53,12 @@ struct Segments {
   const uint16_t* column;  // of every nonzero, counted from the block's first one
 };
 
+struct ColumnBlocks {
+  int32_t count;
+  int64_t block_cols;
+  int64_t rows_of_plan;
+};
+
 // A [features, batch] matrix of any strides (in elements).
 template <class Scalar>
 struct Strided {
@@ -83,9 +89,11 @@ struct KernelsOf {
   //   y[i V + v, :] = bias[i V + v] + sum_j value[j V + v] x[column_j, :]      (add: y += instead; no bias then)
   void (*spmm)(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
                const Sum<Element>* bias, bool add, Panel<Sum<Element>> y);
-  // The same for one sample: y[i V + v] += sum_j value[j V + v] x[column_j]
-  void (*spmv)(const Segments& segments, int block_rows, const Element* value, const Sum<Element>* x,
-               Sum<Element>* y);
+  // The same for one sample, and for all blocks of columns at once: block k's segments are those given, moved on
+  // by k * rows_of_plan, and its first column is k * block_cols.
+  //   y[i V + v] += sum_j value[j V + v] x[column_j]
+  void (*spmv)(const Segments& segments, ColumnBlocks blocks, int block_rows, const Element* value,
+               const Sum<Element>* x, Sum<Element>* y);
   // Gradients. Row i of the segments is a column of the weight, nonzero j is a block of `block_rows` rows of g:
   //   d_x[i, :] = sum_jv value[j V + v] g[column_j V + v, :]       unless value is null    (add: d_x += instead)
   //   d_value[j V + v] += sum_b x[i, b] g[column_j V + v, b]       unless d_value is null  (SDDMM)

@@ -84,10 +84,17 @@ struct Vec {
 
   // ---- across lanes ----
 
-  // Lane l: x[column[l / V]] for the first n blocks of V lanes, 0 in the others.
+  // Lane l: x[column[l / V]].
   template <int V>
-  static Vec gather_blocks(const float* x, const uint16_t* column, int n) {
-    if constexpr (V >= lanes) return broadcast(x + *column);
+  static Vec gather_blocks(const float* x, const uint16_t* column) {
+    if constexpr (V >= lanes)
+      return broadcast(x + *column);
+    else
+      return gather_some_blocks<V>(x, column, lanes / V);
+  }
+  // The same for the first n blocks of V lanes, 0 in the others.
+  template <int V>
+  static Vec gather_some_blocks(const float* x, const uint16_t* column, int n) {
     float found[lanes];
 #pragma GCC unroll 8
     for (int l = 0; l < lanes; ++l) found[l] = l < n * V ? x[column[l / V]] : 0.0f;

@@ -72,16 +72,18 @@ struct Vec {
 
   // ---- across lanes ----
 
-  // Lane l: x[column[l / V]] for the first n blocks of V lanes, 0 in the others.
+  // Lane l: x[column[l / V]].
   template <int V>
-  static Vec gather_blocks(const float* x, const uint16_t* column, int n) {
-    if constexpr (V >= lanes) return broadcast(x + *column);
-    __m512i index = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), column));
-    if constexpr (V > 1) {
-      const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-      index = _mm512_permutexvar_epi32(_mm512_srli_epi32(lane, __builtin_ctz(V)), index);
-    }
-    return {_mm512_mask_i32gather_ps(_mm512_setzero_ps(), first(n * V), index, x, 4)};
+  static Vec gather_blocks(const float* x, const uint16_t* column) {
+    if constexpr (V >= lanes)
+      return broadcast(x + *column);
+    else
+      return {_mm512_i32gather_ps(columns_of_lanes<V>(column, lanes / V), x, 4)};
+  }
+  // The same for the first n blocks of V lanes, 0 in the others.
+  template <int V>
+  static Vec gather_some_blocks(const float* x, const uint16_t* column, int n) {
+    return {_mm512_mask_i32gather_ps(_mm512_setzero_ps(), first(n * V), columns_of_lanes<V>(column, n), x, 4)};
   }
 
   // d[j] += the sum of all lanes of s[j], for j < n <= 8.
@@ -132,6 +134,15 @@ struct Vec {
 
  private:
   static __mmask16 first(int n) { return __mmask16((1u << n) - 1); }
+  template <int V>
+  static __m512i columns_of_lanes(const uint16_t* column, int n) {
+    const __m512i index =
+        _mm512_cvtepu16_epi32(n == lanes ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(column))
+                                         : _mm256_maskz_loadu_epi16(first(n), column));
+    if constexpr (V == 1) return index;
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_permutexvar_epi32(_mm512_srli_epi32(lane, __builtin_ctz(V)), index);
+  }
   static __m512i upper_halves() { return _mm512_set1_epi32(int(0xffff0000)); }
   // To the nearest bfloat16 in the upper half, ties to even; NaN stays NaN.
   static __m512i round(Vec a) {

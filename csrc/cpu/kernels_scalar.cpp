@@ -61,12 +61,16 @@ void spmm(const Segments& segments, int block_rows, const Sum<Element>* value, P
 }
 
 template <class Element>
-void spmv(const Segments& segments, int block_rows, const Element* value, const Sum<Element>* x, Sum<Element>* y) {
+void spmv(const Segments& segments, ColumnBlocks blocks, int block_rows, const Element* value,
+          const Sum<Element>* x, Sum<Element>* y) {
   for (int64_t i = 0; i < segments.rows; ++i) {
     Sum<Element> sum[16] = {};
-    for (int64_t j = segments.begin[i]; j < segments.end[i]; ++j)
-      for (int64_t v = 0; v < block_rows; ++v)
-        sum[v] += widened(value[j * block_rows + v]) * x[segments.column[j]];
+    for (int64_t block = 0; block < blocks.count; ++block) {
+      const int64_t at = i + block * blocks.rows_of_plan;
+      for (int64_t j = segments.begin[at]; j < segments.end[at]; ++j)
+        for (int64_t v = 0; v < block_rows; ++v)
+          sum[v] += widened(value[j * block_rows + v]) * x[block * blocks.block_cols + segments.column[j]];
+    }
     for (int64_t v = 0; v < block_rows; ++v) y[i * block_rows + v] += sum[v];
   }
 }

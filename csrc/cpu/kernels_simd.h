@@ -56,7 +56,7 @@ KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* val
       // once(): gcc would rather load x again, as a memory operand, for each of the V rows.
       if constexpr (V > 1) UNROLL for (int t = 0; t < T; ++t) x_row[t] = Vec::once(x_row[t]);
       UNROLL for (int v = 0; v < V; ++v) {
-        const Vec w = Vec::broadcast(value + j * (V < 8 ? V : block_rows) + v);
+        const Vec w = Vec::broadcast(value + j * block_rows + v);
         UNROLL for (int t = 0; t < T; ++t) sum[set][v][t] = Vec::fma(w, x_row[t], sum[set][v][t]);
       }
     };
@@ -103,31 +103,40 @@ void spmm(const Segments& segments, int block_rows, const float* value, Panel<co
 // ---- SpMV: one sample, vectors along the nonzeros ----
 
 template <class Element, int V>
-void spmv_rows(const Segments& segments, const Element* value, const float* x, float* y) {
-  constexpr int blocks = V >= Vec::lanes ? 1 : Vec::lanes / V;  // that one vector of values covers
+KERNEL void spmv_rows(const Segments& segments, ColumnBlocks blocks, const Element* value, const float* x,
+                      float* y) {
+  constexpr int per_vector = V >= Vec::lanes ? 1 : Vec::lanes / V;  // nonzeros that one vector of values covers
   constexpr int vectors = V >= Vec::lanes ? V / Vec::lanes : 1;
+  constexpr int ahead = 4096 / sizeof(Element);  // values to prefetch: gathers keep hardware from running ahead
+  const uint16_t* column = segments.column;
   for (int32_t i = 0; i < segments.rows; ++i) {
-    const int64_t end = segments.end[i];
     Vec sum[2][vectors];
     UNROLL for (int s = 0; s < 2; ++s) UNROLL for (int t = 0; t < vectors; ++t) sum[s][t] = Vec::zero();
-    const auto multiply = [&](int64_t j, int n, int set) __attribute__((always_inline)) {
-      const Vec x_of_lane = Vec::template gather_blocks<V>(x, segments.column + j, n);
-      UNROLL for (int t = 0; t < vectors; ++t) {
-        const Element* from = value + j * V + t * Vec::lanes;
-        const Vec w = n == blocks ? Vec::load_widened(from) : Vec::load_widened_partial(from, n * V);
-        sum[set][t] = Vec::fma(w, x_of_lane, sum[set][t]);
+    for (int32_t block = 0; block < blocks.count; ++block) {
+      const float* x_block = x + block * blocks.block_cols;
+      int64_t j = segments.begin[i + block * blocks.rows_of_plan];
+      const int64_t end = segments.end[i + block * blocks.rows_of_plan];
+      const auto multiply = [&](int64_t j, int set) __attribute__((always_inline)) {
+        const Vec x_of_lane = Vec::template gather_blocks<V>(x_block, column + j);
+        UNROLL for (int t = 0; t < vectors; ++t) sum[set][t] =
+            Vec::fma(Vec::load_widened(value + j * V + t * Vec::lanes), x_of_lane, sum[set][t]);
+      };
+      for (; j + 2 * per_vector <= end; j += 2 * per_vector) {
+        __builtin_prefetch(value + j * V + ahead);
+        if constexpr (V < 8) __builtin_prefetch(column + j + ahead / V);
+        multiply(j, 0);
+        multiply(j + per_vector, 1);
       }
-    };
-    int64_t j = segments.begin[i];
-    for (; j + 2 * blocks <= end; j += 2 * blocks) {
-      multiply(j, blocks, 0);
-      multiply(j + blocks, blocks, 1);
+      if (j + per_vector <= end) {
+        multiply(j, 0);
+        j += per_vector;
+      }
+      if (j < end) {
+        const int n = int(end - j);
+        const Vec x_of_lane = Vec::template gather_some_blocks<V>(x_block, column + j, n);
+        sum[1][0] = Vec::fma(Vec::load_widened_partial(value + j * V, n * V), x_of_lane, sum[1][0]);
+      }
     }
-    if (j + blocks <= end) {
-      multiply(j, blocks, 0);
-      j += blocks;
-    }
-    if (j < end) multiply(j, int(end - j), 1);
     float lane[vectors * Vec::lanes];
     UNROLL for (int t = 0; t < vectors; ++t) Vec::store(lane + t * Vec::lanes, Vec::add(sum[0][t], sum[1][t]));
     for (int step = vectors * Vec::lanes / 2; step >= V; step /= 2)
@@ -137,18 +146,19 @@ void spmv_rows(const Segments& segments, const Element* value, const float* x, f
 }
 
 template <class Element>
-void spmv(const Segments& segments, int block_rows, const Element* value, const float* x, float* y) {
+void spmv(const Segments& segments, ColumnBlocks blocks, int block_rows, const Element* value, const float* x,
+          float* y) {
   switch (block_rows) {
     case 1:
-      return spmv_rows<Element, 1>(segments, value, x, y);
+      return spmv_rows<Element, 1>(segments, blocks, value, x, y);
     case 2:
-      return spmv_rows<Element, 2>(segments, value, x, y);
+      return spmv_rows<Element, 2>(segments, blocks, value, x, y);
     case 4:
-      return spmv_rows<Element, 4>(segments, value, x, y);
+      return spmv_rows<Element, 4>(segments, blocks, value, x, y);
     case 8:
-      return spmv_rows<Element, 8>(segments, value, x, y);
+      return spmv_rows<Element, 8>(segments, blocks, value, x, y);
     default:
-      return spmv_rows<Element, 16>(segments, value, x, y);
+      return spmv_rows<Element, 16>(segments, blocks, value, x, y);
   }
 }
 

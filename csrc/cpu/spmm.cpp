@@ -61,9 +61,8 @@ void run_spmv(const PlanView& plan, const Element* value, const Sum<Element>* x,
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const Range rows = rows_of_part(plan, part, parts);
-      for (int32_t block = 0; block < h.blocks; ++block)
-        kernels<Element>().spmv(segments_of(plan, block, rows), h.block_rows, value,
-                                x + int64_t(block) * h.block_cols, y + int64_t(rows.begin) * h.block_rows);
+      kernels<Element>().spmv(segments_of(plan, 0, rows), {h.blocks, h.block_cols, h.rows}, h.block_rows, value, x,
+                              y + int64_t(rows.begin) * h.block_rows);
     }
   });
 }
