@@ -363,6 +363,17 @@ def test_linear_from_the_meta_device(of: int, assign: bool) -> None:
         torch.testing.assert_close(layer(noise(3, 20)), dense(noise(3, 20)))
 
 
+def test_linear_never_takes_over_half_precision() -> None:
+    sparse, _ = pair()
+    before = copy.deepcopy(sparse)
+    state = {**sparse.state_dict(), "values": sparse.values.detach().half()}
+    with pytest.raises(RuntimeError, match=r"SparseLinear: expected float32 .*, got torch\.float16"):
+        sparse.load_state_dict(state, assign=True)
+    check_same_layer(sparse, before)
+    sparse.load_state_dict(state)  # copied into float32
+    assert sparse.values.dtype == torch.float32
+
+
 def test_linear_state_dict_round_trip_within_a_model_and_with_assign() -> None:
     sparse, _ = pair(seed=0)
     model = nn.Sequential(nn.Linear(20, 20), sparse)

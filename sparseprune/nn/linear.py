@@ -233,7 +233,7 @@ class SparseLinear(nn.Module):
         try:
             if given:
                 self._take_over(given, local_metadata.get("assign_to_params_buffers", False))
-        except (RuntimeError, ValueError) as error:  # the layer is as it was, whatever strict says
+        except (RuntimeError, TypeError, ValueError) as error:  # the layer is as it was, whatever strict says
             error_msgs.append(f"{prefix.removesuffix('.') or 'SparseLinear'}: {error}")
             return
         super()._load_from_state_dict(
@@ -250,6 +250,8 @@ class SparseLinear(nn.Module):
                 f"expected values.shape == [{given['col'].numel()} (blocks of the checkpoint's pattern), "
                 f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(shape)}"
             )
+        if assign:
+            _check_dtype(given["values"].dtype)
         device = given["crow"].device if assign else self.crow.device
         crow, col = given["crow"].to(device), given["col"].to(device)
         same = (
