@@ -48,6 +48,11 @@ void run_gradients(const PlanView& plan, Division division, const Sum<Element>* 
       const int64_t group = item / parts, part = item % parts;
       const Range rows = rows_of_part(plan, part, parts);
       Sum<Element>* d_value = results.d_value ? results.d_value + group * nonzeros : nullptr;
+      for (int32_t block = 0; d_value && block < h.blocks; ++block) {
+        const int32_t* start = plan.begin_of(block);
+        std::fill(d_value + int64_t(start[rows.begin]) * h.block_rows,
+                  d_value + int64_t(start[rows.end]) * h.block_rows, Sum<Element>(0));
+      }
       for (int64_t panel = panels * group / division.groups; panel < panels * (group + 1) / division.groups;
            ++panel) {
         const int samples = samples_of(panel, batch), width = width_for<Element>(samples);
@@ -142,7 +147,7 @@ Tensor sum_of_groups(const Tensor& sums, int64_t groups, int64_t features, const
 template <class Element>
 Tensor new_sums(Division division, const PlanHeader& plan, const Tensor& like) {
   const int64_t numbers = division.groups * plan.nnz * plan.block_rows;
-  return torch::stable::new_zeros(like, {never_null(numbers)}, sum_type<Element>);
+  return torch::stable::new_empty(like, {never_null(numbers)}, sum_type<Element>);
 }
 
 struct Operands {
