@@ -13,18 +13,19 @@ STABLE_TORCH_LIBRARY(sparseprune, m) {
   // What the kernels derive from a pattern, once: of W for spmm, of its transpose (plan_t) for the other three.
   // All four operators take both plans, since the derivative of one is another.
   m.def("plan(Tensor crow, Tensor col, int cols, int block_rows, bool transposed) -> Tensor");
-  // y = W x + bias
+  // y = W x + bias; relu: max(y, 0)
   m.def(
       "spmm(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, Tensor? bias=None, "
-      "bool? batch_inner=None) -> Tensor");
+      "bool? batch_inner=None, bool relu=False) -> Tensor");
   // d_x = W^T g
   m.def(
       "spmm_t(Tensor g, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, int cols) -> Tensor");
   // d_values = (g x^T) at the nonzeros of W
   m.def(
       "sddmm(Tensor g, Tensor x, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, int block_rows) -> Tensor");
-  // All gradients (d_x, d_values, d_bias), with one pass over g.
+  // All gradients (d_x, d_values, d_bias), with one pass over g; y, the output of a spmm with relu: g is zero
+  // where y <= 0.
   m.def(
-      "spmm_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t) -> "
-      "(Tensor, Tensor, Tensor)");
+      "spmm_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, "
+      "Tensor? y=None) -> (Tensor, Tensor, Tensor)");
 }

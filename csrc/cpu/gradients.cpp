@@ -16,13 +16,14 @@ namespace {
 
 constexpr int32_t tile_rows = 128, tile_rows_of_blocks = 2048;  // as in spmm.cpp
 
-// How threads share the work: each group sums over panels of its own, and its members divide the rows.
+// Two groups share the packing of g among two threads; more would cost memory, and are not needed on many cores,
+// where the rows are divided further.
 struct Division {
   int64_t groups, parts;
 };
 Division division_of(const PlanHeader& plan, int64_t batch) {
-  const int64_t threads = worthwhile_threads(plan, batch);
-  return panels_of(batch) % threads == 0 ? Division{threads, 1} : Division{1, threads};
+  const int64_t groups = panels_of(batch) % 2 == 0 && batch > 0 ? 2 : 1;
+  return {groups, (worthwhile_threads(plan, batch) + groups - 1) / groups};
 }
 
 // Where the results go; null: not wanted. The sums are those of each group: [groups, nonzeros], [groups,
@@ -36,14 +37,15 @@ struct Results {
 
 template <class Element>
 void run_gradients(const PlanView& plan, Division division, const Sum<Element>* value, Strided<const Element> g,
-                   Strided<const Element> x, int64_t batch, Results<Element> results) {
+                   Strided<const Element> gate, Strided<const Element> x, int64_t batch,
+                   Results<Element> results) {
   const PlanHeader& h = plan.header;
   const int64_t panels = panels_of(batch), parts = division.parts, items = division.groups * parts;
   const int64_t features = int64_t(h.cols) * h.block_rows, nonzeros = int64_t(h.nnz) * h.block_rows;
   const int32_t tile = std::min(h.blocks == 1 ? tile_rows : tile_rows_of_blocks, h.rows);
   torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-    GatheredBlocks<Element> gathered(g, int64_t(h.block_cols) * h.block_rows, features, batch,
-                                     double(h.nnz) / std::max(h.cols, 1));
+    GatheredBlocks<Element> gathered{g,        gate,  int64_t(h.block_cols) * h.block_rows,
+                                     features, batch, double(h.nnz) / std::max(h.cols, 1)};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / parts, part = item % parts;
       const Range rows = rows_of_part(plan, part, parts);
@@ -74,7 +76,7 @@ void run_gradients(const PlanView& plan, Division division, const Sum<Element>* 
             x_rows = in_place(x, row, panel);
           } else if (d_value) {
             const Panel<Element> packed = workspace<Element>(row_tile, tile, width);
-            kernels<Element>().pack(at(x, row, panel * panel_width), count, samples, packed);
+            kernels<Element>().pack(at(x, row, panel * panel_width), {}, count, samples, packed);
             x_rows = read_only(packed);
           }
           Panel<Sum<Element>> d_x_rows{};
@@ -188,7 +190,8 @@ Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const T
     using Element = decltype(zero);
     const Tensor value = in_plan_order<Element>(values, operands.plan);
     run_gradients<Element>(operands.plan, division_of(operands.plan.header, batch), data_of<Sum<Element>>(value),
-                           view<Element>(operands.g), {}, batch, {mutable_view<Element>(d_x), nullptr, nullptr});
+                           view<Element>(operands.g), {}, {}, batch,
+                           {mutable_view<Element>(d_x), nullptr, nullptr});
   });
   return d_x;
 }
@@ -205,7 +208,7 @@ Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor&
     using Element = decltype(zero);
     const Division division = division_of(h, x.size(1));
     const Tensor sums = new_sums<Element>(division, h, x);
-    run_gradients<Element>(operands.plan, division, nullptr, view<Element>(operands.g), view<Element>(x_in),
+    run_gradients<Element>(operands.plan, division, nullptr, view<Element>(operands.g), {}, view<Element>(x_in),
                            x.size(1), {{}, mutable_data_of<Sum<Element>>(sums), nullptr});
     return from_plan_order<Element>(sums, division.groups, operands.plan, x);
   });
@@ -213,12 +216,18 @@ Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor&
 
 std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values,
                                                  const Tensor& crow, const Tensor& col, const Tensor&,
-                                                 const Tensor& plan_t) {
+                                                 const Tensor& plan_t, const std::optional<Tensor>& y) {
   const Operands operands = check_gradient("spmm_backward", g, crow, col, plan_t);
   check_input("spmm_backward", x, g, operands);
   check_weights("spmm_backward", values, operands);
   const PlanHeader& h = operands.plan.header;
   const int64_t batch = x.size(1), features = g.size(0);
+  if (y) {
+    check_type("spmm_backward", "y", *y, operands.type);
+    check(y->dim() == 2 && y->size(0) == features && y->size(1) == batch, "spmm_backward: expected y.shape == [",
+          features, " (weight rows), ", batch, " (batch)], got ", shape_of(*y));
+  }
+  const Tensor gate = y ? in_layout_of(operands.g, *y) : g;
   const Tensor x_in = with_unit_stride(x);
   Tensor d_x = new_activation(x, h.rows, batch, is_batch_inner(x));
   return dispatch(operands.type, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor> {
@@ -228,7 +237,7 @@ std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& 
     const Tensor d_value = new_sums<Element>(division, h, x);
     const Tensor d_bias = torch::stable::new_zeros(x, {division.groups, features}, sum_type<Element>);
     run_gradients<Element>(operands.plan, division, data_of<Sum<Element>>(value), view<Element>(operands.g),
-                           view<Element>(x_in), batch,
+                           y ? view<Element>(gate) : Strided<const Element>{}, view<Element>(x_in), batch,
                            {mutable_view<Element>(d_x), mutable_data_of<Sum<Element>>(d_value),
                             mutable_data_of<Sum<Element>>(d_bias)});
     return {d_x, from_plan_order<Element>(d_value, division.groups, operands.plan, x),

@@ -76,19 +76,29 @@ struct Panel {
   int width;  // multiple of sample_multiple
 };
 
+// What becomes of the sums of SpMM.
+template <class Element>
+struct Epilogue {
+  bool add;                  // to what y holds: the blocks of columns before
+  const Sum<Element>* bias;  // one for each row of y, or null
+  bool relu;                 // max(y, 0), NaN stays NaN
+};
+
 template <class Element>
 struct KernelsOf {
-  // panel[f, b] = x[f, b] for b < batch; zero up to the panel's width. One of x's strides is 1.
-  void (*pack)(Strided<const Element> x, int64_t features, int batch, Panel<Element> panel);
+  // panel[f, b] = x[f, b] for b < batch; zero up to the panel's width. One of x's strides is 1. With a gate of the
+  // same layout (its data may be null), zero too where gate[f, b] <= 0: the derivative of ReLU from its output.
+  void (*pack)(Strided<const Element> x, Strided<const Element> gate, int64_t features, int batch,
+               Panel<Element> panel);
   // y[f, b] = panel[f, b] for b < batch. One of y's strides is 1.
   void (*unpack)(Panel<const Sum<Element>> panel, int64_t features, int batch, Strided<Element> y);
   // sum[f] += sum_b panel[f, b]
   void (*add_row_sums)(Panel<const Element> panel, int64_t features, Sum<Element>* sum);
 
   // SpMM. Row i of the segments is `block_rows` rows of y, and nonzero j as many values:
-  //   y[i V + v, :] = bias[i V + v] + sum_j value[j V + v] x[column_j, :]      (add: y += instead; no bias then)
+  //   y[i V + v, :] = sum_j value[j V + v] x[column_j, :]
   void (*spmm)(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
-               const Sum<Element>* bias, bool add, Panel<Sum<Element>> y);
+               Epilogue<Element> epilogue, Panel<Sum<Element>> y);
   // The same for one sample, and for all blocks of columns at once: block k's segments are those given, moved on
   // by k * rows_of_plan, and its first column is k * block_cols.
   //   y[i V + v] += sum_j value[j V + v] x[column_j]

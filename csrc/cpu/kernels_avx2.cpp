@@ -32,6 +32,10 @@ struct Vec {
   static Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   static Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }  // b where one is NaN
+  static Vec and_bits(Vec a, Vec b) { return {_mm256_and_ps(a.v, b.v)}; }
+  // All bits of a lane where not a <= 0.
+  static Vec where_not_negative(Vec a) { return {_mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NLE_UQ)}; }
   static Vec once(Vec a) {
     asm("" : "+x"(a.v));
     return a;
@@ -44,6 +48,11 @@ struct Vec {
     const __m256i both = _mm256_castps_si256(once(load(reinterpret_cast<const float*>(p))).v);
     even.v = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
     odd.v = _mm256_castsi256_ps(_mm256_and_si256(both, upper_halves()));
+  }
+  // The upper halves of odd above the lower halves of even.
+  static Vec halves(Vec even, Vec odd) {
+    return {
+        _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_castps_si256(even.v), _mm256_castps_si256(odd.v), 0xaa))};
   }
   static Vec round_pair(Vec even, Vec odd) {
     return {_mm256_castsi256_ps(

@@ -32,6 +32,12 @@ struct Vec {
   static Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where one is NaN
+  static Vec and_bits(Vec a, Vec b) { return {_mm512_and_ps(a.v, b.v)}; }
+  // All bits of a lane where not a <= 0.
+  static Vec where_not_negative(Vec a) {
+    return {_mm512_castsi512_ps(_mm512_movm_epi32(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NLE_UQ)))};
+  }
   static Vec once(Vec a) {
     asm("" : "+v"(a.v));
     return a;
@@ -44,6 +50,12 @@ struct Vec {
     const __m512i both = _mm512_castps_si512(once(load(reinterpret_cast<const float*>(p))).v);
     even.v = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
     odd.v = _mm512_castsi512_ps(_mm512_and_si512(both, upper_halves()));
+  }
+  // The upper halves of odd above the lower halves of even.
+  static Vec halves(Vec even, Vec odd) {
+    const __m512i bits =
+        _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_castps_si512(even.v), _mm512_castps_si512(odd.v));
+    return {_mm512_castsi512_ps(bits)};
   }
   static Vec round_pair(Vec even, Vec odd) {
     return {_mm512_castsi512_ps(

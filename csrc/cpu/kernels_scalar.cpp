@@ -7,10 +7,14 @@ namespace sparseprune {
 namespace {
 
 template <class Element>
-void pack(Strided<const Element> x, int64_t features, int batch, Panel<Element> panel) {
+void pack(Strided<const Element> x, Strided<const Element> gate, int64_t features, int batch,
+          Panel<Element> panel) {
   for (int64_t f = 0; f < features; ++f) {
     Element* to = panel.data + f * panel.stride;
-    for (int b = 0; b < batch; ++b) to[b] = x.data[f * x.feature_stride + b * x.batch_stride];
+    for (int b = 0; b < batch; ++b) {
+      const bool zero = gate.data && widened(gate.data[f * gate.feature_stride + b * gate.batch_stride]) <= 0;
+      to[b] = zero ? Element{} : x.data[f * x.feature_stride + b * x.batch_stride];
+    }
     std::fill(to + batch, to + panel.width, Element{});
   }
 }
@@ -42,7 +46,7 @@ void load_lanes(const Element* p, Lanes<Sum<Element>>& to) {
 
 template <class Element>
 void spmm(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
-          const Sum<Element>* bias, bool add, Panel<Sum<Element>> y) {
+          Epilogue<Element> epilogue, Panel<Sum<Element>> y) {
   using Scalar = Sum<Element>;
   for (int64_t i = 0; i < segments.rows; ++i)
     for (int64_t v = 0; v < block_rows; ++v) {
@@ -55,7 +59,11 @@ void spmm(const Segments& segments, int block_rows, const Sum<Element>* value, P
           sum += value[j * block_rows + v] * x_row;
         }
         Scalar* out = y.data + row * y.stride + first;
-        for (int b = 0; b < lanes; ++b) out[b] = sum[b] + (add ? out[b] : bias ? bias[row] : Scalar(0));
+        for (int b = 0; b < lanes; ++b) {
+          Scalar total = sum[b] + (epilogue.add ? out[b] : Scalar(0));
+          if (epilogue.bias) total += epilogue.bias[row];
+          out[b] = epilogue.relu && total < 0 ? Scalar(0) : total;
+        }
       }
     }
 }

@@ -4,8 +4,9 @@
 //
 // Vec: lanes, spmm_vectors<V> (vectors of a panel row that one pass over V rows of y keeps in registers),
 //      most_block_rows (rows of y in one pass), gradient_vectors, sums_at_once (dot products reduced together),
-//      load, store, load_partial, store_partial, load_pair, store_pair, zero, broadcast, fma, mul, add, once,
-//      gather_blocks<V>, transpose, add_sums<n>, join, even_samples, odd_samples, load_low, store_low.
+//      load, store, load_partial, store_partial, load_pair, zero, broadcast, fma, mul, add, once,
+//      max, and_bits, where_not_negative, halves, gather_blocks<V>, gather_some_blocks<V>, transpose, add_sums<n>,
+//      join, even_samples, odd_samples, load_low, store_low, load_widened, load_widened_partial, round_pair.
 
 #define UNROLL _Pragma("GCC unroll 16")
 #define KERNEL \
@@ -41,7 +42,7 @@ inline __attribute__((always_inline)) void load_row(const BFloat16* p, Vec* v) {
 // small, consecutive nonzeros go to different sums.
 template <class Element, int V, int T>
 KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* value, const Element* x,
-                      int64_t x_stride, const float* bias, bool add, float* y, int64_t y_stride) {
+                      int64_t x_stride, Epilogue<Element> epilogue, float* y, int64_t y_stride) {
   constexpr int sets = V * T >= 8 ? 1 : 8 / (V * T);
   constexpr int unrolled = V == 1 ? 4 : 2;
   constexpr int steps = sets > unrolled ? sets : unrolled;
@@ -69,10 +70,9 @@ KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* val
       float* out = y_rows + v * y_stride + t * Vec::lanes;
       Vec total = sum[0][v][t];
       UNROLL for (int s = 1; s < sets; ++s) total = Vec::add(total, sum[s][v][t]);
-      if (add)
-        total = Vec::add(total, Vec::load(out));
-      else if (bias)
-        total = Vec::add(total, Vec::broadcast(bias + int64_t(i) * block_rows + v));
+      if (epilogue.add) total = Vec::add(total, Vec::load(out));
+      if (epilogue.bias) total = Vec::add(total, Vec::broadcast(epilogue.bias + int64_t(i) * block_rows + v));
+      if (epilogue.relu) total = Vec::max(Vec::zero(), total);
       Vec::store(out, total);
     }
   }
@@ -80,24 +80,26 @@ KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* val
 
 template <class Element, int V>
 void spmm_rows(const Segments& segments, int block_rows, const float* value, Panel<const Element> x,
-               const float* bias, bool add, Panel<float> y) {
+               Epilogue<Element> epilogue, Panel<float> y) {
   constexpr int step = vectors_per_load<Element>;
   for_chunks<Vec::spmm_vectors<V>, step>(x.width / Vec::lanes, 0, [&](auto t, int first) {
-    spmm_pass<Element, V, t.value>(segments, block_rows, value, x.data + first, x.stride, bias, add,
-                                   y.data + first, y.stride);
+    spmm_pass<Element, V, t.value>(segments, block_rows, value, x.data + first, x.stride, epilogue, y.data + first,
+                                   y.stride);
   });
 }
 
 template <class Element>
-void spmm(const Segments& segments, int block_rows, const float* value, Panel<const Element> x, const float* bias,
-          bool add, Panel<float> y) {
+void spmm(const Segments& segments, int block_rows, const float* value, Panel<const Element> x,
+          Epilogue<Element> epilogue, Panel<float> y) {
   constexpr int most = Vec::most_block_rows;
-  if (block_rows == 1) return spmm_rows<Element, 1>(segments, block_rows, value, x, bias, add, y);
-  if (block_rows == 2) return spmm_rows<Element, 2>(segments, block_rows, value, x, bias, add, y);
-  if (most >= 8 && block_rows == 4) return spmm_rows<Element, 4>(segments, block_rows, value, x, bias, add, y);
-  for (int v = 0; v < block_rows; v += most)
-    spmm_rows<Element, most>(segments, block_rows, value + v, x, bias ? bias + v : nullptr, add,
+  if (block_rows == 1) return spmm_rows<Element, 1>(segments, block_rows, value, x, epilogue, y);
+  if (block_rows == 2) return spmm_rows<Element, 2>(segments, block_rows, value, x, epilogue, y);
+  if (most >= 8 && block_rows == 4) return spmm_rows<Element, 4>(segments, block_rows, value, x, epilogue, y);
+  for (int v = 0; v < block_rows; v += most) {
+    spmm_rows<Element, most>(segments, block_rows, value + v, x, epilogue,
                              {y.data + v * y.stride, y.stride, y.width});
+    if (epilogue.bias) epilogue.bias += most;
+  }
 }
 
 // ---- SpMV: one sample, vectors along the nonzeros ----
@@ -281,12 +283,48 @@ void add_row_sums(Panel<const Element> panel, int64_t features, float* sum) {
 // A tile of lanes features x lanes samples (bfloat16: twice as many, two to a 32-bit lane) is transposed in
 // registers. Rows of the tile come from samples b .. or go there; features f .. f + n of them exist.
 
-inline Vec load_samples(const float* from, int64_t, int samples, int n) {
-  return samples <= 0 ? Vec::zero() : n == Vec::lanes ? Vec::load(from) : Vec::load_partial(from, n);
+inline Vec load_some(const float* from, int n) {
+  return n == Vec::lanes ? Vec::load(from) : Vec::load_partial(from, n);
 }
-inline Vec load_samples(const BFloat16* from, int64_t batch_stride, int samples, int n) {
-  return Vec::join(samples <= 0 ? Vec::zero() : Vec::load_low(from, n),
-                   samples <= 1 ? Vec::zero() : Vec::load_low(from + batch_stride, n));
+template <bool Gated>
+inline Vec load_gated(const float* from, const float* gate, int n) {
+  if constexpr (!Gated) return load_some(from, n);
+  return Vec::and_bits(load_some(from, n), Vec::where_not_negative(load_some(gate, n)));
+}
+template <bool Gated>
+inline Vec load_gated(const BFloat16* from, const BFloat16* gate, int n) {
+  if constexpr (!Gated) return Vec::load_low(from, n);
+  return Vec::and_bits(Vec::load_low(from, n), Vec::where_not_negative(Vec::load_widened_partial(gate, n)));
+}
+
+// Features of x (and of its gate) for sample b, or for samples b and b + 1; zero from sample `batch` on.
+template <bool Gated>
+inline Vec load_samples(Strided<const float> x, Strided<const float> gate, int64_t f, int b, int batch, int n) {
+  return b < batch ? load_gated<Gated>(x.data + f + b * x.batch_stride, gate.data + f + b * gate.batch_stride, n)
+                   : Vec::zero();
+}
+template <bool Gated>
+inline Vec load_samples(Strided<const BFloat16> x, Strided<const BFloat16> gate, int64_t f, int b, int batch,
+                        int n) {
+  const auto load = [&](int b) {
+    return b < batch ? load_gated<Gated>(x.data + f + b * x.batch_stride, gate.data + f + b * gate.batch_stride, n)
+                     : Vec::zero();
+  };
+  return Vec::join(load(b), load(b + 1));
+}
+
+// A whole vector of samples of one feature.
+template <bool Gated>
+inline Vec load_inner(const float* from, const float* gate) {
+  return load_gated<Gated>(from, gate, Vec::lanes);
+}
+template <bool Gated>
+inline Vec load_inner(const BFloat16* from, const BFloat16* gate) {
+  const Vec both = Vec::load(reinterpret_cast<const float*>(from));
+  if constexpr (!Gated) return both;
+  Vec even, odd;
+  Vec::load_pair(gate, even, odd);
+  return Vec::and_bits(both, Vec::halves(Vec::where_not_negative(even), Vec::where_not_negative(odd)));
 }
 
 inline void store_samples(float* to, int64_t, int, int n, Vec v) {
@@ -306,17 +344,19 @@ inline Vec load_tile_row(const float* from, const BFloat16*) {
   return Vec::round_pair(Vec::load(from), Vec::load(from + Vec::lanes));
 }
 
-template <class Element>
-void pack(Strided<const Element> x, int64_t features, int batch, Panel<Element> panel) {
+template <bool Gated, class Element>
+void pack_panel(Strided<const Element> x, Strided<const Element> gate, int64_t features, int batch,
+                Panel<Element> panel) {
   constexpr int per_lane = vectors_per_load<Element>, samples = per_lane * Vec::lanes;
   if (x.batch_stride == 1) {
     for (int64_t f = 0; f < features; ++f) {
       const Element* from = x.data + f * x.feature_stride;
+      const Element* from_gate = gate.data + f * gate.feature_stride;
       Element* to = panel.data + f * panel.stride;
       int b = 0;
       for (; b + samples <= batch; b += samples)
-        Vec::store(reinterpret_cast<float*>(to + b), Vec::load(reinterpret_cast<const float*>(from + b)));
-      for (; b < batch; ++b) to[b] = from[b];
+        store_tile_row(to + b, load_inner<Gated>(from + b, from_gate + b));
+      for (; b < batch; ++b) to[b] = Gated && widened(from_gate[b]) <= 0 ? Element{} : from[b];
       for (; b < panel.width; ++b) to[b] = Element{};
     }
     return;
@@ -325,10 +365,8 @@ void pack(Strided<const Element> x, int64_t features, int batch, Panel<Element> 
     for (int64_t f = 0; f < features; f += Vec::lanes) {
       const int n = int(features - f < Vec::lanes ? features - f : Vec::lanes);
       Vec tile[Vec::lanes];
-      UNROLL for (int i = 0; i < Vec::lanes; ++i) {
-        const int sample = b + i * per_lane;
-        tile[i] = load_samples(x.data + f + sample * x.batch_stride, x.batch_stride, batch - sample, n);
-      }
+      UNROLL for (int i = 0; i < Vec::lanes; ++i) tile[i] =
+          load_samples<Gated>(x, gate, f, b + i * per_lane, batch, n);
       Vec::transpose(tile);
       Element* to = panel.data + f * panel.stride + b;
       if (n == Vec::lanes) {
@@ -337,6 +375,12 @@ void pack(Strided<const Element> x, int64_t features, int batch, Panel<Element> 
         for (int i = 0; i < n; ++i) store_tile_row(to + i * panel.stride, tile[i]);
       }
     }
+}
+
+template <class Element>
+void pack(Strided<const Element> x, Strided<const Element> gate, int64_t features, int batch,
+          Panel<Element> panel) {
+  gate.data ? pack_panel<true>(x, gate, features, batch, panel) : pack_panel<false>(x, x, features, batch, panel);
 }
 
 template <class Element>

@@ -86,6 +86,13 @@ inline Tensor with_unit_stride(const Tensor& x) {
   return torch::stable::transpose(torch::stable::contiguous(torch::stable::transpose(x, 0, 1)), 0, 1);
 }
 
+// x with the unit stride where `like` has it; a copy only where it is elsewhere.
+inline Tensor in_layout_of(const Tensor& like, const Tensor& x) {
+  if (like.stride(1) == 1) return x.stride(1) == 1 ? x : torch::stable::contiguous(x);
+  if (x.stride(0) == 1) return x;
+  return torch::stable::transpose(torch::stable::contiguous(torch::stable::transpose(x, 0, 1)), 0, 1);
+}
+
 inline Tensor new_activation(const Tensor& like, int64_t features, int64_t batch, bool batch_inner) {
   if (batch_inner) return torch::stable::new_empty(like, {features, batch});
   return torch::stable::transpose(torch::stable::new_empty(like, {batch, features}), 0, 1);
@@ -198,21 +205,22 @@ Panel<Scalar> workspace(Slot slot, int64_t features, int width) {
 
 // One block of the operand whose rows the nonzeros pick: packed by the thread that asks for it, or where it lies.
 template <class Element>
-class GatheredBlocks {
- public:
-  // `features`: of a whole block. `reads`: how often the kernels read a row of it.
-  GatheredBlocks(Strided<const Element> source, int64_t features, int64_t all_features, int64_t batch,
-                 double reads)
-      : source(source), features(features), all_features(all_features), batch(batch), reads(reads) {}
+struct GatheredBlocks {
+  Strided<const Element> source;
+  Strided<const Element> gate;  // see KernelsOf::pack
+  int64_t features;             // of a whole block
+  int64_t all_features;
+  int64_t batch;
+  double reads;  // how often the kernels read a row of it, on average
 
   Panel<const Element> get(int64_t wanted_block, int64_t wanted_panel) {
-    const int64_t first = wanted_block * features;
+    const int64_t first = wanted_block * features, first_sample = wanted_panel * panel_width;
     const int samples = samples_of(wanted_panel, batch);
-    if (source.batch_stride == 1 && samples == panel_width && reads < worth_packing)
+    if (source.batch_stride == 1 && samples == panel_width && reads < worth_packing && !gate.data)
       return in_place(source, first, wanted_panel);
     if (block != wanted_block || panel != wanted_panel) {
       packed = workspace<Element>(gathered_block, features, width_for<Element>(samples));
-      kernels<Element>().pack(at(source, first, wanted_panel * panel_width),
+      kernels<Element>().pack(at(source, first, first_sample), gate.data ? at(gate, first, first_sample) : gate,
                               std::min(features, all_features - first), samples, packed);
       block = wanted_block;
       panel = wanted_panel;
@@ -220,13 +228,9 @@ class GatheredBlocks {
     return read_only(packed);
   }
 
- private:
   // Rows of a batch-inner matrix lie far apart, which costs TLB misses; packing them costs a copy.
   static constexpr double worth_packing = 24;
 
-  Strided<const Element> source;
-  int64_t features, all_features, batch;
-  double reads;
   Panel<Element> packed{};
   int64_t block = -1, panel = -1;
 };

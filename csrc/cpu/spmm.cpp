@@ -1,4 +1,4 @@
-// Operator spmm: y = W x + bias.
+// Operator spmm: y = W x + bias, or max(y, 0) of that.
 //
 // Samples are cut into panels and columns into the plan's blocks. A thread packs one block of x into a buffer of
 // its own (so that it is read from memory once, strided or not), runs rows of W over it and writes their results.
@@ -19,14 +19,14 @@ constexpr int32_t tile_rows = 128, tile_rows_of_blocks = 2048;
 
 template <class Element>
 void run_spmm(const PlanView& plan, const Sum<Element>* value, Strided<const Element> x, const Sum<Element>* bias,
-              int64_t batch, Strided<Element> y) {
+              bool relu, int64_t batch, Strided<Element> y) {
   const PlanHeader& h = plan.header;
   const int64_t panels = panels_of(batch), threads = worthwhile_threads(h, batch);
   // Whole panels where they can be dealt out evenly; otherwise every panel's rows are divided too.
   const int64_t parts = panels % threads == 0 ? 1 : threads;
   const int32_t tile = std::min((h.blocks == 1 ? tile_rows : tile_rows_of_blocks) / h.block_rows, h.rows);
   torch::stable::parallel_for(0, panels * parts, 1, [&](int64_t begin, int64_t end) {
-    GatheredBlocks<Element> gathered(x, h.block_cols, h.cols, batch, double(h.nnz) / h.cols);
+    GatheredBlocks<Element> gathered{x, {}, h.block_cols, h.cols, batch, double(h.nnz) / h.cols};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t panel = item / parts;
       const int samples = samples_of(panel, batch);
@@ -43,9 +43,12 @@ void run_spmm(const PlanView& plan, const Sum<Element>* value, Strided<const Ele
           if (direct) sums = in_place(y, first, panel);
         if (!direct)
           sums = workspace<Sum<Element>>(row_tile, int64_t(tile) * h.block_rows, width_for<Element>(samples));
-        for (int32_t block = 0; block < h.blocks; ++block)
+        for (int32_t block = 0; block < h.blocks; ++block) {
+          const bool last = block + 1 == h.blocks;
           kernels<Element>().spmm(segments_of(plan, block, in_tile), h.block_rows, value,
-                                  gathered.get(block, panel), bias ? bias + first : nullptr, block > 0, sums);
+                                  gathered.get(block, panel),
+                                  {block > 0, last && bias ? bias + first : nullptr, last && relu}, sums);
+        }
         if (!direct)
           kernels<Element>().unpack(read_only(sums), int64_t(in_tile.end - row) * h.block_rows, samples,
                                     at(y, first, panel * panel_width));
@@ -68,7 +71,7 @@ void run_spmv(const PlanView& plan, const Element* value, const Sum<Element>* x,
 }
 
 template <class Element>
-void multiply_one(const PlanView& plan, const Tensor& x, const Tensor& values, const Sum<Element>* bias,
+void multiply_one(const PlanView& plan, const Tensor& x, const Tensor& values, const Sum<Element>* bias, bool relu,
                   Strided<Element> y) {
   const int64_t rows = int64_t(plan.header.rows) * plan.header.block_rows;
   const Tensor column = widened_copy<Element>(torch::stable::transpose(x, 0, 1));
@@ -76,11 +79,12 @@ void multiply_one(const PlanView& plan, const Tensor& x, const Tensor& values, c
   Sum<Element>* sum = mutable_data_of<Sum<Element>>(sums);
   if (bias) std::copy(bias, bias + rows, sum);
   run_spmv<Element>(plan, data_of<Element>(torch::stable::contiguous(values)), data_of<Sum<Element>>(column), sum);
-  for (int64_t r = 0; r < rows; ++r) y.data[r * y.feature_stride] = rounded<Element>(sum[r]);
+  for (int64_t r = 0; r < rows; ++r)
+    y.data[r * y.feature_stride] = rounded<Element>(relu && sum[r] < 0 ? 0 : sum[r]);
 }
 
 Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_of_w,
-            const Tensor&, const std::optional<Tensor>& bias, std::optional<bool> batch_inner) {
+            const Tensor&, const std::optional<Tensor>& bias, std::optional<bool> batch_inner, bool relu) {
   const PlanView plan = check_plan("spmm", crow, col, plan_of_w, false);
   const int64_t rows = int64_t(plan.header.rows) * plan.header.block_rows;
   const ScalarType type = check_floating("spmm", "x", x);
@@ -99,9 +103,9 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
     using Element = decltype(zero);
     const std::optional<Tensor> sums = bias ? std::optional(widened_copy<Element>(*bias)) : std::nullopt;
     const Sum<Element>* b = sums ? data_of<Sum<Element>>(*sums) : nullptr;
-    if (batch == 1) return multiply_one<Element>(plan, x, values, b, mutable_view<Element>(y));
+    if (batch == 1) return multiply_one<Element>(plan, x, values, b, relu, mutable_view<Element>(y));
     const Tensor input = with_unit_stride(x), value = widened_copy<Element>(values);
-    run_spmm<Element>(plan, data_of<Sum<Element>>(value), view<Element>(input), b, batch,
+    run_spmm<Element>(plan, data_of<Sum<Element>>(value), view<Element>(input), b, relu, batch,
                       mutable_view<Element>(y));
   });
   return y;
