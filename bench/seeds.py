@@ -1,4 +1,4 @@
-"""``python -m bench.seeds FOLDER ...``: one table from several runs of ``sparseprune compare``, one for each seed.
+"""``python -m bench.seeds FILE ...``: a table of the results of ``sparseprune compare`` with several seeds.
 
 Prints Markdown: mean and standard deviation of the test accuracy at equal epochs, and mean times.
 """
@@ -14,13 +14,12 @@ import typer
 
 
 def main(
-    folders: Annotated[list[Path], typer.Argument(help="The folders given to --out, one for each seed.")],
+    files: Annotated[list[Path], typer.Argument(help="A results.json of each seed.")],
 ) -> None:
     """Print a Markdown table of the runs at equal epochs."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for folder in folders:
-        content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        for run in content["runs"]:
+    for file in files:
+        for run in json.loads(file.read_text(encoding="utf-8"))["runs"]:
             if run["view"] == "epochs":
                 runs.setdefault(run["label"], []).append(run)
     print(table(runs))

@@ -1,12 +1,15 @@
-"""Runs of sparse layers that hand on activations batch-innermost: transposed at each end, not between."""
+"""What neighbours in an ``nn.Sequential`` save: a sparse layer computes the ReLU after it, and runs of sparse
+layers hand on activations batch-innermost, transposed at each end, not between."""
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from sparseprune.nn import SparseLinear
+from sparseprune.nn import FusedReLU, SparseLinear
 
 # Modules that treat every number alike and keep strides.
 POINTWISE = (
@@ -22,7 +25,34 @@ POINTWISE = (
     nn.Hardtanh,
     nn.Dropout,
     nn.Identity,
+    FusedReLU,
 )
+
+
+def neighbours(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Every two modules that follow one another directly in an ``nn.Sequential`` of the model."""
+    for module in model.modules():
+        if _is_sequential(module):
+            children = [child for child in module._modules.values() if child is not None]
+            yield from itertools.pairwise(children)
+
+
+def fusible_relus(model: nn.Module) -> dict[nn.Module, nn.ReLU]:
+    """``{module: the nn.ReLU directly after it}``, where nothing else in the model sees what is between them.
+
+    Both occur once in the model and have no hooks.
+    """
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    return {
+        module: relu
+        for module, relu in neighbours(model)
+        if type(relu) is nn.ReLU and all(places[m] == 1 and not _has_hooks(m) for m in (module, relu))
+    }
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    return any((*hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def mark_runs(model: nn.Module) -> None:

@@ -69,6 +69,7 @@ def spmm(
     pattern: Pattern,
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """Sparse times dense: ``y = W x + bias``.
 
@@ -80,12 +81,13 @@ def spmm(
         bias: ``(rows,)`` or None, like x.
         batch_inner: layout of the result in memory: samples innermost (True), features innermost (False), or
             as in ``x`` (None).
+        relu: give ``max(y, 0)`` (NaN stays NaN).
     Returns:
         ``(rows, batch)``.
     Raises:
         ValueError: a shape, dtype or device does not fit.
     """
-    return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias, batch_inner)
+    return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias, batch_inner, relu)
 
 
 def spmm_t(g: Tensor, values: Tensor, pattern: Pattern, cols: int) -> Tensor:
@@ -98,9 +100,14 @@ def sddmm(g: Tensor, x: Tensor, pattern: Pattern, block_rows: int = 1) -> Tensor
     return torch.ops.sparseprune.sddmm.default(g, x, *pattern, block_rows)
 
 
-def spmm_backward(g: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
-    """All gradients of ``spmm`` with one pass over ``g``: ``(spmm_t(g), sddmm(g, x), g.sum(1))``."""
-    return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern)
+def spmm_backward(
+    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, y: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All gradients of ``spmm`` with one pass over ``g``: ``(spmm_t(g), sddmm(g, x), g.sum(1))``.
+
+    With the output ``y`` ``(rows, batch)`` of a ``spmm`` with relu, ``g`` counts as 0 where ``y <= 0``.
+    """
+    return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern, y)
 
 
 # ---- fake kernels: shapes and strides without data ---------------------------------------------------------
@@ -128,6 +135,7 @@ def _fake_spmm(
     plan_t: Tensor,
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
+    relu: bool = False,
 ) -> Tensor:
     _check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
     rows = (crow.shape[0] - 1) * values.shape[1]
@@ -150,9 +158,9 @@ def _fake_sddmm(
 
 
 def _fake_spmm_backward(
-    g: Tensor, x: Tensor, values: Tensor, *pattern: Tensor
+    g: Tensor, x: Tensor, values: Tensor, *pattern_and_y: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check_devices("spmm_backward", g, x, values, *pattern)
+    _check_devices("spmm_backward", g, x, values, *pattern_and_y)
     d_x = fallback.empty_activation(x, x.shape[0], x.shape[1], fallback.is_batch_inner(x))
     return d_x, values.new_empty(values.shape), g.new_empty(g.shape[0])
 
@@ -161,17 +169,30 @@ def _fake_spmm_backward(
 
 
 def _save_operands_and_pattern(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*(t for t in inputs[:7] if isinstance(t, Tensor)))
+    ctx.save_for_backward(*inputs[:6])
+
+
+def _save_for_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:6], output if inputs[8] else None)
+
+
+def _save_for_spmm_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
 
 
 def _gradients(
-    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, needs: Sequence[bool]
+    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, y: Tensor | None, needs: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """``(d_x, d_values, d_bias)`` of ``spmm``, by the operator that computes just what is needed."""
+    """``(d_x, d_values, d_bias)`` of ``spmm``, by the operator that computes just what is needed.
+
+    ``y`` is its output if it has a ReLU, otherwise None.
+    """
     needs_x, needs_values, needs_bias = needs
     if needs_x and needs_values:
-        d_x, d_values, d_bias = spmm_backward(g, x, values, pattern)
+        d_x, d_values, d_bias = spmm_backward(g, x, values, pattern, y)
         return d_x, d_values, d_bias if needs_bias else None
+    if y is not None:
+        g = fallback.relu_backward(g, y)
     return (
         spmm_t(g, values, pattern, x.shape[0]) if needs_x else None,
         sddmm(g, x, pattern, values.shape[1]) if needs_values else None,
@@ -180,11 +201,11 @@ def _gradients(
 
 
 def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, *pattern = ctx.saved_tensors[:6]
-    # The dispatcher drops trailing arguments that are their default, None: there are six to eight inputs.
+    x, values, *pattern, y = ctx.saved_tensors
+    # The dispatcher drops trailing arguments that are their default: there are six to nine inputs.
     needs = (*ctx.needs_input_grad[:2], any(ctx.needs_input_grad[6:]))
-    d_x, d_values, d_bias = _gradients(g, x, values, Pattern(*pattern), needs)
-    return d_x, d_values, None, None, None, None, d_bias, None
+    d_x, d_values, d_bias = _gradients(g, x, values, Pattern(*pattern), y, needs)
+    return d_x, d_values, None, None, None, None, d_bias, None, None
 
 
 def _spmm_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
@@ -206,13 +227,16 @@ def _sddmm_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
 def _spmm_backward_gradients(
     ctx: Any, d_x: Tensor, d_values: Tensor, d_bias: Tensor
 ) -> tuple[Tensor | None, ...]:
-    g, x, values, *rest = ctx.saved_tensors
+    g, x, values, *rest, y = ctx.saved_tensors
     pattern = Pattern(*rest)
     needs_g, needs_x, needs_values = ctx.needs_input_grad[:3]
     to_g = spmm(d_x, values, pattern, d_bias) + spmm(x, d_values, pattern) if needs_g else None
+    if y is not None:
+        g = fallback.relu_backward(g, y)
+        to_g = fallback.relu_backward(to_g, y) if to_g is not None else None
     to_x = spmm_t(g, d_values, pattern, x.shape[0]) if needs_x else None
     to_values = sddmm(g, d_x, pattern, values.shape[1]) if needs_values else None
-    return to_g, to_x, to_values, None, None, None, None
+    return to_g, to_x, to_values, None, None, None, None, None
 
 
 # ---- a linear layer in eager mode --------------------------------------------------------------------------
@@ -234,21 +258,24 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,
         pattern: Pattern,
         batch_inner: bool | None,
+        relu: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, values)
         ctx.pattern = pattern
         # Below ADInplaceOrView, the result does not count as a view, which an in-place ReLU could not change.
         with torch._C._AutoDispatchBelowADInplaceOrView():
-            return spmm(x.t(), values, pattern, bias, batch_inner).t()
+            y = spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
+        ctx.save_for_backward(x, values, y if relu else None)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, values = ctx.saved_tensors
+        x, values, y = ctx.saved_tensors
         # A second derivative needs the operators' own gradients.
         below = torch._C._AutoDispatchBelowADInplaceOrView
         with contextlib.nullcontext() if torch.is_grad_enabled() else below():
-            d_x, d_values, d_bias = _gradients(g.t(), x.t(), values, ctx.pattern, ctx.needs_input_grad[:3])
-        return None if d_x is None else d_x.t(), d_values, d_bias, None, None
+            y = None if y is None else y.t()
+            d_x, d_values, d_bias = _gradients(g.t(), x.t(), values, ctx.pattern, y, ctx.needs_input_grad[:3])
+        return None if d_x is None else d_x.t(), d_values, d_bias, None, None, None
 
 
 def linear(
@@ -257,6 +284,7 @@ def linear(
     pattern: Pattern,
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """``y = x W^T + bias`` with samples first: ``(batch, cols)`` to ``(batch, rows)``; see :func:`spmm`.
 
@@ -265,8 +293,8 @@ def linear(
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(values.dtype)
     if torch.compiler.is_compiling():
-        return spmm(x.t(), values, pattern, bias, batch_inner).t()
-    return _Linear.apply(x, values, bias, pattern, batch_inner)
+        return spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
+    return _Linear.apply(x, values, bias, pattern, batch_inner, relu)
 
 
 # ---- the library behind the operators ----------------------------------------------------------------------
@@ -288,16 +316,14 @@ def _register() -> None:
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
-    gradients: list[tuple[str, Callable[..., Any]]] = [
-        ("spmm", _spmm_gradients),
-        ("spmm_t", _spmm_t_gradients),
-        ("sddmm", _sddmm_gradients),
-        ("spmm_backward", _spmm_backward_gradients),
+    gradients: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
+        ("spmm", _spmm_gradients, _save_for_spmm),
+        ("spmm_t", _spmm_t_gradients, _save_operands_and_pattern),
+        ("sddmm", _sddmm_gradients, _save_operands_and_pattern),
+        ("spmm_backward", _spmm_backward_gradients, _save_for_spmm_backward),
     ]
-    for name, backward in gradients:
-        torch.library.register_autograd(
-            f"sparseprune::{name}", backward, setup_context=_save_operands_and_pattern, lib=library
-        )
+    for name, backward, save in gradients:
+        torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sparseprune import ops
 from sparseprune.choice import Choice, choose, key_of
-from sparseprune.layout import mark_runs
-from sparseprune.nn import SparseLinear
+from sparseprune.layout import fusible_relus, mark_runs, neighbours
+from sparseprune.nn import FusedReLU, SparseLinear
 from sparseprune.nn.masked import CLASSES, DenseLayer, Masked, dense_from_masked, masked_from_dense
 from sparseprune.pattern import check_mask
 
@@ -26,6 +26,7 @@ def sparsify(
     inplace: bool = False,
     layers: Layers = "measured",
     batch_size: int = 256,
+    fuse: bool = True,
 ) -> nn.Module:
     """Replace the masked layers of a model: a linear one by a :class:`SparseLinear` where that is faster.
 
@@ -34,6 +35,11 @@ def sparsify(
     are used. Sparse layers that follow one another in an ``nn.Sequential``, with pointwise modules between
     them, hand on activations batch-innermost in memory: shapes and numbers are those of the dense model, and
     what comes after the last of them is contiguous (see :class:`SparseLinear`, ``batch_inner``).
+
+    A sparse layer takes over the ``nn.ReLU`` that directly follows it in an ``nn.Sequential`` (``relu``), and
+    a :class:`FusedReLU`, which does nothing, stands in its place: names, indices and numbers stay the same,
+    but what the layer itself returns, as in ``model[:1]`` or to a hook, is after the ReLU. A layer or ReLU
+    that occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
 
     Args:
         model: any model; left untouched unless ``inplace``.
@@ -44,6 +50,7 @@ def sparsify(
             are kept in a file (see :mod:`sparseprune.choice`). "sparse" and "dense" (masked) force one way,
             for reproducible module types.
         batch_size: samples in a training step, for the measurement.
+        fuse: whether sparse layers take over ReLUs.
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.
     Raises:
@@ -74,17 +81,36 @@ def sparsify(
                 "asked for" if layers == "dense" else "no sparse kernels for convolutions yet"
             )
         replacements[module] = replacement
+    if fuse:
+        for before, relu in fusible_relus(model).items():
+            layer = replacements.get(before)
+            if isinstance(layer, SparseLinear):
+                layer.relu = True
+                replacements[relu] = FusedReLU(relu.inplace).train(relu.training)
     result = _replace(model, replacements, inplace)
     mark_runs(result)
     return result
 
 
 def densify(model: nn.Module) -> nn.Module:
-    """A new, ordinary torch model with the same weights, zeros in place of the pruned ones."""
+    """A new, ordinary torch model with the same weights, zeros in place of the pruned ones.
+
+    Raises:
+        ValueError: a sparse layer has a ReLU, and no :class:`FusedReLU` follows that could hold it.
+    """
+    before_relu = {module for module, after in neighbours(model) if isinstance(after, FusedReLU)}
     replacements: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, SparseLinear):
+            if module.relu and module not in before_relu:
+                raise ValueError(
+                    f"densify: expected a FusedReLU after {name or 'the layer'!r} in an nn.Sequential, since "
+                    "nn.Linear cannot hold its ReLU (relu=True), got none; sparsify(fuse=False) keeps ReLUs "
+                    "apart"
+                )
             replacements[module] = module.to_dense()
+        elif isinstance(module, FusedReLU):
+            replacements[module] = nn.ReLU(module.inplace).train(module.training)
         elif isinstance(module, Masked):
             replacements[module] = dense_from_masked(module)
     return _replace(model, replacements, inplace=False)

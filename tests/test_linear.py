@@ -50,7 +50,7 @@ def check_same_layer(a: SparseLinear, b: SparseLinear) -> None:
     assert all(
         torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     )
-    assert (a.block, a.batch_inner) == (b.block, b.batch_inner)
+    assert (a.block, a.batch_inner, a.relu) == (b.block, b.batch_inner, b.relu)
     x = noise(5, a.in_features).to(a.values.dtype)
     assert torch.equal(a(x), b(x))
     g = noise(5, a.out_features).to(a.values.dtype)
@@ -76,12 +76,16 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize(("rows", "block_rows", "bias"), [(33, 1, True), (33, 1, False), (32, 8, True)])
+@pytest.mark.parametrize(
+    ("rows", "block_rows", "bias", "relu"),
+    [(33, 1, True, False), (33, 1, False, True), (32, 8, True, False), (32, 4, True, True)],
+)
 @pytest.mark.parametrize("kind", INPUTS)
-def test_linear_is_a_drop_in(kind: str, rows: int, block_rows: int, bias: bool) -> None:
+def test_linear_is_a_drop_in(kind: str, rows: int, block_rows: int, bias: bool, relu: bool) -> None:
     sparse, dense = pair(rows, bias=bias, block_rows=block_rows)
+    sparse.relu = relu
     xs = [INPUTS[kind]().requires_grad_() for _ in range(2)]
-    ys = [layer(x) for layer, x in zip((sparse, dense), xs, strict=True)]
+    ys = [sparse(xs[0]), dense(xs[1]).relu() if relu else dense(xs[1])]
     assert ys[0].shape == ys[1].shape
     torch.testing.assert_close(*ys)
     g = noise(*ys[0].shape)
@@ -99,9 +103,13 @@ def test_linear_is_a_drop_in(kind: str, rows: int, block_rows: int, bias: bool) 
         assert sparse.bias is None
 
 
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(("rows", "block_rows", "bias"), [(5, 1, True), (5, 1, False), (8, 4, True)])
-def test_linear_gradients_of_first_and_second_order(rows: int, block_rows: int, bias: bool) -> None:
-    sparse = pair(rows, 6, bias=bias, block_rows=block_rows)[0].double()
+def test_linear_gradients_of_first_and_second_order(
+    rows: int, block_rows: int, bias: bool, relu: bool
+) -> None:
+    sparse = pair(rows, 6, 1.0, bias=bias, block_rows=block_rows)[0].double()  # no output is at the kink
+    sparse.relu = relu
     names = [name for name, _ in sparse.named_parameters()]
 
     def function(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -147,9 +155,20 @@ def test_linear_output_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(sparse.values.grad, in_blocks(dense.weight.grad, sparse))
 
 
-def test_linear_frozen_parts_get_no_gradient() -> None:
+def test_linear_with_relu_saves_its_output() -> None:
+    sparse, _ = pair()
+    sparse.relu = True
+    y = sparse(noise(17, 20))
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # as of nn.ReLU
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_linear_frozen_parts_get_no_gradient(relu: bool) -> None:
     for values, bias, x_wanted in itertools.product([False, True], repeat=3):
-        sparse, _ = pair()
+        sparse, dense = pair()
+        sparse.relu = relu
         sparse.values.requires_grad_(values)
         sparse.bias.requires_grad_(bias)
         x = noise(17, 20).requires_grad_(x_wanted)
@@ -158,6 +177,13 @@ def test_linear_frozen_parts_get_no_gradient() -> None:
         if y.requires_grad:
             y.sum().backward()
         assert [t.grad is not None for t in (sparse.values, sparse.bias, x)] == [values, bias, x_wanted]
+        their_x = x.detach().requires_grad_()
+        (dense(their_x).relu() if relu else dense(their_x)).sum().backward()
+        assert dense.weight.grad is not None
+        expected = (in_blocks(dense.weight.grad, sparse), dense.bias.grad, their_x.grad)
+        for ours, theirs in zip((sparse.values, sparse.bias, x), expected, strict=True):
+            if ours.grad is not None:
+                torch.testing.assert_close(ours.grad, theirs)
 
 
 @pytest.mark.parametrize(("batch_inner", "expected"), [(None, None), (True, (1, 17)), (False, (33, 1))])
@@ -228,6 +254,8 @@ def test_linear_attributes_are_those_of_nn_linear() -> None:
     )
     empty = SparseLinear(5, 4, bias=False, block=(2, 1))
     assert repr(empty).endswith("bias=False, nnz=0, sparsity=1.0000, block=(2, 1))")
+    empty.relu = True
+    assert repr(empty).endswith("block=(2, 1), relu=True)")
 
 
 # ---- from dense and back ----
@@ -481,7 +509,7 @@ def saved_and_loaded(layer: nn.Module) -> Any:
 def test_linear_copies(how: str, block_rows: int) -> None:
     sparse, _ = pair(32, block_rows=block_rows)
     sparse.eval()
-    sparse.batch_inner = True
+    sparse.batch_inner = sparse.relu = True
     sparse.values.requires_grad_(False)
     copied = COPIES[how](sparse)
     assert not copied.training
@@ -671,6 +699,7 @@ def test_linear_compiles(bias: bool, dynamic: bool, batch_inner: bool | None, bl
     torch._dynamo.reset()
     sparse, _ = pair(32, bias=bias, block_rows=block_rows)
     sparse.batch_inner = batch_inner
+    sparse.relu = block_rows == 4
     compiled = torch.compile(sparse, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     for x in (noise(17, 20), noise(20, 18).t(), noise(3, 5, 20)):
         results = []

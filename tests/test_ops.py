@@ -193,6 +193,10 @@ def check_operators(p: Problem) -> None:
         check(y, p.exact.y, p.dense.y)
         assert y.stride() == strides(rows, p.x.shape[1], batch_inner)
 
+    positive = ops.spmm(p.x, p.values, p.pattern, p.bias, relu=True)
+    assert torch.equal(positive, ops.spmm(p.x, p.values, p.pattern, p.bias).relu())
+    assert positive.stride() == layout_like(p.x, rows)
+
     d_x = ops.spmm_t(p.g, p.values, p.pattern, cols)
     check(d_x, p.exact.d_x, p.dense.d_x)
     assert d_x.stride() == layout_like(p.g, cols)
@@ -208,6 +212,13 @@ def check_operators(p: Problem) -> None:
     check(d_bias, p.exact.d_bias, p.dense.d_bias, p.g.double().abs().sum(1).max() if d_bias.numel() else None)
     assert d_x.stride() == layout_like(p.x, cols)
     assert d_values.is_contiguous()
+
+    for y in (positive, positive.t().contiguous().t()):
+        through = torch.ops.aten.threshold_backward(p.g, y, 0)  # torch's derivative of ReLU
+        expected = ops.spmm_backward(through, p.x, p.values, p.pattern)
+        gradients = ops.spmm_backward(p.g, p.x, p.values, p.pattern, y)
+        assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+        assert [t.stride() for t in gradients] == [t.stride() for t in expected]
 
 
 # ---- every operator against float64 ----
@@ -369,6 +380,31 @@ def test_operators_spread_inf_and_nan_only_where_they_are_used(
     assert torch.equal(~d_bias.isfinite(), torch.arange(rows) == 7)
 
 
+@pytest.mark.parametrize("batch", [1, 17, 64])
+@pytest.mark.parametrize("layout", ["feature_inner", "batch_inner"])
+@pytest.mark.parametrize(("dtype", "block_rows"), [(torch.float32, 1), (torch.bfloat16, 4)])
+def test_relu_keeps_nan_and_infinities(
+    dtype: torch.dtype, block_rows: int, layout: str, batch: int, isa: str, threads: int
+) -> None:
+    p = problem("third", 36, 96, batch, layout, dtype, block_rows)
+    bias = p.bias.clone()
+    bias[0], bias[13], bias[35] = float("nan"), float("inf"), float("-inf")
+    y = ops.spmm(p.x, p.values, p.pattern, bias, relu=True)
+    torch.testing.assert_close(
+        y, ops.spmm(p.x, p.values, p.pattern, bias).relu(), rtol=0, atol=0, equal_nan=True
+    )
+    assert y[0].isnan().all()
+    assert not y[35].any()
+    *_, d_bias = ops.spmm_backward(p.g, p.x, p.values, p.pattern, y)
+    *_, all_of_g = ops.spmm_backward(p.g, p.x, p.values, p.pattern)
+    torch.testing.assert_close(d_bias[[0, 13]], all_of_g[[0, 13]])  # as in torch, NaN lets gradients through
+    assert d_bias[35] == 0
+    lost = p.g.masked_fill(y <= 0, float("nan"))  # what the ReLU stops does not count, whatever it is
+    gradients = ops.spmm_backward(p.g, p.x, p.values, p.pattern, y)
+    for a, b in zip(ops.spmm_backward(lost, p.x, p.values, p.pattern, y), gradients, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_operators_leave_their_inputs_alone(isa: str) -> None:
     p = problem("third", 96, 257, 65)
     inputs = [p.x, p.g, p.values, p.bias, *p.pattern]
@@ -431,10 +467,10 @@ def test_opcheck(name: str, layout: str, block_rows: int) -> None:
     p = problem("third", 8, 33, 17, layout, torch.float32, block_rows)
     x, g, values, bias = (t.detach().requires_grad_() for t in (p.x, p.g, p.values, p.bias))
     arguments: dict[str, tuple[Any, ...]] = {
-        "spmm": (x, values, *p.pattern, bias, layout == "feature_inner"),
+        "spmm": (x, values, *p.pattern, bias, layout == "feature_inner", block_rows == 2),
         "spmm_t": (g, values, *p.pattern, 33),
         "sddmm": (g, x, *p.pattern, block_rows),
-        "spmm_backward": (g, x, values, *p.pattern),
+        "spmm_backward": (g, x, values, *p.pattern, p.dense.y if block_rows == 2 else None),
     }
     torch.library.opcheck(getattr(torch.ops.sparseprune, name).default, arguments[name])
 
@@ -455,10 +491,18 @@ def test_opcheck_plan() -> None:
 
 FUNCTIONS: dict[str, Callable[[Problem], tuple[Callable[..., Any], tuple[Tensor, ...]]]] = {
     "spmm": lambda p: (lambda x, values, b: ops.spmm(x, values, p.pattern, b), (p.x, p.values, p.bias)),
+    "spmm_with_relu": lambda p: (
+        lambda x, values, b: ops.spmm(x, values, p.pattern, b, relu=True),
+        (p.x, p.values, p.bias),
+    ),
     "spmm_t": lambda p: (lambda g, v: ops.spmm_t(g, v, p.pattern, p.mask.shape[1]), (p.g, p.values)),
     "sddmm": lambda p: (lambda g, x: ops.sddmm(g, x, p.pattern, p.block_rows), (p.g, p.x)),
     "spmm_backward": lambda p: (
         lambda g, x, v: ops.spmm_backward(g, x, v, p.pattern),
+        (p.g, p.x, p.values),
+    ),
+    "spmm_backward_with_relu": lambda p: (
+        lambda g, x, v: ops.spmm_backward(g, x, v, p.pattern, p.dense.y),
         (p.g, p.x, p.values),
     ),
 }
@@ -502,7 +546,7 @@ def test_gradients_equal_the_dense_ones(dtype: torch.dtype, block_rows: int, isa
 
 
 def case(p: Problem, **changes: Tensor) -> dict[str, Any]:
-    names = {"x": p.x, "g": p.g, "values": p.values, "bias": p.bias, **p.pattern._asdict()}
+    names = {"x": p.x, "g": p.g, "y": p.dense.y, "values": p.values, "bias": p.bias, **p.pattern._asdict()}
     return {**names, **changes}
 
 
@@ -512,7 +556,7 @@ def call(name: str, tensors: dict[str, Any], cols: int = 96) -> Any:
         "spmm": (("x", "values"), [tensors["bias"]]),
         "spmm_t": (("g", "values"), [cols]),
         "sddmm": (("g", "x"), [1]),
-        "spmm_backward": (("g", "x", "values"), []),
+        "spmm_backward": (("g", "x", "values"), [tensors["y"]]),
     }[name]
     operator = getattr(torch.ops.sparseprune, name).default
     return operator(*(tensors[k] for k in first), *pattern, *last)
@@ -537,6 +581,9 @@ def bad(name: str, what: str, change: Callable[[Tensor], Tensor], message: str) 
         bad("spmm_backward", "x", lambda t: t.t(), "x.shape == [96 (weight columns), batch], got [17, 96]"),
         bad("sddmm", "x", lambda t: t[:, 1:], "x and g of one batch size, got 16 and 17"),
         bad("spmm_backward", "g", lambda t: t[:, 2:], "x and g of one batch size, got 17 and 15"),
+        bad("spmm_backward", "y", lambda t: t[1:], "y.shape == [33 (weight rows), 17 (batch)], got [32, 17]"),
+        bad("spmm_backward", "y", lambda t: t.t(), "y.shape == [33 (weight rows), 17 (batch)], got [17, 33]"),
+        bad("spmm_backward", "y", lambda t: t.double(), "y to be float32, got float64"),
         bad("spmm", "bias", lambda t: t[1:], "bias.shape == [33 (weight rows)], got [32]"),
         bad("spmm", "bias", lambda t: t[None], "bias.shape == [33 (weight rows)], got [1, 33]"),
         bad("spmm", "bias", lambda t: t.double(), "bias to be float32, got float64"),

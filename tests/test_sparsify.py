@@ -12,7 +12,7 @@ import sparseprune as sp
 from sparseprune import choice
 from sparseprune.choice import Choice
 from sparseprune.layout import POINTWISE
-from sparseprune.nn import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear, SparseLinear
+from sparseprune.nn import FusedReLU, MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear, SparseLinear
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -367,6 +367,110 @@ def test_runs_survive_copies_and_compile(how: Callable[[nn.Module], nn.Module]) 
     parameters = zip(sparse.parameters(), copied.parameters(), strict=True)
     for ours, theirs in parameters:
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+# ---- ReLUs that sparse layers take over ----
+
+
+class Subclass(nn.ReLU):
+    pass
+
+
+def hooked(module: nn.Module, register: str = "register_forward_hook") -> nn.Module:
+    getattr(module, register)(lambda *_: None)
+    return module
+
+
+ONCE = lin()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: nn.Sequential(lin(), nn.ReLU(), lin(), nn.ReLU(inplace=True)), [True, True]),
+        (lambda: nn.Sequential(lin(), nn.Sequential(lin(), nn.ReLU()), nn.ReLU()), [False, True]),
+        (lambda: nn.ModuleList([lin(), nn.ReLU(), nn.Sequential(lin(), nn.ReLU())]), [False, True]),
+        # Something else between them, or another class.
+        (lambda: nn.Sequential(lin(), nn.Dropout(), nn.ReLU(), nn.ReLU(), lin()), [False, False]),
+        (lambda: nn.Sequential(lin(), nn.Identity(), nn.ReLU()), [False]),
+        (lambda: nn.Sequential(lin(), Subclass(), lin(), nn.ReLU6()), [False, False]),
+        (lambda: nn.Sequential(nn.ReLU(), lin(), OwnForward(lin(), nn.ReLU())), [False, False]),
+        (lambda: nn.Sequential(nn.Sequential(lin()), nn.ReLU()), [False]),
+        # Used in several places.
+        (lambda: nn.Sequential(lin(), SHARED, lin(), SHARED, lin(), nn.ReLU()), [False, False, True]),
+        (lambda: nn.Sequential(ONCE, nn.ReLU(), ONCE, nn.Tanh()), [False]),
+        (lambda: nn.ModuleList([nn.Sequential(ONCE, nn.ReLU()), nn.Sequential(ONCE)]), [False]),
+        # Seen by a hook.
+        (lambda: nn.Sequential(lin(), hooked(nn.ReLU()), lin(), nn.ReLU()), [False, True]),
+        (lambda: nn.Sequential(lin(), hooked(nn.ReLU(), "register_forward_pre_hook")), [False]),
+        (lambda: nn.Sequential(lin(), hooked(nn.ReLU(), "register_full_backward_hook")), [False]),
+        (lambda: nn.Sequential(hooked(lin()), nn.ReLU()), [False]),
+    ],
+)
+def test_sparsify_fuses_relus(make: Callable[[], nn.Module], expected: list[bool]) -> None:
+    model = make()
+    masks = masks_of(model)
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    assert [m.relu for m in sparse.modules() if isinstance(m, SparseLinear)] == expected
+    fused = [name for name, module in sparse.named_modules() if isinstance(module, FusedReLU)]
+    assert len(fused) == sum(expected)
+    assert all(type(model.get_submodule(name)) is nn.ReLU for name in fused)
+    apart = sp.sparsify(model, masks, layers="sparse", fuse=False)
+    assert [name for name, _ in sparse.named_modules()] == [name for name, _ in apart.named_modules()]
+    assert not any(isinstance(m, FusedReLU) or getattr(m, "relu", False) for m in apart.modules())
+    check_unchanged(sparse, state(apart))
+    assert str(sp.summary(sparse)) == str(sp.summary(apart))
+    assert [type(m) for m in sp.densify(sparse).modules()] == [type(m) for m in model.modules()]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_relus_change_no_number(dtype: torch.dtype, inplace: bool) -> None:
+    model = nn.Sequential(lin(), nn.ReLU(inplace=True), lin(), nn.ReLU(), nn.Dropout(0.0), lin(3)).to(dtype)
+    model[3].eval()
+    masks = masks_of(model)
+    apart = sp.sparsify(model, masks, layers="sparse", fuse=False)
+    fused = sp.sparsify(model, masks, layers="sparse", inplace=inplace)
+    assert re.findall(r"FusedReLU\(.*\)", repr(fused)) == ["FusedReLU(inplace=True)", "FusedReLU()"]
+    results = []
+    for one in (fused, apart):
+        for needs in (True, False):
+            x = noise(17, 8).to(dtype).requires_grad_(needs)
+            one.zero_grad()
+            y = one(x)
+            y.backward(noise(17, 3, seed=1).to(dtype))
+            results.append([y, x.grad, *(p.grad for p in one.parameters())])
+    for ours, theirs in zip(results[0] + results[1], results[2] + results[3], strict=True):
+        assert ours is theirs is None or torch.equal(ours, theirs)
+    assert torch.equal(fused[:1](x), apart[:2](x))  # documented
+    fused.load_state_dict(apart.state_dict())
+    dense = sp.densify(fused)
+    assert [str(dense[i]) for i in (1, 3)] == ["ReLU(inplace=True)", "ReLU()"]
+    assert [dense[i].training for i in (1, 3)] == [True, False]
+    check_unchanged(dense, state(sp.densify(apart)))
+    tolerance = {"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(dense(x), fused(x), **tolerance)
+
+
+def test_dense_layers_keep_their_relus() -> None:
+    model = nn.Sequential(lin(), nn.ReLU(), lin(), nn.ReLU(), nn.Conv1d(1, 1, 1), nn.ReLU())
+    masks = masks_of(model)
+    del masks["2.weight"]
+    for layers, expected in (("dense", nn.ReLU), ("sparse", FusedReLU)):
+        sparse = sp.sparsify(model, masks, layers=layers)
+        assert [type(sparse[i]) for i in (1, 3, 5)] == [expected, nn.ReLU, nn.ReLU]
+
+
+def test_densify_refuses_to_drop_a_relu() -> None:
+    sparse = full(nn.Sequential(lin(), nn.ReLU(), lin()))
+    for model, name in [
+        (sparse[:1], "0"),
+        (sparse[0], "the layer"),
+        (nn.ModuleDict({"a": sparse[0], "b": sparse[1]}), "a"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^densify: expected a FusedReLU after '{name}' in an nn\.Seq"):
+            sp.densify(model)
+    assert [type(m) for m in sp.densify(sparse[:2])] == [nn.Linear, nn.ReLU]
 
 
 # ---- errors ----

@@ -2,5 +2,6 @@
 
 from sparseprune.nn.linear import SparseLinear
 from sparseprune.nn.masked import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear
+from sparseprune.nn.relu import FusedReLU
 
-__all__ = ["MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLinear", "SparseLinear"]
+__all__ = ["FusedReLU", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLinear", "SparseLinear"]

@@ -47,6 +47,7 @@ class SparseLinear(nn.Module):
             layer reads such an input without a copy, and pointwise layers keep it, so that a stack of sparse
             layers transposes once at each end. Shapes and numbers are the same. :func:`sparsify` sets it
             within an ``nn.Sequential``; with fewer than 16 samples it matters little.
+        relu: whether the layer gives ``max(y, 0)``. :func:`sparsify` sets it where an ``nn.ReLU`` followed.
     """
 
     values: nn.Parameter
@@ -55,6 +56,7 @@ class SparseLinear(nn.Module):
     plan: Tensor
     plan_t: Tensor
     batch_inner: bool | None = None
+    relu: bool = False
     choice: str = ""  # why this layer is sparse, where sparsify() measured
 
     def __init__(
@@ -146,7 +148,10 @@ class SparseLinear(nn.Module):
         return layer.train(linear.training)
 
     def to_dense(self) -> nn.Linear:
-        """An ``nn.Linear`` with the same weights, and zeros where they were pruned."""
+        """An ``nn.Linear`` with the same weights, and zeros where they were pruned.
+
+        It has no ReLU: where ``relu`` is set, one must follow (:func:`densify` of a whole model sees to it).
+        """
         # Not nn.Linear(...), which would fill the weight with the user's random numbers.
         linear: nn.Linear = nn.utils.skip_init(
             nn.Linear,
@@ -192,7 +197,7 @@ class SparseLinear(nn.Module):
                 f"got x.shape {list(x.shape)}"
             )
         samples = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        y = ops.linear(samples, self.values, self.pattern, self.bias, self.batch_inner)
+        y = ops.linear(samples, self.values, self.pattern, self.bias, self.batch_inner, self.relu)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -201,7 +206,7 @@ class SparseLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, nnz={kept}, sparsity={1 - kept / total:.4f}, "
-            f"block={self.block}"
+            f"block={self.block}" + (", relu=True" if self.relu else "")
         )
 
     # ---- plans follow the pattern: rebuilt wherever torch moves, loads or copies the module ----------------
