@@ -292,7 +292,7 @@ def linear(
     """
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(values.dtype)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
     return _Linear.apply(x, values, bias, pattern, batch_inner, relu)
 
