@@ -416,7 +416,7 @@ void unpack(Panel<const float> panel, int64_t features, int batch, Strided<Eleme
         UNROLL for (int i = 0; i < Vec::lanes; ++i)
             store_samples(to + i * per_lane * y.batch_stride, y.batch_stride, samples, Vec::lanes, tile[i]);
       } else {
-        for (int i = 0; b + i * per_lane < batch; ++i)
+        for (int i = 0; i < Vec::lanes && b + i * per_lane < batch; ++i)
           store_samples(to + i * per_lane * y.batch_stride, y.batch_stride, batch - b - i * per_lane, n, tile[i]);
       }
     }
