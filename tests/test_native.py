@@ -1,10 +1,15 @@
-"""The kernels without torch: all tails, in buffers that end where memory ends, and under sanitizers."""
+"""The C++ code compiled anew: between guard pages, and under sanitizers.
 
-from __future__ import annotations
+``native/kernels_test.cpp`` runs every kernel over sizes that leave every remainder. Sanitizers do not see
+masked and gathering instructions; a page behind or before each buffer that must not be touched does.
+"""
 
+import os
 import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,52 +18,119 @@ from torch.utils import cpp_extension
 
 from sparseprune import jit
 
-NATIVE = Path(__file__).parent / "native"
-CPU = jit.CSRC / "cpu"
-FLAGS = ["-std=c++20", "-Wall", "-Wno-maybe-uninitialized", f"-I{jit.CSRC}", f"-I{NATIVE}"]
-SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+ROOT = Path(__file__).resolve().parent.parent
+TEST_PROGRAM = ROOT / "tests" / "native" / "kernels_test.cpp"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# Without optimisation nothing that is wrong is optimised away, and it compiles in half of the time of -O1.
+SANITIZED = ["-O0", "-g1", *SANITIZERS]
+
+# The tests that vary sizes and layouts, and those of what has code of its own: ReLU, float64, strides, top-k.
+OPERATOR_TESTS = (
+    "over_shapes or over_batches or over_blocks or over_layouts or without_rows"
+    " or relu or in_float64 or strided or misleading_sample"
+)
 
 
+@pytest.fixture
 def compiler() -> list[str]:
+    if not jit.sources():
+        pytest.skip("the sources are not beside the package")
     command = shlex.split(cpp_extension.get_cxx_compiler())
-    if not jit.sources() or shutil.which(command[0]) is None:
-        pytest.skip("needs the C++ sources and a compiler")
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no C++ compiler {command[0]!r}; install one, or name one in CXX")
     return command
 
 
-def build(folder: Path, flags: list[str]) -> Path:
-    """The test program; each file is compiled by a process of its own."""
-    command = compiler()
-    sources = [*sorted(CPU.glob("kernels_*.cpp")), CPU / "isa.cpp", NATIVE / "kernels_test.cpp"]
-    objects = [folder / f"{source.stem}.o" for source in sources]
-
-    def compile_file(source: Path, to: Path) -> None:
-        run([*command, *FLAGS, *flags, "-c", str(source), "-o", str(to)])
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_file, sources, objects))
-    program = folder / "kernels_test"
-    run([*command, *flags, *map(str, objects), "-o", str(program)])
-    return program
-
-
-def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout
+def run(command: list[str], cwd: Path, **environment: str) -> str:
+    """What the command prints; fails with it where the command fails."""
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, (
+        f"{shlex.join(command)}: exit code {result.returncode}\n{result.stdout[-20000:]}"
+    )
+    return result.stdout
 
 
-def test_kernels_stay_within_buffers_between_guard_pages(tmp_path: Path) -> None:
-    # Sanitizers do not see masked and gathering instructions; a page that may not be touched does.
-    output = run([str(build(tmp_path, ["-O2"])), "before_guard", "after_guard"])
-    assert output.rstrip().endswith("0 failures")
+def compile_all(compiler: list[str], files: dict[Path, list[str]], folder: Path) -> dict[str, Path]:
+    """Objects by the names of their sources, which have flags of their own; a process for each core."""
+
+    def compile_one(source: Path) -> Path:
+        result = folder / f"{source.stem}.o"
+        flags = [*jit.CXX_FLAGS, *files[source], f"-I{jit.CSRC}"]
+        run([*compiler, *flags, "-c", str(source), "-o", str(result)], folder)
+        return result
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip([source.stem for source in files], pool.map(compile_one, files), strict=True))
 
 
-def test_kernels_pass_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
-    probe = tmp_path / "probe.cpp"
-    probe.write_text("int main() {}\n")
-    linked = subprocess.run([*compiler(), *SANITIZED, str(probe), "-o", str(tmp_path / "probe")])
-    if linked.returncode != 0:
-        pytest.skip("the compiler has no sanitizer libraries")
-    output = run([str(build(tmp_path, SANITIZED)), "heap"])
-    assert output.rstrip().endswith("0 failures")
+KERNEL_SOURCES = [jit.CSRC / "cpu" / "isa.cpp", *sorted((jit.CSRC / "cpu").glob("kernels_*.cpp"))]
+
+
+def test_kernels_stay_between_guard_pages(compiler: list[str], tmp_path: Path) -> None:
+    files: dict[Path, list[str]] = {source: [] for source in KERNEL_SOURCES}
+    objects = compile_all(compiler, {**files, TEST_PROGRAM: ["-O2"]}, tmp_path)
+    program = str(tmp_path / "kernels_test")
+    run([*compiler, *map(str, objects.values()), "-o", program], tmp_path)
+    assert "buffers before_guard, after_guard: " in run([program, "before_guard", "after_guard"], tmp_path)
+
+
+@pytest.mark.slow
+def test_kernels_and_operators_under_sanitizers(compiler: list[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.cpp"
+    empty.write_text("int main() {}\n")
+    probe = [*compiler, *SANITIZERS, str(empty), "-o", str(tmp_path / "empty")]
+    if subprocess.run(probe, capture_output=True).returncode != 0:
+        pytest.skip("this compiler cannot link AddressSanitizer and UBSan; install libasan and libubsan")
+
+    # The program's own loops and the bindings, all templates, are not what is tested.
+    headers = [*jit.include_dirs(), *cpp_extension.include_paths(), sysconfig.get_path("include")]
+    of_torch = ["-fPIC", "-DTORCH_EXTENSION_NAME=_C", *(f"-isystem{path}" for path in headers)]
+    extension_sources = [Path(path) for path in jit.sources()]
+    files = {source: [*SANITIZED, *of_torch] for source in extension_sources}
+    files |= {jit.CSRC / "bindings.cpp": ["-O0", *of_torch], TEST_PROGRAM: ["-O2"]}
+    objects = compile_all(compiler, files, tmp_path)
+
+    program = str(tmp_path / "kernels_test")
+    parts = [str(objects[source.stem]) for source in [*KERNEL_SOURCES, TEST_PROGRAM]]
+    run([*compiler, *SANITIZERS, *parts, "-o", program], tmp_path)
+    assert "buffers heap: " in run([program, "heap"], tmp_path)
+
+    # Another package beside other tests, so that the extension that is installed here is not found.
+    shutil.copytree(
+        ROOT / "sparseprune", tmp_path / "sparseprune", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    extension = tmp_path / "sparseprune" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    parts = [str(objects[source.stem]) for source in extension_sources]
+    libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
+    run([*compiler, "-shared", *SANITIZERS, *parts, *libraries, "-o", str(extension)], tmp_path)
+    (tmp_path / "tests").mkdir()
+    for name in ("conftest.py", "test_ops.py", "test_masks.py"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
+    # libstdc++ too: AddressSanitizer looks for its exceptions when it is loaded, before Python loads any C++.
+    preload = [
+        run([*compiler, f"-print-file-name={name}"], tmp_path).strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    environment = {
+        "LD_PRELOAD": " ".join(preload),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONPATH": str(tmp_path),
+        "SPARSEPRUNE_FALLBACK": "0",
+    }
+    script = "from sparseprune.ops import extension as e; print(e.__file__, *e.available_isas())"
+    loaded, _, *slower = run([sys.executable, "-c", script], tmp_path, **environment).split()
+    assert loaded == str(extension)
+    # The operators are the same code for every instruction set, and the kernels of all are tested above.
+    tests = " and not ".join([f"({OPERATOR_TESTS})", *slower])
+    # -s: a sanitizer ends the process, and with it what pytest has captured.
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", "-k", tests]
+    assert " passed" in run([*command, str(tmp_path / "tests")], tmp_path, **environment)
