@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparseprune.fallback import batch_norm, convolution
+
 
 def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     n = sum(s.numel() for s in scores)
@@ -175,7 +177,7 @@ SCHEMAS = {
 def define() -> torch.library.Library:
     """Define and implement ``torch.ops.sparseprune`` in plain torch, for as long as the result lives."""
     library = torch.library.Library("sparseprune", "DEF")
-    for function, schema in SCHEMAS.items():
+    for function, schema in (SCHEMAS | convolution.SCHEMAS | batch_norm.SCHEMAS).items():
         library.define(schema)
         library.impl(function.__name__, function, "CompositeExplicitAutograd")
     return library

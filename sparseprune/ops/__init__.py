@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from sparseprune import fallback
+from sparseprune.ops import batch_norm, convolution
+from sparseprune.ops.devices import check_devices
 
 
 class Pattern(NamedTuple):
@@ -117,15 +119,6 @@ def _fake_topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     return [torch.empty_like(s, dtype=torch.bool, memory_format=torch.contiguous_format) for s in scores]
 
 
-def _check_devices(op: str, *tensors: Tensor | None) -> None:
-    # A meta tensor among others brings the operator here, where nothing would notice that data are missing.
-    devices = sorted({str(t.device) for t in tensors if t is not None})
-    if len(devices) > 1:
-        raise ValueError(
-            f"{op}: expected all tensors on one device, got {' and '.join(devices)}; move them with .to()"
-        )
-
-
 def _fake_spmm(
     x: Tensor,
     values: Tensor,
@@ -137,7 +130,7 @@ def _fake_spmm(
     batch_inner: bool | None = None,
     relu: bool = False,
 ) -> Tensor:
-    _check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
+    check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
     rows = (crow.shape[0] - 1) * values.shape[1]
     inner = fallback.is_batch_inner(x) if batch_inner is None else batch_inner
     return fallback.empty_activation(x, rows, x.shape[1], inner)
@@ -146,21 +139,21 @@ def _fake_spmm(
 def _fake_spmm_t(
     g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, cols: int
 ) -> Tensor:
-    _check_devices("spmm_t", g, values, crow, col, plan, plan_t)
+    check_devices("spmm_t", g, values, crow, col, plan, plan_t)
     return fallback.empty_activation(g, cols, g.shape[1], fallback.is_batch_inner(g))
 
 
 def _fake_sddmm(
     g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, block_rows: int
 ) -> Tensor:
-    _check_devices("sddmm", g, x, crow, col, plan, plan_t)
+    check_devices("sddmm", g, x, crow, col, plan, plan_t)
     return g.new_empty(col.shape[0], block_rows)
 
 
 def _fake_spmm_backward(
     g: Tensor, x: Tensor, values: Tensor, *pattern_and_y: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check_devices("spmm_backward", g, x, values, *pattern_and_y)
+    check_devices("spmm_backward", g, x, values, *pattern_and_y)
     d_x = fallback.empty_activation(x, x.shape[0], x.shape[1], fallback.is_batch_inner(x))
     return d_x, values.new_empty(values.shape), g.new_empty(g.shape[0])
 
@@ -313,6 +306,8 @@ def _register() -> None:
         "spmm_t": _fake_spmm_t,
         "sddmm": _fake_sddmm,
         "spmm_backward": _fake_spmm_backward,
+        **convolution.FAKES,
+        **batch_norm.FAKES,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
@@ -321,6 +316,8 @@ def _register() -> None:
         ("spmm_t", _spmm_t_gradients, _save_operands_and_pattern),
         ("sddmm", _sddmm_gradients, _save_operands_and_pattern),
         ("spmm_backward", _spmm_backward_gradients, _save_for_spmm_backward),
+        *convolution.GRADIENTS,
+        *batch_norm.GRADIENTS,
     ]
     for name, backward, save in gradients:
         torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)

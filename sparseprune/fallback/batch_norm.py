@@ -1,0 +1,8 @@
+"""Batch normalisation with what surrounds it in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+SCHEMAS: dict[Callable[..., Any], str] = {}
