@@ -36,24 +36,53 @@ inline __attribute__((always_inline)) void load_row(const BFloat16* p, Vec* v) {
   UNROLL for (int t = 0; t < T; t += 2) Vec::load_pair(p + t * Vec::lanes, v[t], v[t + 1]);
 }
 
+// Where vector t of a row is: next to the one before, or where its pixel is.
+struct Consecutive {
+  int64_t operator()(int t) const { return int64_t(t) * Vec::lanes; }
+};
+struct AtPixels {
+  int64_t at[8];
+  int64_t operator()(int t) const { return at[t]; }
+};
+
+// The same where vectors need not follow one another (Consecutive, AtPixels).
+template <int T, class Element, class Position>
+inline __attribute__((always_inline)) void load_positions(const Element* p, Position position, Vec* v) {
+  if constexpr (std::is_same_v<Position, Consecutive>)
+    load_row<T>(p, v);
+  else
+    UNROLL for (int t = 0; t < T; ++t) v[t] = Vec::load(p + position(t));
+}
+
 // ---- SpMM ----
+
+// Where nonzero j's row of x starts: a linear layer's from its column, a convolution's from a table.
+struct FromColumn {
+  const uint16_t* column;
+  int64_t stride;
+  int64_t operator()(int64_t j) const { return column[j] * stride; }
+};
+struct FromOffset {
+  const int32_t* offset;
+  int64_t operator()(int64_t j) const { return offset[j]; }
+};
 
 // V rows of y, T vectors each. A chain of FMAs on one register would wait for its own results: where V x T is
 // small, consecutive nonzeros go to different sums.
-template <class Element, int V, int T>
-KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* value, const Element* x,
-                      int64_t x_stride, Epilogue<Element> epilogue, float* y, int64_t y_stride) {
+template <class Element, int V, int T, class Source, class Position>
+KERNEL void spmm_pass(const int32_t* begin_of, const int32_t* end_of, int32_t rows, int block_rows,
+                      const float* value, const Element* x, Source source, Epilogue<Element> epilogue, float* y,
+                      int64_t y_stride, Position position) {
   constexpr int sets = V * T >= 8 ? 1 : 8 / (V * T);
   constexpr int unrolled = V == 1 ? 4 : 2;
   constexpr int steps = sets > unrolled ? sets : unrolled;
-  const uint16_t* column = segments.column;
-  for (int32_t i = 0; i < segments.rows; ++i) {
+  for (int32_t i = 0; i < rows; ++i) {
     Vec sum[sets][V][T];
     UNROLL for (int s = 0; s < sets; ++s) UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t)
         sum[s][v][t] = Vec::zero();
     const auto multiply = [&](int64_t j, int set) __attribute__((always_inline)) {
       Vec x_row[T];
-      load_row<T>(x + column[j] * x_stride, x_row);
+      load_row<T>(x + source(j), x_row);
       // once(): gcc would rather load x again, as a memory operand, for each of the V rows.
       if constexpr (V > 1) UNROLL for (int t = 0; t < T; ++t) x_row[t] = Vec::once(x_row[t]);
       UNROLL for (int v = 0; v < V; ++v) {
@@ -61,13 +90,13 @@ KERNEL void spmm_pass(const Segments& segments, int block_rows, const float* val
         UNROLL for (int t = 0; t < T; ++t) sum[set][v][t] = Vec::fma(w, x_row[t], sum[set][v][t]);
       }
     };
-    int64_t j = segments.begin[i];
-    const int64_t end = segments.end[i];
+    int64_t j = begin_of[i];
+    const int64_t end = end_of[i];
     for (; j + steps <= end; j += steps) UNROLL for (int s = 0; s < steps; ++s) multiply(j + s, s % sets);
     for (; j < end; ++j) multiply(j, 0);
     float* y_rows = y + int64_t(i) * block_rows * y_stride;
     UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t) {
-      float* out = y_rows + v * y_stride + t * Vec::lanes;
+      float* out = y_rows + v * y_stride + position(t);
       Vec total = sum[0][v][t];
       UNROLL for (int s = 1; s < sets; ++s) total = Vec::add(total, sum[s][v][t]);
       if (epilogue.add) total = Vec::add(total, Vec::load(out));
@@ -83,8 +112,9 @@ void spmm_rows(const Segments& segments, int block_rows, const float* value, Pan
                Epilogue<Element> epilogue, Panel<float> y) {
   constexpr int step = vectors_per_load<Element>;
   for_chunks<Vec::spmm_vectors<V>, step>(x.width / Vec::lanes, 0, [&](auto t, int first) {
-    spmm_pass<Element, V, t.value>(segments, block_rows, value, x.data + first, x.stride, epilogue, y.data + first,
-                                   y.stride);
+    spmm_pass<Element, V, t.value>(segments.begin, segments.end, segments.rows, block_rows, value, x.data + first,
+                                   FromColumn{segments.column, x.stride}, epilogue, y.data + first, y.stride,
+                                   Consecutive{});
   });
 }
 
@@ -168,15 +198,15 @@ void spmv(const Segments& segments, ColumnBlocks blocks, int block_rows, const E
 
 // Where the rows of g are that belong to the values of a transposed pattern: value k belongs to nonzero k / V and
 // to row k % V of its block. V = 1 is worth code of its own.
-template <bool Blocks>
+template <bool Blocks, class Source>
 struct RowsOfG {
-  const uint16_t* column;
+  Source source;
   int shift, mask;  // V = 1 << shift = mask + 1
-  int64_t stride;
+  int64_t stride;   // between the rows of a block
 
   int64_t at(int64_t k) const {
-    if constexpr (!Blocks) return column[k] * stride;
-    return ((int64_t(column[k >> shift]) << shift) + (k & mask)) * stride;
+    if constexpr (!Blocks) return source(k);
+    return source(k >> shift) + (k & mask) * stride;
   }
 };
 
@@ -199,62 +229,67 @@ inline __attribute__((always_inline)) void add_products(const Rows& rows, int64_
   if constexpr (WithValue) Vec::template add_sums<n>(dot, d_value + k);
 }
 
-template <class Element, int T, bool WithX, bool WithValue, bool Blocks>
-KERNEL void gradients_pass(const Segments& segments, int shift, const float* value, const Element* g,
-                           int64_t g_stride, const Element* x, int64_t x_stride, bool add, float* d_x,
-                           int64_t d_x_stride, float* d_value) {
+template <class Element, int T, bool WithX, bool WithValue, bool Blocks, class Source, class Position>
+KERNEL void gradients_pass(const int32_t* begin_of, const int32_t* end_of, int32_t row_count,
+                           RowsOfG<Blocks, Source> rows, const float* value, const Element* g, const Element* x,
+                           int64_t x_stride, Position x_position, bool add, float* d_x, int64_t d_x_stride,
+                           Position d_x_position, float* d_value) {
   constexpr int most = Vec::sums_at_once;
-  if (!Blocks) shift = 0;
-  const RowsOfG<Blocks> rows{segments.column, shift, (1 << shift) - 1, g_stride};
-  for (int32_t i = 0; i < segments.rows; ++i) {
+  const int shift = Blocks ? rows.shift : 0;
+  for (int32_t i = 0; i < row_count; ++i) {
     Vec x_row[T], sum[T];
-    if constexpr (WithValue) load_row<T>(x + i * x_stride, x_row);
+    if constexpr (WithValue) load_positions<T>(x + i * x_stride, x_position, x_row);
     UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
     const auto add_n = [&](auto n, int64_t k) __attribute__((always_inline)) {
       add_products<Element, T, n.value, WithX, WithValue>(rows, k, value, g, x_row, sum, d_value);
     };
-    int64_t k = int64_t(segments.begin[i]) << shift;
-    const int64_t end = int64_t(segments.end[i]) << shift;
+    int64_t k = int64_t(begin_of[i]) << shift;
+    const int64_t end = int64_t(end_of[i]) << shift;
     for (; k + most <= end; k += most) add_n(Int<most>{}, k);
     if constexpr (most > 4)
       if ((end - k) & 4) add_n(Int<4>{}, k), k += 4;
     if ((end - k) & 2) add_n(Int<2>{}, k), k += 2;
     if ((end - k) & 1) add_n(Int<1>{}, k);
     if constexpr (WithX) UNROLL for (int t = 0; t < T; ++t) {
-        float* out = d_x + i * d_x_stride + t * Vec::lanes;
+        float* out = d_x + i * d_x_stride + d_x_position(t);
         Vec::store(out, add ? Vec::add(sum[t], Vec::load(out)) : sum[t]);
       }
   }
+}
+
+// run(whether d_x is wanted, whether d_value is)
+template <class Run>
+void for_wanted(bool with_x, bool with_value, Run run) {
+  if (with_x && with_value)
+    run(std::true_type{}, std::true_type{});
+  else if (with_x)
+    run(std::true_type{}, std::false_type{});
+  else
+    run(std::false_type{}, std::true_type{});
 }
 
 template <class Element, bool WithX, bool WithValue, bool Blocks>
 void gradients_chunks(const Segments& segments, int block_rows, const float* value, Panel<const Element> g,
                       Panel<const Element> x, bool add, Panel<float> d_x, float* d_value) {
   constexpr int step = vectors_per_load<Element>;
+  const RowsOfG<Blocks, FromColumn> rows{
+      {segments.column, g.stride * block_rows}, __builtin_ctz(block_rows), block_rows - 1, g.stride};
   for_chunks<Vec::gradient_vectors, step>(g.width / Vec::lanes, 0, [&](auto t, int first) {
-    gradients_pass<Element, t.value, WithX, WithValue, Blocks>(
-        segments, __builtin_ctz(block_rows), value, g.data + first, g.stride, WithValue ? x.data + first : nullptr,
-        x.stride, add, WithX ? d_x.data + first : nullptr, d_x.stride, d_value);
+    gradients_pass<Element, t.value, WithX, WithValue>(
+        segments.begin, segments.end, segments.rows, rows, value, g.data + first,
+        WithValue ? x.data + first : nullptr, x.stride, Consecutive{}, add, WithX ? d_x.data + first : nullptr,
+        d_x.stride, Consecutive{}, d_value);
   });
 }
 
 template <class Element>
 void gradients(const Segments& segments, int block_rows, const float* value, Panel<const Element> g,
                Panel<const Element> x, bool add, Panel<float> d_x, float* d_value) {
-  const auto run = [&](auto with_x, auto with_value) {
-    if (block_rows == 1)
-      gradients_chunks<Element, with_x.value, with_value.value, false>(segments, block_rows, value, g, x, add, d_x,
-                                                                       d_value);
-    else
-      gradients_chunks<Element, with_x.value, with_value.value, true>(segments, block_rows, value, g, x, add, d_x,
-                                                                      d_value);
-  };
-  if (value && d_value)
-    run(std::true_type{}, std::true_type{});
-  else if (value)
-    run(std::true_type{}, std::false_type{});
-  else
-    run(std::false_type{}, std::true_type{});
+  for_wanted(value, d_value, [&](auto with_x, auto with_value) {
+    const auto run = block_rows == 1 ? gradients_chunks<Element, with_x.value, with_value.value, false>
+                                     : gradients_chunks<Element, with_x.value, with_value.value, true>;
+    run(segments, block_rows, value, g, x, add, d_x, d_value);
+  });
 }
 
 template <class Element>
