@@ -28,4 +28,26 @@ STABLE_TORCH_LIBRARY(sparseprune, m) {
   m.def(
       "spmm_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan, Tensor plan_t, "
       "Tensor? y=None) -> (Tensor, Tensor, Tensor)");
+
+  // Sparse convolution: x (N, C, H, W), W [out channels, (C / groups) x kernel height x kernel width] in blocks of
+  // V out channels. geometry: C, kernel, stride (height and width each), padding (top, bottom, left, right),
+  // dilation, groups. plan_t serves the gradients.
+  m.def("conv2d_plan(Tensor crow, Tensor col, int[] geometry, int block_rows) -> Tensor");
+  // y = conv(x, W) + bias
+  m.def(
+      "conv2d(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, Tensor? bias=None, "
+      "bool? batch_inner=None) -> Tensor");
+  // d_x, of the input's height and width
+  m.def(
+      "conv2d_t(Tensor g, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, int[] "
+      "input_size) "
+      "-> Tensor");
+  // d_values
+  m.def(
+      "conv2d_sddmm(Tensor g, Tensor x, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, int block_rows) "
+      "-> Tensor");
+  // All gradients (d_x, d_values, d_bias), with one pass over g.
+  m.def(
+      "conv2d_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry) "
+      "-> (Tensor, Tensor, Tensor)");
 }

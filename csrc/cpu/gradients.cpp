@@ -1,15 +1,15 @@
 // Operators spmm_t, sddmm and spmm_backward: the gradients of spmm, over the plan of the transposed weight.
 //
 // Like spmm, with rows that are columns of W: one load of a row of g serves the input gradient and the dot product
-// that is the weight's gradient. Where threads divide the samples, each sums the gradients of weights and bias
-// over its own; where they divide the rows, each weight belongs to one thread. The input gradient has the same
-// bits at any number of threads.
+// that is the weight's gradient. Samples are divided into one group or two, whatever the number of threads, each
+// with sums of its own for the gradients of weights and bias; the threads of a group divide its rows. So all
+// gradients have the same bits at any number of threads.
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <tuple>
 
-#include "operands.h"
+#include "plan_order.h"
 
 namespace sparseprune {
 namespace {
@@ -95,44 +95,7 @@ void run_gradients(const PlanView& plan, Division division, const Sum<Element>* 
   });
 }
 
-// One number too many, so that the data of a pattern without nonzeros are not null, which would mean: not wanted.
-int64_t never_null(int64_t numbers) { return numbers + 1; }
-
-// values, in the order of the transposed plan
-template <class Element>
-Tensor in_plan_order(const Tensor& values, const PlanView& plan) {
-  const int64_t V = plan.header.block_rows;
-  const Tensor contiguous = torch::stable::contiguous(values);
-  const Tensor ordered = torch::stable::new_empty(values, {never_null(values.numel())}, sum_type<Element>);
-  const Element* from = data_of<Element>(contiguous);
-  Sum<Element>* to = mutable_data_of<Sum<Element>>(ordered);
-  torch::stable::parallel_for(0, plan.header.nnz, copy_grain / V, [&](int64_t begin, int64_t end) {
-    if (V == 1)
-      for (int64_t i = begin; i < end; ++i) to[i] = widened(from[plan.source[i]]);
-    else
-      for (int64_t i = begin; i < end; ++i)
-        for (int64_t v = 0; v < V; ++v) to[i * V + v] = widened(from[plan.source[i] * V + v]);
-  });
-  return ordered;
-}
-
-// The groups' sums in the order of the transposed plan, added up and put in the order of values.
-template <class Element>
-Tensor from_plan_order(const Tensor& sums, int64_t groups, const PlanView& plan, const Tensor& like) {
-  const int64_t V = plan.header.block_rows, nnz = plan.header.nnz;
-  const Tensor values = torch::stable::new_empty(like, {nnz, V});
-  const Sum<Element>* from = data_of<Sum<Element>>(sums);
-  Element* to = mutable_data_of<Element>(values);
-  torch::stable::parallel_for(0, nnz, copy_grain / V, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t v = 0; v < V; ++v) {
-        Sum<Element> sum = from[i * V + v];
-        for (int64_t group = 1; group < groups; ++group) sum += from[group * nnz * V + i * V + v];
-        to[plan.source[i] * V + v] = rounded<Element>(sum);
-      }
-  });
-  return values;
-}
+PlanOrder order_of(const PlanView& plan) { return {plan.source, plan.header.nnz, plan.header.block_rows}; }
 
 template <class Element>
 Tensor sum_of_groups(const Tensor& sums, int64_t groups, int64_t features, const Tensor& like) {
@@ -144,12 +107,6 @@ Tensor sum_of_groups(const Tensor& sums, int64_t groups, int64_t features, const
     mutable_data_of<Element>(result)[f] = rounded<Element>(sum);
   }
   return result;
-}
-
-template <class Element>
-Tensor new_sums(Division division, const PlanHeader& plan, const Tensor& like) {
-  const int64_t numbers = division.groups * plan.nnz * plan.block_rows;
-  return torch::stable::new_empty(like, {never_null(numbers)}, sum_type<Element>);
 }
 
 struct Operands {
@@ -188,7 +145,7 @@ Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const T
   if (d_x.numel() == 0) return d_x;
   dispatch(operands.type, [&](auto zero) {
     using Element = decltype(zero);
-    const Tensor value = in_plan_order<Element>(values, operands.plan);
+    const Tensor value = in_plan_order<Element>(values, order_of(operands.plan));
     run_gradients<Element>(operands.plan, division_of(operands.plan.header, batch), data_of<Sum<Element>>(value),
                            view<Element>(operands.g), {}, {}, batch,
                            {mutable_view<Element>(d_x), nullptr, nullptr});
@@ -207,10 +164,10 @@ Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor&
   return dispatch(operands.type, [&](auto zero) {
     using Element = decltype(zero);
     const Division division = division_of(h, x.size(1));
-    const Tensor sums = new_sums<Element>(division, h, x);
+    const Tensor sums = new_sums<Element>(division.groups, order_of(operands.plan), x);
     run_gradients<Element>(operands.plan, division, nullptr, view<Element>(operands.g), {}, view<Element>(x_in),
                            x.size(1), {{}, mutable_data_of<Sum<Element>>(sums), nullptr});
-    return from_plan_order<Element>(sums, division.groups, operands.plan, x);
+    return from_plan_order<Element>(sums, division.groups, order_of(operands.plan), x);
   });
 }
 
@@ -233,14 +190,14 @@ std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& 
   return dispatch(operands.type, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor> {
     using Element = decltype(zero);
     const Division division = division_of(h, batch);
-    const Tensor value = in_plan_order<Element>(values, operands.plan);
-    const Tensor d_value = new_sums<Element>(division, h, x);
+    const Tensor value = in_plan_order<Element>(values, order_of(operands.plan));
+    const Tensor d_value = new_sums<Element>(division.groups, order_of(operands.plan), x);
     const Tensor d_bias = torch::stable::new_zeros(x, {division.groups, features}, sum_type<Element>);
     run_gradients<Element>(operands.plan, division, data_of<Sum<Element>>(value), view<Element>(operands.g),
                            y ? view<Element>(gate) : Strided<const Element>{}, view<Element>(x_in), batch,
                            {mutable_view<Element>(d_x), mutable_data_of<Sum<Element>>(d_value),
                             mutable_data_of<Sum<Element>>(d_bias)});
-    return {d_x, from_plan_order<Element>(d_value, division.groups, operands.plan, x),
+    return {d_x, from_plan_order<Element>(d_value, division.groups, order_of(operands.plan), x),
             sum_of_groups<Element>(d_bias, division.groups, features, x)};
   });
 }

@@ -76,6 +76,41 @@ struct Panel {
   int width;  // multiple of sample_multiple
 };
 
+// ---- convolution: SpMM whose rows of x overlap ----
+//
+// A tile of x is packed as [channels, rows, columns, lanes] (conv_tile.h), so that what a nonzero (channel,
+// position in the kernel) multiplies is as many consecutive numbers as are computed, at a fixed offset from their
+// first.
+
+// Numbers computed at once are a multiple of this.
+constexpr int conv_lanes = 16;
+
+// Rows of a pattern: the nonzeros of row i are start[i] .. start[i + 1], and nonzero j reads from offset[j] on.
+struct OffsetRows {
+  const int32_t* start;
+  int32_t rows;
+  const int32_t* offset;
+};
+
+// Where the numbers of a run are outside of tiles: number k of row i at
+//   i * row_stride + k / lanes * pixel_stride + k % lanes
+template <class Scalar>
+struct Run {
+  Scalar* data;
+  int64_t row_stride;
+  int64_t pixel_stride;
+  int lanes;  // a multiple of conv_lanes
+};
+
+// `pixels` neighbours of one row of an image, `samples` consecutive numbers each.
+template <class Scalar>
+struct Pixels {
+  Scalar* data;
+  int64_t pixel_stride;
+  int pixels;
+  int samples;
+};
+
 // What becomes of the sums of SpMM.
 template <class Element>
 struct Epilogue {
@@ -109,6 +144,21 @@ struct KernelsOf {
   //   d_value[j V + v] += sum_b x[i, b] g[column_j V + v, b]       unless d_value is null  (SDDMM)
   void (*gradients)(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> g,
                     Panel<const Element> x, bool add, Panel<Sum<Element>> d_x, Sum<Element>* d_value);
+
+  // Convolution, n numbers at once (a multiple of conv_lanes), whose first ones are given:
+  //   y[i V + v, k] = bias[i V + v] + sum_j value[j V + v] x[offset_j + k]                  bias may be null
+  void (*conv)(OffsetRows rows, int block_rows, const Sum<Element>* value, const Sum<Element>* x, int n,
+               const Sum<Element>* bias, Run<Sum<Element>> y);
+  // Its gradients. Row i is a channel of x, nonzero j a block of `block_rows` channels of g, `g_stride` apart:
+  //   d_x[i, k] = sum_jv value[j V + v] g[offset_j + v g_stride + k]                       unless value is null
+  //   d_value[j V + v] += sum_k x[i, k] g[offset_j + v g_stride + k]                       unless d_value is null
+  void (*conv_gradients)(OffsetRows rows, int block_rows, const Sum<Element>* value, const Sum<Element>* g,
+                         int64_t g_stride, int n, Run<const Sum<Element>> x, Run<Sum<Element>> d_x,
+                         Sum<Element>* d_value);
+  // to[p * lanes + b] = from pixel p, sample b, for b < from.samples; zero up to `lanes`.
+  void (*pack_pixels)(Pixels<const Element> from, Sum<Element>* to, int lanes);
+  // The other way round.
+  void (*unpack_pixels)(const Sum<Element>* from, int lanes, Pixels<Element> to);
 };
 
 struct Kernels {

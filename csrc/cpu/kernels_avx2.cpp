@@ -22,6 +22,9 @@ struct Vec {
   static constexpr int spmm_vectors = 8 / V;  // 8 sums, 1 to 4 of x and a weight of 16 registers
   static constexpr int gradient_vectors = 4;  // 4 of x, 4 sums, 4 dot products, g, a weight
   static constexpr int sums_at_once = 4;
+  template <int V>
+  static constexpr int conv_vectors = 8 / V;
+  static constexpr int conv_gradient_vectors = 4;
 
   static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static Vec load_partial(const float* p, int n) { return {_mm256_maskload_ps(p, first(n))}; }
@@ -58,6 +61,7 @@ struct Vec {
     return {_mm256_castsi256_ps(
         _mm256_or_si256(_mm256_srli_epi32(round(even), 16), _mm256_and_si256(round(odd), upper_halves())))};
   }
+  static Vec round_halves(Vec a) { return {_mm256_castsi256_ps(_mm256_srli_epi32(round(a), 16))}; }
   static Vec load_widened(const float* p) { return load(p); }
   static Vec load_widened_partial(const float* p, int n) { return load_partial(p, n); }
   static Vec load_widened(const BFloat16* p) { return load_widened_partial(p, lanes); }

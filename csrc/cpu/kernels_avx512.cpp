@@ -22,6 +22,11 @@ struct Vec {
   static constexpr int spmm_vectors = V < 8 ? 4 : 2;  // at most 16 sums, 4 of x and a weight of 32 registers
   static constexpr int gradient_vectors = 4;          // 4 of x, 4 sums, 8 dot products, 4 of g, a weight
   static constexpr int sums_at_once = 8;
+  template <int V>
+  static constexpr int conv_vectors = V < 4    ? 8
+                                      : V == 4 ? 6
+                                               : 3;  // at most 24 sums, 6 of x and a weight
+  static constexpr int conv_gradient_vectors = 8;    // 8 of x, 8 sums, 8 dot products, g, a weight
 
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Vec load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
@@ -61,6 +66,7 @@ struct Vec {
     return {_mm512_castsi512_ps(
         _mm512_or_si512(_mm512_srli_epi32(round(even), 16), _mm512_and_si512(round(odd), upper_halves())))};
   }
+  static Vec round_halves(Vec a) { return {_mm512_castsi512_ps(_mm512_srli_epi32(round(a), 16))}; }
   static Vec load_widened(const float* p) { return load(p); }
   static Vec load_widened_partial(const float* p, int n) { return load_partial(p, n); }
   static Vec load_widened(const BFloat16* p) { return load_widened_partial(p, lanes); }

@@ -126,9 +126,90 @@ void gradients(const Segments& segments, int block_rows, const Sum<Element>* val
   if (d_value) sddmm<Element>(segments, block_rows, g, x, d_value);
 }
 
+// ---- convolution ----
+
+template <class Scalar>
+Scalar* vector_of(const Run<Scalar>& run, int64_t row, int first) {
+  return run.data + row * run.row_stride + first / run.lanes * run.pixel_stride + first % run.lanes;
+}
+
+template <class Scalar>
+void conv(OffsetRows rows, int block_rows, const Scalar* value, const Scalar* x, int n, const Scalar* bias,
+          Run<Scalar> y) {
+  for (int64_t i = 0; i < rows.rows; ++i)
+    for (int64_t v = 0; v < block_rows; ++v)
+      for (int first = 0; first < n; first += lanes) {
+        Lanes<Scalar> sum = {};
+        for (int64_t j = rows.start[i]; j < rows.start[i + 1]; ++j) {
+          Lanes<Scalar> numbers;
+          load_lanes(x + rows.offset[j] + first, numbers);
+          sum += value[j * block_rows + v] * numbers;
+        }
+        Scalar* out = vector_of(y, i * block_rows + v, first);
+        for (int b = 0; b < lanes; ++b) out[b] = bias ? sum[b] + bias[i * block_rows + v] : sum[b];
+      }
+}
+
+template <class Scalar>
+void conv_input_gradient(OffsetRows rows, int block_rows, const Scalar* value, const Scalar* g, int64_t g_stride,
+                         int n, Run<Scalar> d_x) {
+  for (int64_t i = 0; i < rows.rows; ++i)
+    for (int first = 0; first < n; first += lanes) {
+      Lanes<Scalar> sum = {};
+      for (int64_t j = rows.start[i]; j < rows.start[i + 1]; ++j)
+        for (int64_t v = 0; v < block_rows; ++v) {
+          Lanes<Scalar> numbers;
+          load_lanes(g + rows.offset[j] + v * g_stride + first, numbers);
+          sum += value[j * block_rows + v] * numbers;
+        }
+      Scalar* out = vector_of(d_x, i, first);
+      for (int b = 0; b < lanes; ++b) out[b] = sum[b];
+    }
+}
+
+template <class Scalar>
+void conv_weight_gradient(OffsetRows rows, int block_rows, const Scalar* g, int64_t g_stride, int n,
+                          Run<const Scalar> x, Scalar* d_value) {
+  for (int64_t i = 0; i < rows.rows; ++i)
+    for (int64_t j = rows.start[i]; j < rows.start[i + 1]; ++j)
+      for (int64_t v = 0; v < block_rows; ++v) {
+        const Scalar* numbers = g + rows.offset[j] + v * g_stride;
+        Scalar sum[lanes] = {};
+        for (int first = 0; first < n; first += lanes) {
+          const Scalar* x_numbers = vector_of(x, i, first);
+          for (int b = 0; b < lanes; ++b) sum[b] += x_numbers[b] * numbers[first + b];
+        }
+        for (int half = lanes / 2; half > 0; half /= 2)
+          for (int b = 0; b < half; ++b) sum[b] += sum[b + half];
+        d_value[j * block_rows + v] += sum[0];
+      }
+}
+
+template <class Scalar>
+void conv_gradients(OffsetRows rows, int block_rows, const Scalar* value, const Scalar* g, int64_t g_stride, int n,
+                    Run<const Scalar> x, Run<Scalar> d_x, Scalar* d_value) {
+  if (value) conv_input_gradient<Scalar>(rows, block_rows, value, g, g_stride, n, d_x);
+  if (d_value) conv_weight_gradient<Scalar>(rows, block_rows, g, g_stride, n, x, d_value);
+}
+
 template <class Element>
-constexpr KernelsOf<Element> kernels{pack<Element>, unpack<Element>, add_row_sums<Element>,
-                                     spmm<Element>, spmv<Element>,   gradients<Element>};
+void pack_pixels(Pixels<const Element> from, Sum<Element>* to, int lanes) {
+  for (int p = 0; p < from.pixels; ++p)
+    for (int b = 0; b < lanes; ++b)
+      to[p * lanes + b] = b < from.samples ? widened(from.data[p * from.pixel_stride + b]) : Sum<Element>(0);
+}
+
+template <class Element>
+void unpack_pixels(const Sum<Element>* from, int lanes, Pixels<Element> to) {
+  for (int p = 0; p < to.pixels; ++p)
+    for (int b = 0; b < to.samples; ++b) to.data[p * to.pixel_stride + b] = rounded<Element>(from[p * lanes + b]);
+}
+
+template <class Element>
+constexpr KernelsOf<Element> kernels{
+    pack<Element>,        unpack<Element>,       add_row_sums<Element>, spmm<Element>,
+    spmv<Element>,        gradients<Element>,    conv<Sum<Element>>,    conv_gradients<Sum<Element>>,
+    pack_pixels<Element>, unpack_pixels<Element>};
 
 }  // namespace
 

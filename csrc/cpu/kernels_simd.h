@@ -457,9 +457,19 @@ void unpack(Panel<const float> panel, int64_t features, int batch, Strided<Eleme
     }
 }
 
+#include "conv_simd.h"
+
 template <class Element>
-constexpr KernelsOf<Element> kernels{pack<Element>, unpack<Element>, add_row_sums<Element>,
-                                     spmm<Element>, spmv<Element>,   gradients<Element>};
+constexpr KernelsOf<Element> kernels{pack<Element>,
+                                     unpack<Element>,
+                                     add_row_sums<Element>,
+                                     spmm<Element>,
+                                     spmv<Element>,
+                                     gradients<Element>,
+                                     conv,
+                                     conv_gradients,
+                                     pack_pixels<Element>,
+                                     unpack_pixels<Element>};
 
 #undef UNROLL
 #undef KERNEL

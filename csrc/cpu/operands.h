@@ -6,6 +6,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -242,11 +244,9 @@ struct Range {
 };
 
 // Rows of part `part` of `parts`, of about equal work: nonzeros, and the layout of a row, about 8 nonzeros' time.
-inline Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
-  const int32_t rows = plan.header.rows;
-  const auto work_before = [&](int32_t row) {
-    return plan.nonzeros_before(row) * plan.header.block_rows + 8 * int64_t(row);
-  };
+template <class NonzerosBefore>
+Range rows_of_part(int32_t rows, int64_t block_rows, int64_t part, int64_t parts, NonzerosBefore nonzeros_before) {
+  const auto work_before = [&](int32_t row) { return nonzeros_before(row) * block_rows + 8 * int64_t(row); };
   const int64_t total = work_before(rows);
   const auto boundary = [&](int64_t i) {
     int32_t low = 0, high = rows;
@@ -257,6 +257,11 @@ inline Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
     return low;
   };
   return {part == 0 ? 0 : boundary(part), part + 1 == parts ? rows : boundary(part + 1)};
+}
+
+inline Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
+  return rows_of_part(plan.header.rows, plan.header.block_rows, part, parts,
+                      [&](int32_t row) { return plan.nonzeros_before(row); });
 }
 
 constexpr int64_t serial_work = 1 << 15;  // multiply-adds below which a second thread costs more than it saves

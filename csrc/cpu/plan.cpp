@@ -7,24 +7,17 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 #include <vector>
 
 #include "check.h"
-#include "kernels.h"
+#include "pattern.h"
 
 namespace sparseprune {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-struct Csr {
-  int32_t rows, cols, nnz;
-  const int32_t* start;  // [rows + 1]
-  const int32_t* col;    // [nnz]
-};
 
 // Features of a block. 2048 are 512 KB of packed float32: a quarter of the L2 of recent server cores, half of
 // others'.
@@ -42,41 +35,6 @@ int64_t features_of_block(const Csr& a, int64_t block_rows, bool transposed) {
 }
 
 constexpr int64_t row_grain = 64;
-
-void check_indices(const char* name, const Tensor& t) {
-  check(t.is_cpu() && t.dim() == 1 && t.scalar_type() == ScalarType::Int, "plan: expected ", name,
-        " to be a 1-D int32 CPU tensor, got ", t.dim(), " dimensions of ", name_of(t.scalar_type()),
-        t.is_cpu() ? "" : " on another device");
-}
-
-// Throws unless row starts ascend and columns ascend within each row.
-void check_pattern(const Csr& a) {
-  check(a.start[0] == 0 && a.start[a.rows] == a.nnz,
-        "plan: expected crow to run from 0 to col.shape[0] == ", a.nnz, ", got ", a.start[0], " to ",
-        a.start[a.rows]);
-  std::atomic<int32_t> first_bad{a.rows};
-  torch::stable::parallel_for(0, a.rows, row_grain, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const int32_t from = a.start[r], to = a.start[r + 1];
-      bool good = 0 <= from && from <= to && to <= a.nnz;
-      for (int32_t p = from; good && p < to; ++p)
-        good = a.col[p] >= 0 && a.col[p] < a.cols && (p == from || a.col[p - 1] < a.col[p]);
-      if (good) continue;
-      int32_t bad = first_bad;
-      while (r < bad && !first_bad.compare_exchange_weak(bad, int32_t(r))) {
-      }
-      return;
-    }
-  });
-  const int32_t r = first_bad;
-  if (r == a.rows) return;
-  const int32_t from = a.start[r], to = a.start[r + 1];
-  check(0 <= from && from <= to && to <= a.nnz, "plan: expected crow to ascend, but row ", r, " goes from ", from,
-        " to ", to);
-  for (int32_t p = from; p < to; ++p)
-    check(a.col[p] >= 0 && a.col[p] < a.cols && (p == from || a.col[p - 1] < a.col[p]),
-          "plan: expected columns of a row to ascend within 0 .. ", a.cols - 1, ", got ", a.col[p], " in row ", r);
-}
 
 // Rows and columns as the kernels see them, cut into blocks of equal width.
 PlanHeader header_of(const Csr& a, int64_t block_rows, bool transposed) {
@@ -162,19 +120,9 @@ Tensor plan_of_transpose(const Csr& a, int64_t block_rows, const Tensor& like) {
 }
 
 Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, int64_t block_rows, bool transposed) {
-  check_indices("crow", crow);
-  check(crow.numel() >= 1, "plan: expected crow to hold rows / block_rows + 1 numbers, got none");
-  check_indices("col", col);
-  check(block_rows == 1 || block_rows == 2 || block_rows == 4 || block_rows == 8 || block_rows == 16,
-        "plan: expected block_rows to be 1, 2, 4, 8 or 16, got ", block_rows);
-  check(cols >= 0 && cols <= INT32_MAX && (crow.numel() - 1) * block_rows <= INT32_MAX,
-        "plan: expected fewer than 2^31 rows and columns (int32 indices), got ", (crow.numel() - 1) * block_rows,
-        " x ", cols);
-  check(col.numel() <= INT32_MAX, "plan: expected fewer than 2^31 nonzeros, got ", col.numel());
+  check_block_rows("plan", block_rows);
   const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
-  const Csr pattern{int32_t(crow.numel() - 1), int32_t(cols), int32_t(col.numel()),
-                    crow_c.const_data_ptr<int32_t>(), col_c.const_data_ptr<int32_t>()};
-  check_pattern(pattern);
+  const Csr pattern = checked_pattern("plan", crow_c, col_c, cols, block_rows);
   return transposed ? plan_of_transpose(pattern, block_rows, crow) : plan_of_weight(pattern, block_rows, crow);
 }
 

@@ -1,0 +1,94 @@
+// What the operators of convolution share: checks of their arguments and the layout of images in memory.
+#pragma once
+#include "conv_plan.h"
+#include "conv_tile.h"
+#include "pattern.h"
+
+namespace sparseprune {
+
+inline void check_images(const char* op, const char* what, const Tensor& t, ScalarType type, int64_t channels,
+                         const char* expected) {
+  check_type(op, what, t, type);
+  check(t.dim() == 4 && t.size(1) == channels, op, ": expected ", what, ".shape == [samples, ", channels, " (",
+        expected, "), height, width], got ", shape_of(t));
+}
+
+inline int64_t check_conv_pattern(const char* op, const Tensor& crow, const Tensor& col, const ConvGeometry& g,
+                                  int64_t block_rows) {
+  check_type(op, "crow", crow, ScalarType::Int);
+  check_type(op, "col", col, ScalarType::Int);
+  check(crow.dim() == 1 && col.dim() == 1 && crow.numel() >= 1 && (crow.numel() - 1) % g.groups == 0, op,
+        ": expected crow of out_channels / ", block_rows, " + 1 numbers, rows of blocks divisible by groups (",
+        g.groups, "), and col of as many as there are blocks, got ", shape_of(crow), " and ", shape_of(col));
+  return (crow.numel() - 1) * block_rows;  // output channels
+}
+
+inline ConvPlanView check_conv_plan(const char* op, const Tensor& crow, const Tensor& col, const Tensor& plan,
+                                    const ConvGeometry& g) {
+  check_type(op, "plan_t", plan, ScalarType::Int);
+  check(plan.dim() == 1 && plan.stride(0) == 1 && plan.numel() >= int64_t(sizeof(ConvPlanHeader) / 4) &&
+            plan.const_data_ptr<int32_t>()[0] == ConvPlanHeader::expected_magic,
+        op, ": expected a plan made by sparseprune::conv2d_plan, got another tensor; build it from crow and col");
+  const ConvPlanHeader& h = *reinterpret_cast<const ConvPlanHeader*>(plan.const_data_ptr<int32_t>());
+  check(h.geometry == g.as_numbers() && h.rows_of_pattern == crow.numel() - 1 && h.nnz == col.numel() &&
+            plan.numel() == ConvPlanView::size(h, g),
+        op, ": expected the plan of this pattern and geometry (", crow.numel() - 1, " rows of blocks, ",
+        col.numel(), " nonzeros), got one of ", h.rows_of_pattern, " and ", h.nnz,
+        " or of another geometry; build it again after changing either");
+  return ConvPlanView(plan.const_data_ptr<int32_t>(), g);
+}
+
+inline void check_conv_values(const char* op, const Tensor& values, const Tensor& col, ScalarType type) {
+  check_type(op, "values", values, type);
+  check(values.dim() == 2 && values.size(0) == col.numel(), op, ": expected values.shape == [", col.numel(),
+        " (nonzero blocks of the pattern), rows of a block], got ", shape_of(values));
+}
+
+// ---- layout ----
+
+// Samples innermost and nothing between them: [C, H, W, N] in memory, where dimensions of size 1 do not count.
+inline bool is_batch_inner_images(const Tensor& x) {
+  if (x.size(0) <= 1) return false;
+  int64_t stride = x.size(0);
+  for (int dim = 3; dim >= 1; --dim) {
+    if (x.size(dim) != 1 && x.stride(dim) != stride) return false;
+    stride *= x.size(dim);
+  }
+  return x.stride(0) == 1;
+}
+
+// [C, H, W, N] as (N, C, H, W)
+inline Tensor samples_first(const Tensor& x) {
+  using torch::stable::transpose;
+  return transpose(transpose(transpose(x, 0, 3), 1, 3), 2, 3);
+}
+inline Tensor samples_last(const Tensor& x) {
+  using torch::stable::transpose;
+  return transpose(transpose(transpose(x, 2, 3), 1, 3), 0, 3);
+}
+
+inline Tensor new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool batch_inner) {
+  return batch_inner ? samples_first(torch::stable::new_empty(like, {c, h, w, n}))
+                     : torch::stable::new_empty(like, {n, c, h, w});
+}
+
+// The same numbers with samples innermost or ordinarily laid out. Torch transposes matrices block by block.
+inline Tensor in_layout(const Tensor& x, bool batch_inner) {
+  using torch::stable::contiguous, torch::stable::transpose, torch::stable::view;
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  if (is_batch_inner_images(x))
+    return batch_inner ? x
+                       : view(contiguous(transpose(view(samples_last(x), {c * h * w, n}), 0, 1)), {n, c, h, w});
+  const Tensor ordinary = contiguous(x);
+  if (!batch_inner) return ordinary;
+  return samples_first(view(contiguous(transpose(view(ordinary, {n, c * h * w}), 0, 1)), {c, h, w, n}));
+}
+
+// Kernels want samples innermost wherever there are enough of them to fill vectors.
+inline Tensor for_kernels(const Tensor& x) {
+  const bool inner = x.size(0) >= few_samples;
+  if (inner ? x.stride(0) == 1 : x.stride(3) == 1 || x.size(3) == 1) return x;
+  return in_layout(x, inner);
+}
+
+}  // namespace sparseprune

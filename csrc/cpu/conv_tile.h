@@ -1,0 +1,189 @@
+// Tiles: a part of an image small enough for the L2 cache, with all that its results read, packed for the kernels.
+//
+// A tile is [channels, phases, rows, columns, lanes]. With 16 samples or more, lanes are samples: the numbers that
+// a kernel computes at once are the pixels of a row, 16 samples (or 32, 64) each. With fewer, there is one lane,
+// and they are pixels of one sample: rows of the tile follow one another, and what is computed between the end of
+// one and the start of the next is dropped.
+#pragma once
+#include <cstring>
+
+#include "conv_geometry.h"
+#include "operands.h"
+
+namespace sparseprune {
+
+// (N, C, H, W) of any strides, in elements.
+template <class Scalar>
+struct Images {
+  Scalar* data;
+  int64_t sample_stride, channel_stride, row_stride, column_stride;
+
+  Scalar* at(int64_t n, int64_t c, int64_t h, int64_t w) const {
+    return data + n * sample_stride + c * channel_stride + h * row_stride + w * column_stride;
+  }
+};
+
+template <class Element>
+Images<const Element> images(const Tensor& x) {
+  return {data_of<Element>(x), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+template <class Element>
+Images<Element> mutable_images(const Tensor& x) {
+  return {mutable_data_of<Element>(x), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+constexpr int64_t few_samples = 16;  // below, lanes are pixels
+
+inline int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// How the results of one (panel of samples, group of channels) are cut into tiles.
+struct Tiling {
+  int lanes;
+  int64_t height, width;  // results of a tile
+  int64_t rows, columns;  // of the packed source
+  int64_t phases, channels;
+  int64_t tiles_down, tiles_across;
+  int64_t panels;  // of `samples_of_panel` samples
+
+  bool lanes_are_samples() const { return lanes > 1; }
+  int64_t samples_of_panel() const { return lanes; }
+  int64_t tiles() const { return tiles_down * tiles_across; }
+  int64_t plane() const { return rows * columns * lanes; }
+  int64_t numbers() const { return channels * phases * plane(); }
+  // A row of the tile's results, or all of them: how many numbers a kernel computes at once.
+  int64_t run(int64_t height_here, int64_t width_here) const {
+    return lanes_are_samples() ? width_here * lanes
+                               : rounded_up((height_here - 1) * columns + width_here, conv_lanes);
+  }
+};
+
+// A quarter to a half of the L2 of recent processors; larger tiles read less of their neighbours.
+constexpr int64_t tile_bytes = 1 << 20;
+
+inline Tiling tiling_of(const Axis& down, const Axis& across, int64_t channels, int64_t samples,
+                        int64_t number_bytes) {
+  Tiling t{};
+  t.channels = channels;
+  t.phases = int64_t(down.phases.size() * across.phases.size());
+  if (samples < few_samples) {
+    t.lanes = 1;
+  } else {
+    // Where rows are short, more samples make up for it: four vectors hide the latency of their arithmetic.
+    t.lanes = conv_lanes;
+    while (t.lanes * across.results < 4 * conv_lanes && 2 * t.lanes <= samples && t.lanes < panel_width)
+      t.lanes *= 2;
+  }
+  t.panels = (samples + t.lanes - 1) / t.lanes;
+  const int64_t pixels_in_cache =
+      tile_bytes / (number_bytes * t.lanes * std::max<int64_t>(t.channels * t.phases, 1));
+  const int64_t narrowest = std::min<int64_t>(across.results, t.lanes_are_samples() ? 4 : conv_lanes);
+  int64_t fewest = INT64_MAX;
+  for (int64_t parts = 1; parts <= across.results; ++parts) {
+    const int64_t width = (across.results + parts - 1) / parts, columns = width + across.reach;
+    if (width < narrowest) break;
+    const int64_t most_rows = std::max<int64_t>(pixels_in_cache / columns - down.reach, 1);
+    const int64_t tiles_down = (down.results + most_rows - 1) / most_rows;
+    const int64_t height = (down.results + tiles_down - 1) / tiles_down, rows = height + down.reach;
+    const bool fits = rows * columns <= pixels_in_cache;
+    // What is packed, in pixels; a tile that does not fit is read from further away at every use.
+    const int64_t packed = parts * tiles_down * rows * columns * (fits ? 1 : 1000);
+    if (packed >= fewest) continue;
+    fewest = packed;
+    t.height = height;
+    t.width = width;
+    t.rows = rows;
+    t.columns = columns;
+    t.tiles_down = (down.results + height - 1) / height;
+    t.tiles_across = (across.results + width - 1) / width;
+  }
+  return t;
+}
+
+// offset[(channel * kernel height + k) * kernel width + l]: where a tile holds what this tap reads. Channels are
+// those of the source that a column index counts, `channels_of_index` of them each.
+inline std::vector<int32_t> offset_table(const char* op, const Tiling& t, const Axis& down, const Axis& across,
+                                         int64_t indices, int64_t channels_of_index) {
+  check(t.numbers() + conv_lanes <= INT32_MAX, op, ": expected a convolution whose smallest tile has fewer than ",
+        "2^31 numbers, got ", t.numbers());
+  const int64_t height = int64_t(down.step.size()), width = int64_t(across.step.size());
+  std::vector<int32_t> table(indices * height * width);
+  for (int64_t i = 0, at = 0; i < indices; ++i)
+    for (int64_t k = 0; k < height; ++k)
+      for (int64_t l = 0; l < width; ++l, ++at) {
+        const int64_t phase = down.phase[k] * int64_t(across.phases.size()) + across.phase[l];
+        table[at] = int32_t((i * channels_of_index * t.phases + phase) * t.plane() +
+                            (down.step[k] * t.columns + across.step[l]) * t.lanes);
+      }
+  return table;
+}
+
+// offset[j] = table[index[j]]; false where an index is out of range.
+inline bool look_up(const std::vector<int32_t>& table, const int32_t* index, int64_t n, int32_t* offset) {
+  std::atomic<bool> good{true};
+  const uint32_t size = uint32_t(table.size());
+  torch::stable::parallel_for(0, n, copy_grain, [&](int64_t begin, int64_t end) {
+    uint32_t largest = 0;
+    for (int64_t j = begin; j < end; ++j) largest = std::max(largest, uint32_t(index[j]));
+    if (begin < end && largest >= size) {
+      good = false;
+      return;
+    }
+    for (int64_t j = begin; j < end; ++j) offset[j] = table[index[j]];
+  });
+  return good;
+}
+
+// A tile of one panel of samples, packed by the thread that asks for it and kept until it asks for another.
+template <class Element>
+struct PackedTile {
+  Images<const Element> source;
+  int64_t samples;
+  const Axis& down;
+  const Axis& across;
+  const Tiling& tiling;
+
+  const Sum<Element>* get(int64_t panel, int64_t first_channel, int64_t top, int64_t left) {
+    const std::array<int64_t, 4> wanted{panel, first_channel, top, left};
+    if (data && wanted == held) return data;
+    const Tiling& t = tiling;
+    data = workspace<Sum<Element>>(gathered_block, t.numbers() + conv_lanes, 1).data;
+    Sum<Element>* to = data;
+    for (int64_t c = 0; c < t.channels; ++c)
+      for (const int64_t phase_down : down.phases)
+        for (const int64_t phase_across : across.phases)
+          for (int64_t r = 0; r < t.rows; ++r, to += t.columns * t.lanes)
+            pack_row(panel, first_channel + c, (top + r) * down.stride + phase_down + down.first,
+                     left * across.stride + phase_across + across.first, to);
+    std::fill_n(to, conv_lanes, Sum<Element>(0));
+    held = wanted;
+    return data;
+  }
+
+  void pack_row(int64_t panel, int64_t channel, int64_t h, int64_t w, Sum<Element>* to) const {
+    const Tiling& t = tiling;
+    // Columns begin .. end of the row lie within the image.
+    const int64_t s = across.stride;
+    const int64_t begin =
+        h < 0 || h >= down.source ? t.columns : std::clamp<int64_t>((-w + s - 1) / s, 0, t.columns);
+    const int64_t end = std::clamp<int64_t>((across.source - w + s - 1) / s, begin, t.columns);
+    std::fill_n(to, begin * t.lanes, Sum<Element>(0));
+    if (begin < end) {
+      const Element* from = source.at(panel * t.samples_of_panel(), channel, h, w + begin * s);
+      const int64_t step = s * source.column_stride;
+      const int n = int(end - begin);
+      if (t.lanes_are_samples())
+        kernels<Element>().pack_pixels({from, step, n, int(std::min<int64_t>(t.lanes, samples - panel * t.lanes))},
+                                       to + begin * t.lanes, t.lanes);
+      else if (step == 1)
+        kernels<Element>().pack_pixels({from, 0, 1, n}, to + begin, n);
+      else
+        kernels<Element>().pack_pixels({from, step, n, 1}, to + begin, 1);
+    }
+    std::fill(to + end * t.lanes, to + t.columns * t.lanes, Sum<Element>(0));
+  }
+
+  Sum<Element>* data = nullptr;
+  std::array<int64_t, 4> held{};
+};
+
+}  // namespace sparseprune
