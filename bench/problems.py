@@ -108,7 +108,8 @@ def snip_mask(workload: Workload, random: torch.Generator) -> Tensor:
     """
     assert workload.block == 1, workload
     inputs, outputs = workload.sizes
-    model = models.build((inputs, outputs, CLASSES), SEED)
+    with models.seeded(SEED):
+        model = models.mlp((inputs, outputs, CLASSES))
     x = torch.randn(256, inputs, generator=random) * torch.randn(inputs, generator=random).exp()
     y = torch.randint(0, CLASSES, (256,), generator=random)
     masks = sp.prune(model, [(x, y)], method="snip", sparsity=1 - workload.density, scope="layer")
@@ -216,7 +217,8 @@ def _network(workload: Workload) -> tuple[nn.Module, Tensor, Tensor]:
     random = _generator()
     x = torch.randn(workload.batch, workload.sizes[0], generator=random)
     y = torch.randint(0, workload.sizes[-1], (workload.batch,), generator=random)
-    return models.build(workload.sizes, SEED), x, y
+    with models.seeded(SEED):
+        return models.mlp(workload.sizes), x, y
 
 
 def build_topk(workload: Workload) -> ScoresProblem:

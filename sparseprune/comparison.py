@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import math
@@ -11,43 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
 import sparseprune as sp
-from sparseprune import machine, models
-from sparseprune.data import Dataset, batches
-from sparseprune.training import TrainResult, train, warm_up
+from sparseprune import contenders, machine, models
+from sparseprune.contenders import Contender, label_of, prune_set
+from sparseprune.data import Dataset
+from sparseprune.flops import flops_per_step
+from sparseprune.models import Network
+from sparseprune.training import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
 
 # Batches that score the weights, by default: 5,120 samples at batch size 256. SNIP's error falls with the
 # number of scored samples up to some thousands, and the cost stays well below one pass over the data.
 PRUNE_BATCHES = 20
 
 View = Literal["epochs", "time"]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A network that can be trained any number of times from the same initial weights.
-
-    Attributes:
-        label: name in tables and plots.
-        kind: "dense", "small dense" or "sparse".
-        method, sparsity, block: how it was pruned, blocks as "4x1"; for "small dense", the sparsity whose
-            weight count it matches.
-        weights: weights that it keeps, biases excluded.
-        prune_seconds: time to score, select and build the sparse layers.
-        make: returns the untrained network.
-    """
-
-    label: str
-    kind: str
-    method: str | None
-    sparsity: float | None
-    block: str | None
-    weights: int
-    prune_seconds: float
-    make: Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -58,7 +33,7 @@ class Run:
         view: "epochs" (as many epochs as all others) or "time" (as many seconds as all others).
         total_seconds: pruning and training; evaluation excluded.
         time_vs_dense: total_seconds over those of the dense contender in the same view.
-        flops_per_step: of a full batch; see `flops_per_step`.
+        flops_per_step: of a full batch, kept weights only; see `flops_per_step`.
         layers: how each layer computes, and why; see `sparseprune.summary`.
     """
 
@@ -115,18 +90,21 @@ def compare(
     epochs: int = 4,
     budget: float | Literal["dense"] | None = None,
     batch_size: int = 256,
-    lr: float = 1e-3,
+    optimizer: str = "adam",
+    lr: float | None = None,
     seed: int = 0,
     prune_batches: int = PRUNE_BATCHES,
     scope: str = "global",
+    shuffled: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     watcher: Watcher | None = None,
 ) -> Comparison:
     """Train a dense network and its sparse and small dense competitors, and measure them.
 
     Contenders: dense; for each sparsity, a small dense network with about as many weights as a sparse one
-    keeps; for each method, sparsity and block, the dense network pruned on its initial weights. All start
-    from the same seed. Everything is pruned before anything is trained, so that a mistake costs seconds.
+    keeps; for each method, sparsity and block, the dense network pruned on its initial weights; and, if
+    asked for, the same with each mask shuffled within its layer. All start from the same seed. Everything is
+    pruned before anything is trained, so that a mistake costs seconds.
 
     The first view trains all for `epochs`. With a budget there is a second view, in which all are trained
     anew for the same wall-clock time. Pruning counts: its seconds are taken off the contender's budget.
@@ -141,10 +119,12 @@ def compare(
         budget: seconds for the second view, or "dense" for the time that dense took in the first (which is
             then its run in both views); no second view when None.
         batch_size: samples per training step and per batch of scoring.
-        lr: initial learning rate of Adam.
+        optimizer: "adam" or "sgd"; see `sparseprune.training.train`.
+        lr: initial learning rate; the optimizer's default when None.
         seed: of initial weights, order of samples and choice of the batches that are scored.
         prune_batches: number of training batches that are scored.
         scope: of the ranking of scores, "global" or per layer; see `sparseprune.prune`.
+        shuffled: add networks with shuffled masks as controls, for every method but "random".
         clock: returns seconds; replaced in tests.
         watcher: is told of the progress.
     Returns:
@@ -159,39 +139,51 @@ def compare(
     for sparsity in sparsities:
         if not 0 <= sparsity < 1:
             raise ValueError(f"compare: expected sparsities in [0, 1), got {sparsity}")
-    sizes = models.layer_sizes(model, data.features, data.classes)
-    pruned = list(itertools.product(methods, sparsities, blocks))
-    second_view = len(sparsities) + len(pruned) + (budget != "dense") if budget is not None else 0
-    task_count = len(sparsities) + 2 * len(pruned) + 1 + second_view
+    lr = learning_rate(optimizer, lr)
+    network = Network(model, data.sample, data.classes)
+    prunings = list(itertools.product(methods, sparsities, blocks))
+    controls = sum(method != "random" for method, _, _ in prunings) if shuffled else 0
+    others = len(sparsities) + len(prunings) + controls
+    second_view = others + (budget != "dense") if budget is not None else 0
+    task_count = len(prunings) + 1 + others + second_view
     number = itertools.count(1)
     watcher = watcher or Watcher()
 
     scored = prune_set(data, prune_batches, batch_size, seed)
-    contenders = [_dense("dense", "dense", None, sizes, seed)]
-    warm_up(contenders[0].make(), data, batch_size)
-    for sparsity in sparsities:
-        small = models.small_dense(sizes, max(1, round(models.weight_count(sizes) * (1 - sparsity))))
-        label = f"small dense {'-'.join(map(str, small))}"
-        contenders.append(_dense(label, "small dense", sparsity, small, seed))
-    for method, sparsity, block in pruned:
+    entrants = [contenders.dense(network, seed)]
+    warm_up(entrants[0].make(), data, batch_size, optimizer)
+    entrants += [contenders.small_dense(network, sparsity, seed) for sparsity in sparsities]
+    for method, sparsity, block in prunings:
         task = f"prune: {label_of(method, sparsity, block)}"
         watcher.begin(task, next(number), task_count)
-        contender = _pruned(sizes, seed, scored, method, sparsity, block, scope, batch_size, clock)
-        watcher.end(task, f"{contender.weights:,} weights kept, {contender.prune_seconds:.2f} s")
-        contenders.append(contender)
+        made = contenders.pruned(
+            network,
+            scored,
+            method,
+            sparsity,
+            block,
+            scope=scope,
+            batch_size=batch_size,
+            seed=seed,
+            shuffled=shuffled and method != "random",
+            clock=clock,
+        )
+        watcher.end(task, f"{made[0].weights:,} weights kept, {made[0].prune_seconds:.2f} s")
+        entrants += made
 
     runs: list[Run] = []
 
     def run(contender: Contender, view: View, **stop: Any) -> None:
-        network = contender.make()
-        warm_up(network, data, batch_size)
+        model = contender.make()
+        warm_up(model, data, batch_size, optimizer)
         task = f"train, equal {view}: {contender.label}"
         watcher.begin(task, next(number), task_count)
         result = train(
-            network,
+            model,
             data,
             **stop,
             batch_size=batch_size,
+            optimizer=optimizer,
             lr=lr,
             seed=seed,
             clock=clock,
@@ -209,22 +201,22 @@ def compare(
                 **facts,
                 total_seconds=total,
                 time_vs_dense=total / dense_total,
-                flops_per_step=flops_per_step(network, batch_size),
+                flops_per_step=flops_per_step(model, data.sample, batch_size),
                 layers=tuple(
                     f"{row.computes} ({row.choice})" if row.choice else row.computes
-                    for row in sp.summary(network).rows
+                    for row in sp.summary(model).rows
                 ),
                 result=result,
             )
         )
 
-    for contender in contenders:
+    for contender in entrants:
         run(contender, "epochs", epochs=epochs)
     seconds = runs[0].total_seconds if budget == "dense" else budget
     if seconds is not None:
         if budget == "dense":
             runs.append(dataclasses.replace(runs[0], view="time"))
-        for contender in contenders[1:] if budget == "dense" else contenders:
+        for contender in entrants[1:] if budget == "dense" else entrants:
             # Whoever spent it all on pruning trains for one step.
             run(contender, "time", budget=max(seconds - contender.prune_seconds, 1e-9))
     return Comparison(
@@ -233,16 +225,16 @@ def compare(
             "source": data.source,
             "train": len(data.train_x),
             "test": len(data.test_x),
-            "features": data.features,
+            "sample": list(data.sample),
             "classes": data.classes,
         },
-        model={"name": model, "sizes": list(sizes), "weights": models.weight_count(sizes)},
+        model={"name": model, "weights": models.weight_count(network)},
         settings={
             "epochs": epochs,
             "budget": budget,
             "budget_seconds": seconds,
             "batch_size": batch_size,
-            "optimizer": "Adam (fused), cosine decay to 0",
+            "optimizer": f"{OPTIMIZERS[optimizer].text}, cosine decay to 0",
             "lr": lr,
             "seed": seed,
             "prune_batches": len(scored),
@@ -250,88 +242,4 @@ def compare(
         },
         machine=machine.facts(),
         runs=tuple(runs),
-    )
-
-
-def label_of(method: str, sparsity: float, block: tuple[int, int]) -> str:
-    """Name of a pruned network in tables and plots: "snip 90 %", with blocks "snip 90 % 4x1"."""
-    label = f"{method} {100 * sparsity:.4g} %"
-    return label if block == (1, 1) else f"{label} {block_text(block)}"
-
-
-def block_text(block: tuple[int, int]) -> str:
-    """(4, 1) as "4x1"."""
-    return "x".join(map(str, block))
-
-
-def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """The first batches of the training data in the seed's order, for scoring.
-
-    Args:
-        data: where they come from.
-        count: number of batches; all there are, if there are fewer.
-        batch_size: samples per batch.
-        seed: of the order.
-    Returns:
-        list of (inputs, labels).
-    """
-    order = torch.Generator().manual_seed(seed)
-    return list(itertools.islice(batches(data.train_x, data.train_y, batch_size, order), count))
-
-
-def flops_per_step(model: nn.Module, batch_size: int) -> int:
-    """Floating-point operations of the matrix products of one training step, from the weights in the model.
-
-    A multiplication and an addition for each weight and sample, in each of three products: forward, weight
-    gradient, input gradient. The first layer needs no input gradient. A weight that a sparse layer does not
-    store costs nothing; a layer that stays dense with its mask enforced costs as much as a dense one.
-
-    Args:
-        model: linear layers, dense and sparse, one after the other.
-        batch_size: samples per step.
-    Returns:
-        operations; biases, activations, loss and optimizer are not counted.
-    """
-    stored = []
-    for module in model.modules():
-        if isinstance(module, sp.SparseLinear):
-            stored.append(module.values.numel())
-        elif isinstance(module, nn.Linear):
-            stored.append(module.weight.numel())
-    return 2 * batch_size * sum(n * (2 if i == 0 else 3) for i, n in enumerate(stored))
-
-
-def _dense(label: str, kind: str, sparsity: float | None, sizes: Sequence[int], seed: int) -> Contender:
-    return Contender(
-        label, kind, None, sparsity, None, models.weight_count(sizes), 0.0, lambda: models.build(sizes, seed)
-    )
-
-
-def _pruned(
-    sizes: Sequence[int],
-    seed: int,
-    scored: list[tuple[Tensor, Tensor]],
-    method: str,
-    sparsity: float,
-    block: tuple[int, int],
-    scope: str,
-    batch_size: int,
-    clock: Callable[[], float],
-) -> Contender:
-    model = models.build(sizes, seed)
-    start = clock()
-    masks = sp.prune(model, scored, method=method, sparsity=sparsity, scope=scope, block=block, seed=seed)
-    sparse = sp.sparsify(model, masks, batch_size=batch_size)
-    seconds = clock() - start
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    return Contender(
-        label=label_of(method, sparsity, block),
-        kind="sparse",
-        method=method,
-        sparsity=sparsity,
-        block=block_text(block),
-        weights=kept,
-        prune_seconds=seconds,
-        # Copies of one network: which layers are sparse is measured, and must not differ from run to run.
-        make=lambda: copy.deepcopy(sparse),
     )

@@ -69,7 +69,12 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert figures["sizes"] == [64, 300, 100, 10]
+    assert figures["network"] == {
+        "name": "lenet_300_100",
+        "sample": [1, 8, 8],
+        "classes": 10,
+        "width": 1.0,
+    }
     blocks = [layer["block"] for layer in figures["summary"]["layers"]]
     assert (figures["block"], blocks) == ("4x1", ["4x1", "4x1", "1x1"])  # 10 rows are not divisible
     assert (figures["summary"]["weights"], figures["summary"]["kept"]) == (50_200, 50_200 // 4)
@@ -85,7 +90,7 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
     assert 0 < figures["result"]["accuracy"] < 1
 
     saved = torch.load(checkpoint)
-    model = models.build(saved["sizes"], 0)
+    model = models.build(models.Network(**saved["network"]), 0)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(saved["state_dict"])
     for name, mask in saved["masks"].items():
@@ -99,8 +104,9 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
 
     result = run("train", *QUICK, "--masks", file, "--seed", 1)
     assert result.exit_code == 1
-    assert "with seed 0, but the network to train has layers [64, 300, 100, 10] with seed 1" in words(
-        result.stderr
+    assert (
+        "with seed 0, but the network to train is lenet_300_100 of 1x8x8 inputs and 10 classes with"
+        in words(result.stderr)
     )
 
 
@@ -175,6 +181,9 @@ def test_compare_prints_a_table(run):
         (["train", *QUICK, "--masks", "/no/such/file"], "there is no file /no/such/file"),
         (["train", *QUICK, "--masks", __file__], "a file that `sparseprune prune --out` wrote"),
         (["train", *QUICK, "--lr", "0"], "lr > 0"),
+        (["train", "--data", "cifar10", "--data-dir", "/no/such/folder"], "there is no such folder"),
+        (["train", "--data", "cifar10"], "give --data-dir"),
+        (["prune", "--data", "digits", "--model", "lenet5_caffe"], "16 pixels a side at least"),
         (["compare", *QUICK, "--methods", "lottery", "--json"], "lottery"),
     ],
 )
@@ -192,12 +201,14 @@ def test_errors_are_one_message_and_exit_code_1(run, arguments, message):
     [
         (
             ["train", "--data", "cifar"],
-            "'cifar' is unknown; known are fashion-mnist, mnist5k, digits, mnist1d",
+            "'cifar' is unknown; known are fashion-mnist, cifar10, cifar100, mnist5k, digits, mnist1d",
         ),
         (["train", "--model", "vgg"], "'vgg' is unknown; known are lenet_300_100"),
         (["train", "--method", "snip", "--masks", "x"], "give --method or --masks, not both"),
         (["train", "--epochs", "1", "--budget", "1"], "give --epochs or --budget, not both"),
         (["train", "--threads", "0"], "--threads"),
+        (["train", "--samples", "0"], "--samples"),
+        (["train", "--optimizer", "lion"], "'lion' is unknown; known are adam, sgd"),
         (["prune", "--sparsity", "1.5"], "--sparsity"),
         (["compare", "--sparsities", "0.9,1"], "numbers in [0, 1) with commas between, got '0.9,1'"),
         (["compare", "--sparsities", "much"], "numbers in [0, 1) with commas between, got 'much'"),
@@ -215,6 +226,38 @@ def test_bad_options_exit_with_code_2(run, arguments, message):
     assert result.exit_code == 2
     assert message in words(result.stderr)
     assert result.stdout == ""
+
+
+def test_convolutional_networks_go_through_prune_train_and_compare(run, tmp_path):
+    conv = ["--data", "digits", "--model", "resnet8", "--samples", 200, "--batch-size", 64]
+    result = run(
+        "prune", *conv, "--method", "grasp", "--sparsity", 0.8, "--out", tmp_path / "masks", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["network"]["sample"] == [1, 8, 8]
+    assert figures["prune_batches"] == 4
+    assert figures["summary"]["kept"] == round(0.2 * figures["summary"]["weights"])
+
+    sgd = ["--optimizer", "sgd", "--epochs", 1]
+    result = run("train", *conv, *sgd, "--masks", tmp_path / "masks", "--out", tmp_path / "trained", "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["optimizer"], figures["lr"], figures["result"]["steps"]) == ("sgd", 0.1, 4)
+    saved = torch.load(tmp_path / "trained")
+    model = models.build(models.Network(**saved["network"]), 0)
+    model.load_state_dict(saved["state_dict"])
+    test = load("digits")
+    assert evaluate(model, test.test_x, test.test_y) == pytest.approx(saved["accuracy"], abs=1.5 / 360)
+
+    result = run("compare", *conv, *sgd, "--methods", "snip", "--sparsities", 0.8, "--shuffled", "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["data"]["train"] == 200
+    labels = [run_["label"] for run_ in figures["runs"]]
+    assert labels[0] == "dense"
+    assert labels[1].startswith("small dense, width 0.4")
+    assert labels[2:] == ["snip 80 %", "snip shuffled 80 %"]
 
 
 @pytest.mark.parametrize("package", ["typer", "rich"])

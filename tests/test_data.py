@@ -160,11 +160,25 @@ def test_load_without_the_package_says_how_to_get_it(monkeypatch, name, module, 
 
 def test_load_refuses_unknown_names_and_idle_folders(tmp_path):
     with pytest.raises(
-        ValueError, match="unknown data set 'cifar'; known are fashion-mnist, mnist5k, digits"
+        ValueError, match="unknown data set 'cifar'; known are fashion-mnist, cifar10, cifar100, mnist5k"
     ):
         load("cifar")
-    with pytest.raises(ValueError, match="data_dir is for fashion-mnist only"):
+    with pytest.raises(ValueError, match="data_dir is for fashion-mnist, cifar10, cifar100 only"):
         load("digits", tmp_path)
+    with pytest.raises(ValueError, match="samples >= 1, got 0"):
+        load("digits", samples=0)
+
+
+def test_load_draws_the_same_samples_of_all_classes(fashion_dir):
+    everything, some, again = (load("fashion-mnist", fashion_dir, samples=n) for n in (None, 4, 4))
+    assert len(load("fashion-mnist", fashion_dir, samples=8).train_x) == 7
+    assert torch.equal(some.train_y, again.train_y)
+    assert len(set(some.train_y.tolist())) == 4  # all labels are different here
+    assert some.train_y.tolist() != everything.train_y[:4].tolist()
+    for x, y in zip(some.train_x, some.train_y, strict=True):
+        assert torch.equal(x, everything.train_x[y])
+    assert torch.equal(some.test_x, everything.test_x)
+    assert (some.sample, some.classes) == ((1, 28, 28), max(3, int(some.train_y.max()) + 1))
 
 
 def test_batches_visit_every_sample_once_in_a_new_order():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import sparseprune as sp
-from sparseprune import comparison, models
+from sparseprune import comparison, contenders, models
 from sparseprune.data import Dataset
 from sparseprune.training import evaluate, state_bytes, train, warm_up
 
@@ -43,10 +43,15 @@ def learning_rates():
     hook.remove()
 
 
+def clouds_net(hidden):
+    with models.seeded(0):
+        return models.mlp((12, hidden, 3))
+
+
 def test_train_learns_and_repeats_itself(data):
-    first, again = (models.build((12, 16, 3), seed=0) for _ in range(2))
+    first, again = (clouds_net(16) for _ in range(2))
     result = train(first, data, epochs=15, batch_size=16, lr=0.01)
-    assert evaluate(models.build((12, 16, 3), seed=0), data.test_x, data.test_y) < 0.7
+    assert evaluate(clouds_net(16), data.test_x, data.test_y) < 0.7
     assert result.accuracy > 0.95
     assert result.accuracy == evaluate(first, data.test_x, data.test_y)
     train(again, data, epochs=15, batch_size=16, lr=0.01)
@@ -101,6 +106,7 @@ def test_train_does_not_count_evaluation(data):
         ({"budget": math.nan}, "budget of more than 0 seconds, got nan"),
         ({"epochs": 1, "lr": 0.0}, "lr > 0, got 0.0"),
         ({"epochs": 1, "batch_size": 0}, "batch_size >= 1, got 0"),
+        ({"epochs": 1, "optimizer": "lbfgs"}, "an optimizer of adam, sgd, got 'lbfgs'"),
     ],
 )
 def test_train_refuses_bad_arguments(data, arguments, message):
@@ -123,7 +129,7 @@ def test_evaluate_counts_what_is_right_and_restores_the_mode(training):
 
 
 def test_warm_up_leaves_the_model_as_it_was(data):
-    model = models.build((12, 8, 3), seed=0).eval()
+    model = clouds_net(8).eval()
     before = copy.deepcopy(model.state_dict())
     warm_up(model, data, batch_size=16)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -147,26 +153,34 @@ def test_state_bytes_counts_real_tensors():
     }
 
 
-def test_flops_per_step_counts_the_weights_in_use():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
-    assert comparison.flops_per_step(model, 8) == 2 * 8 * (2 * 30 + 3 * 20)
-    mask = torch.zeros(5, 6, dtype=torch.bool)
-    mask[:, 1] = True
-    model[1] = sp.SparseLinear.from_dense(model[1], mask)
-    assert comparison.flops_per_step(model, 8) == 2 * 8 * (2 * 5 + 3 * 20)
+def test_train_with_sgd_has_its_momentum_weight_decay_and_rate(data, learning_rates):
+    model, expected = clouds_net(8), clouds_net(8)
+    train(model, data, epochs=1, batch_size=60, optimizer="sgd")
+    assert learning_rates == [0.1]
+    # One step from rest: the gradient with weight decay, times the rate.
+    nn.functional.cross_entropy(expected(data.train_x), data.train_y).backward()
+    for ours, before in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, before - 0.1 * (before.grad + 5e-4 * before))
+    result = train(clouds_net(8), data, epochs=1, batch_size=16, optimizer="sgd", lr=0.02)
+    assert learning_rates[1] == 0.02
+    assert result.bytes["optimizer"] == result.bytes["parameters"]  # momentum
 
 
 def test_prune_set_takes_the_first_batches_in_the_order_of_the_seed(data):
-    scored = comparison.prune_set(data, 2, 16, seed=0)
+    scored = contenders.prune_set(data, 2, 16, seed=0)
     assert [len(y) for _, y in scored] == [16, 16]
-    assert len(comparison.prune_set(data, 99, 16, seed=0)) == 4
-    other = comparison.prune_set(data, 2, 16, seed=1)
+    assert len(contenders.prune_set(data, 99, 16, seed=0)) == 4
+    other = contenders.prune_set(data, 2, 16, seed=1)
     assert not torch.equal(scored[0][0], other[0][0])
 
 
 @pytest.fixture
 def small_model(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "small", (16, 8))
+    def small(sample, classes, width):
+        hidden = (max(1, round(width * features)) for features in (16, 8))
+        return models.mlp((math.prod(sample), *hidden, classes))
+
+    monkeypatch.setitem(models.MODELS, "small", small)
     return "small"
 
 
@@ -201,8 +215,8 @@ def test_compare_trains_every_contender_in_both_views(data, small_model):
     total = 12 * 16 + 16 * 8 + 8 * 3
     names = [
         "dense",
-        "small dense 12-10-5-3",
-        "small dense 12-5-2-3",
+        "small dense, width 0.594",
+        "small dense, width 0.344",
         "random 50 %",
         "random 50 % 4x1",
         "random 75 %",
@@ -213,8 +227,8 @@ def test_compare_trains_every_contender_in_both_views(data, small_model):
         assert [run.label for run in runs] == names
         assert [run.weights for run in runs] == [
             total,
-            185,
-            76,
+            12 * 9 + 9 * 5 + 5 * 3,
+            12 * 5 + 5 * 3 + 3 * 3,
             total // 2,
             total // 2,
             total // 4,
@@ -231,7 +245,11 @@ def test_compare_trains_every_contender_in_both_views(data, small_model):
     assert [number for _, number, _ in log.begun] == list(range(1, 18))
     assert {of for _, _, of in log.begun} == {17}  # 4 prunings, 7 and 6 trainings: dense is not trained twice
     assert max(log.parts) == 1
-    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["model"]["sizes"] == [12, 16, 8, 3]
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert written["model"] == {
+        "name": "small",
+        "weights": total,
+    }
 
 
 def test_compare_starts_all_contenders_from_the_same_weights(data, small_model, monkeypatch):
@@ -258,6 +276,31 @@ def test_compare_starts_all_contenders_from_the_same_weights(data, small_model, 
         assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
     for kept, weight in ((sparse[i].weight, dense[i].weight) for i in (1, 3, 5)):
         assert torch.equal(kept, weight * (kept != 0))
+
+
+def test_compare_with_shuffled_masks_as_controls(data, small_model):
+    log = Log()
+    result = comparison.compare(
+        data,
+        small_model,
+        methods=["snip", "random"],
+        sparsities=[0.75],
+        epochs=1,
+        budget=5,
+        batch_size=16,
+        optimizer="sgd",
+        lr=0.05,
+        shuffled=True,
+        clock=Ticks(),
+        watcher=log,
+    )
+    assert [run.label for run in result.runs[2:5]] == ["snip 75 %", "snip shuffled 75 %", "random 75 %"]
+    assert [run.method for run in result.runs[2:5]] == ["snip", "snip shuffled", "random"]
+    assert {(run.weights, run.prune_seconds) for run in result.runs[2:5]} == {(86, 1)}
+    assert result.runs[2].result.accuracy != result.runs[3].result.accuracy
+    assert [(number, of) for _, number, of in log.begun] == [(n, 12) for n in range(1, 13)]
+    assert result.settings["optimizer"].startswith("SGD (fused, momentum 0.9, weight decay 0.0005)")
+    assert result.settings["lr"] == 0.05
 
 
 def test_compare_without_time_left_after_pruning_trains_for_one_step(data, small_model):

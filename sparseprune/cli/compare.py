@@ -66,13 +66,19 @@ def compare(
             "SECONDS: so long. dense: as long as dense took for its epochs, which is then its run in both.",
         ),
     ] = None,
+    shuffled: Annotated[
+        bool,
+        typer.Option("--shuffled", help="Add, as a control, each mask shuffled within its layers."),
+    ] = False,
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
+    samples: options.Samples = None,
     model: options.Model = "wide_mlp",
     batch_size: options.BatchSize = 256,
-    lr: options.LearningRate = 1e-3,
+    optimizer: options.OptimizerName = "adam",
+    lr: options.LearningRate = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -89,7 +95,7 @@ def compare(
         out.mkdir(parents=True, exist_ok=True)
     with Bars() as bars:
         bars.begin(f"load {data}")
-        dataset = load(data, data_dir)
+        dataset = load(data, data_dir, samples)
         bars.say(f"data: {dataset.name} from {dataset.source}")
         result = comparison.compare(
             dataset,
@@ -100,10 +106,12 @@ def compare(
             epochs=epochs,
             budget=seconds,
             batch_size=batch_size,
+            optimizer=optimizer,
             lr=lr,
             seed=seed,
             prune_batches=prune_batches,
             scope=scope,
+            shuffled=shuffled,
             watcher=bars,
         )
     if out is not None:

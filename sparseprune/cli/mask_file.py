@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-KEYS = {"masks", "sizes", "seed", "method", "sparsity", "block"}
+from sparseprune.models import Network
+
+KEYS = {"masks", "network", "seed", "method", "sparsity", "block"}
 
 
 def save(
     path: Path,
     masks: Mapping[str, Tensor],
     *,
-    sizes: Sequence[int],
+    network: Network,
     seed: int,
     method: str,
     sparsity: float,
@@ -28,7 +31,7 @@ def save(
     Args:
         path: where to.
         masks: bool tensors by parameter name, True = keep.
-        sizes: layer sizes of the network that was pruned.
+        network: the one that was pruned.
         seed: of its initial weights.
         method: how the masks were made.
         sparsity: fraction of the weights that they remove.
@@ -37,7 +40,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "masks": dict(masks),
-        "sizes": list(sizes),
+        "network": dataclasses.asdict(network),
         "seed": seed,
         "method": method,
         "sparsity": sparsity,
@@ -46,15 +49,15 @@ def save(
     torch.save(content, path)
 
 
-def load(path: Path, sizes: Sequence[int], seed: int) -> dict[str, Any]:
+def load(path: Path, network: Network, seed: int) -> dict[str, Any]:
     """Read a mask file for a network that is to be trained.
 
     Args:
         path: the file.
-        sizes: layer sizes of the network.
+        network: the one to be trained.
         seed: of its initial weights.
     Returns:
-        what `save` was given: "masks", "sizes", "seed", "method", "sparsity" and "block".
+        what `save` was given: "masks", "network" (its fields), "seed", "method", "sparsity" and "block".
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no mask file, or its masks were made for another network or other initial weights.
@@ -69,10 +72,16 @@ def load(path: Path, sizes: Sequence[int], seed: int) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.keys() != KEYS:
         raise ValueError(f"--masks: expected a file that `sparseprune prune --out` wrote, got {path}")
-    if content["sizes"] != list(sizes) or content["seed"] != seed:
+    wanted = dataclasses.asdict(network)
+    if content["network"] != wanted or content["seed"] != seed:
         raise ValueError(
-            f"--masks: {path} was made for layers {content['sizes']} with seed {content['seed']}, "
-            f"but the network to train has layers {list(sizes)} with seed {seed}; "
+            f"--masks: {path} was made for {_text(content['network'])} with seed {content['seed']}, "
+            f"but the network to train is {_text(wanted)} with seed {seed}; "
             "give the same --model, --data and --seed"
         )
     return content
+
+
+def _text(network: Mapping[str, Any]) -> str:
+    sample = "x".join(map(str, network["sample"]))
+    return f"{network['name']} of {sample} inputs and {network['classes']} classes"

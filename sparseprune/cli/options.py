@@ -12,6 +12,7 @@ import typer
 from sparseprune.data import DATASETS
 from sparseprune.models import MODELS
 from sparseprune.pattern import BLOCK_ROWS
+from sparseprune.training import OPTIMIZERS
 
 
 def _one_of(known: Iterable[str]) -> Callable[[str], str]:
@@ -52,8 +53,14 @@ Data = Annotated[
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", help="Folder with the four IDX files of fashion-mnist, in place of the system's."
+        "--data-dir",
+        help="Folder with the files of cifar10 or cifar100, or with the four IDX files of fashion-mnist in "
+        "place of the system's.",
     ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, help="Train on so many samples, drawn at random; all by default."),
 ]
 Model = Annotated[
     str, typer.Option("--model", callback=_one_of(MODELS), help=f"Network: {', '.join(MODELS)}.")
@@ -81,7 +88,21 @@ PruneBatches = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples per batch.")]
 LearningRate = Annotated[
-    float, typer.Option("--lr", help="Learning rate of Adam at the start; it decays to 0.")
+    float | None,
+    typer.Option(
+        "--lr",
+        help="Learning rate at the start, from which it decays to 0; by default "
+        + ", ".join(f"{known.lr:g} for {name}" for name, known in OPTIMIZERS.items())
+        + ".",
+    ),
+]
+OptimizerName = Annotated[
+    str,
+    typer.Option(
+        "--optimizer",
+        callback=_one_of(OPTIMIZERS),
+        help="adam, or sgd with momentum 0.9 and weight decay 5e-4.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of initial weights and of the order of the samples.")]
 Threads = Annotated[

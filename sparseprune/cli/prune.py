@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 import sparseprune as sp
-from sparseprune import comparison, models
+from sparseprune import comparison, contenders, models
 from sparseprune.cli import mask_file, options
 from sparseprune.cli.progress import Bars, Watched
 from sparseprune.data import load
@@ -27,6 +28,7 @@ def prune(
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
+    samples: options.Samples = None,
     model: options.Model = "wide_mlp",
     batch_size: options.BatchSize = 256,
     seed: options.Seed = 0,
@@ -35,18 +37,18 @@ def prune(
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
     (shape,) = options.parse_blocks(block)
-    label = comparison.label_of(method, sparsity, shape)
+    label = contenders.label_of(method, sparsity, shape)
     with Bars() as bars:
         bars.begin(f"load {data}")
-        dataset = load(data, data_dir)
+        dataset = load(data, data_dir, samples)
         bars.say(f"data: {dataset.name} from {dataset.source}")
-        sizes = models.layer_sizes(model, dataset.features, dataset.classes)
-        network = models.build(sizes, seed)
-        scored = comparison.prune_set(dataset, prune_batches, batch_size, seed)
+        network = models.Network(model, dataset.sample, dataset.classes)
+        dense = models.build(network, seed)
+        scored = contenders.prune_set(dataset, prune_batches, batch_size, seed)
         bars.begin(f"score: {method}")
         start = time.perf_counter()
         masks = sp.prune(
-            network,
+            dense,
             Watched(scored, bars),
             method=method,
             sparsity=sparsity,
@@ -56,19 +58,18 @@ def prune(
         )
         seconds = time.perf_counter() - start
         bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
-    summary = sp.summary(sp.sparsify(network, masks, batch_size=batch_size))
+    summary = sp.summary(sp.sparsify(dense, masks, batch_size=batch_size))
     if out is not None:
-        mask_file.save(out, masks, sizes=sizes, seed=seed, method=method, sparsity=sparsity, block=shape)
+        mask_file.save(out, masks, network=network, seed=seed, method=method, sparsity=sparsity, block=shape)
     if as_json:
         result = {
-            "model": model,
+            "network": dataclasses.asdict(network),
             "data": dataset.name,
             "method": method,
             "sparsity": sparsity,
-            "block": comparison.block_text(shape),
+            "block": contenders.block_text(shape),
             "scope": scope,
             "source": dataset.source,
-            "sizes": sizes,
             "seed": seed,
             "prune_batches": len(scored),
             "prune_seconds": seconds,

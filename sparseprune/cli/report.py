@@ -32,8 +32,8 @@ COLUMNS: dict[str, Callable[[Run], str]] = {
 LEGEND = (
     "acc.: test accuracy. ms/step: median, data included. total s: pruning and training, evaluation "
     "excluded; ÷ dense: over that of dense. MB (10^6 bytes): parameters, gradients and optimizer state; "
-    "index MB: pattern and plans of the sparse layers. MFLOP/step: matrix products of one step, from the "
-    "weights in use."
+    "index MB: pattern and plans of the sparse layers, or masks, and what batch-norm keeps. MFLOP/step: "
+    "products of one step, kept weights only."
 )
 
 
@@ -79,10 +79,9 @@ def facts(comparison: Comparison) -> str:
 
 def headline(comparison: Comparison) -> str:
     """Data, model, batch size and threads, in a few words."""
-    sizes = "-".join(map(str, comparison.model["sizes"]))
     threads = comparison.machine["threads"]
     return (
-        f"{comparison.model['name']} {sizes} on {comparison.data['name']}, "
+        f"{comparison.model['name']} on {comparison.data['name']}, "
         f"batch {comparison.settings['batch_size']}, {threads} thread{'s' if threads > 1 else ''}"
     )
 

