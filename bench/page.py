@@ -15,8 +15,9 @@ import matplotlib
 import typer
 from matplotlib.figure import Figure
 
-from bench import plots, report
+from bench import network_plots, plots, report
 from bench.rows import OK, Row
+from bench.workloads import CONV_BATCH, CONVOLUTIONS, NETWORK_STEP
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 66rem;
@@ -69,12 +70,14 @@ def html(lines: Sequence[dict[str, Any]]) -> str:
         _targets(targets, header["contender"]),
         "<h2>Speed-up against sparsity</h2>",
         _note(
-            f"Linear layers, batch 256: {header['contender']} over the strongest dense contender of the same "
-            "precision, both axes logarithmic. The dotted line is the speed-up if time fell with the number "
-            "of weights. V: weights are kept in blocks of V outputs by one input. batch-inner: activations "
-            "are (features, batch) in memory, row-major: (batch, features)."
+            f"Linear layers, batch 256, and convolutions, batch {CONV_BATCH}: {header['contender']} over the "
+            "strongest dense contender of the same precision, both axes logarithmic. The dotted line is the "
+            "speed-up if time fell with the number of weights. V: weights are kept in blocks of V outputs by "
+            "one input. batch-inner: activations are (features, batch) or (channels, height, width, batch) "
+            "in memory, row-major: (batch, features) or (batch, channels, height, width)."
         ),
         _plots(rows, header, threads, "speedups"),
+        *_networks(rows, header, threads),
         "<h2>Roofline</h2>",
         _note(
             "Operations count kept weights only: two for each weight and sample, times three in a training "
@@ -137,7 +140,7 @@ def _targets(targets: Sequence[dict[str, Any]], contender: str) -> str:
     for target in targets:
         key = (target["says"], target["over"], target["at_least"])
         by_target.setdefault(key, {})[target["threads"]] = target
-    head = ["target", "over", "at least", *(f"{n} thread{'s' if n > 1 else ''}" for n in counts)]
+    head = ["target", "over", "at least", *map(_threads, counts)]
     lines = []
     for (says, over, at_least), found in by_target.items():
         cells = []
@@ -169,20 +172,54 @@ def _table(head: Iterable[str], lines: Iterable[str]) -> str:
 
 
 def _plots(rows: Sequence[Row], header: dict[str, Any], threads: Sequence[int], name: str) -> str:
-    """The figures of one kind, one for each number of threads."""
+    """The figures of one kind, one for each number of threads, linear layers before convolutions."""
     parts = []
-    for count in threads:
-        layers = plots.layers(rows, header["contender"], count)
-        if name == "roofline":
-            figure = plots.roofline(layers, header["peak"])
-        else:
-            figure = plots.speedups(layers) if name == "speedups" else plots.break_evens(layers)
-        words = f"{count} thread{'s' if count > 1 else ''}"
-        if figure is None:
-            parts.append(_note(f"{words}: this run has not measured enough for the plot."))
-        else:
-            parts.append(f"<h3>{words}</h3>" + image(figure, f"{name.replace('_', '-')}, {words}"))
+    groups = {"": plots.LINEAR, "convolutions, ": CONVOLUTIONS}
+    for of, kinds in groups.items():
+        # Convolutions are measured at high sparsities alone: too far from where they break even.
+        if of and (name == "break_evens" or not any(row.workload.kind in kinds for row in rows)):
+            continue
+        for count in threads:
+            layers = plots.layers(rows, header["contender"], count, kinds)
+            if name == "roofline":
+                figure = plots.roofline(layers, header["peak"])
+            else:
+                figure = plots.speedups(layers) if name == "speedups" else plots.break_evens(layers)
+            parts.append(_figure(figure, name.replace("_", "-"), f"{of}{_threads(count)}"))
     return "".join(parts)
+
+
+def _networks(rows: Sequence[Row], header: dict[str, Any], threads: Sequence[int]) -> list[str]:
+    """The section of whole convolutional networks, where there are any."""
+    measured = [row for row in rows if row.workload.kind == NETWORK_STEP]
+    if not measured:
+        return []
+    parts = [
+        "<h2>Convolutional networks</h2>",
+        _note(
+            "A whole training step: forward, backward and SGD with momentum, batch "
+            f"{measured[0].workload.batch}; {header['contender']}, as sp.sparsify leaves the network, over "
+            "the faster of NCHW and channels_last dense. uniform: every layer but the first convolution at "
+            "that sparsity, at random. global SNIP: all weights ranked together, which keeps many weights of "
+            "the early convolutions, and these cost the most operations. Dotted: the speed-up if time fell "
+            "with the operations."
+        ),
+    ]
+    for count in threads:
+        if any(row.threads == count for row in measured):
+            figure = network_plots.networks(measured, header["contender"], count)
+            parts.append(_figure(figure, "networks", _threads(count)))
+    return parts
+
+
+def _figure(figure: Figure | None, name: str, words: str) -> str:
+    if figure is None:
+        return _note(f"{words}: this run has not measured enough for the plot.")
+    return f"<h3>{words}</h3>" + image(figure, f"{name}, {words}")
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def image(figure: Figure, words: str) -> str:

@@ -14,39 +14,46 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from bench.breakeven import break_even
 from bench.rows import OK, Row, speedup
 from bench.style import COLOURS, FAINT, OTHER_COLOUR, Series, legend, panel_grid, sparsity_axis, tidy
-from bench.workloads import BATCH_INNER, FORWARD, STEP
+from bench.workloads import BATCH_INNER, CONV_BATCH, CONV_FORWARD, CONV_STEP, FORWARD, STEP, STEPS
 
 GIGA = 1e9
-WORDS = {FORWARD: "forward", STEP: "training step"}
+LINEAR = (FORWARD, STEP)
+WORDS = {
+    FORWARD: "forward",
+    STEP: "training step",
+    CONV_FORWARD: "convolution, forward",
+    CONV_STEP: "convolution, training step",
+}
+USUAL_BATCH = {FORWARD: 256, STEP: 256, CONV_FORWARD: CONV_BATCH, CONV_STEP: CONV_BATCH}
 
 
-def layers(rows: Iterable[Row], contender: str, threads: int) -> list[Row]:
-    """A contender's timed rows of linear layers that have something to be compared with."""
+def layers(rows: Iterable[Row], contender: str, threads: int, kinds: Sequence[str] = LINEAR) -> list[Row]:
+    """A contender's timed rows of layers of these kinds that have something to be compared with."""
     return [
         row
         for row in rows
         if row.contender == contender
         and row.threads == threads
         and row.status == OK
-        and row.workload.kind in WORDS
+        and row.workload.kind in kinds
         and speedup(row) is not None
     ]
 
 
 def speedups(rows: Sequence[Row]) -> Figure | None:
-    """Speed-up over the strongest dense against sparsity: a panel for each kind and shape, batch 256.
+    """Speed-up over the strongest dense against sparsity, usual batch: a panel for each kind and shape.
 
     Args:
         rows: from `layers`.
     """
-    panels: dict[tuple[str, str], dict[Series, dict[float, float]]] = collections.defaultdict(
-        lambda: collections.defaultdict(dict)
+    panels: dict[tuple[str, tuple[int, ...], str], dict[Series, dict[float, float]]] = (
+        collections.defaultdict(lambda: collections.defaultdict(dict))
     )
     for row in rows:
         factor = speedup(row)
         assert factor is not None
-        if row.workload.batch == 256:
-            key = (row.workload.kind, row.workload.shape)
+        if row.workload.batch == USUAL_BATCH[row.workload.kind]:
+            key = (row.workload.kind, row.workload.sizes, row.workload.shape)
             panels[key][Series.of(row.workload)][row.workload.density] = factor
     panels = {key: lines for key, lines in panels.items() if max(map(len, lines.values())) > 1}
     if not panels:
@@ -64,7 +71,7 @@ def speedups(rows: Sequence[Row]) -> Figure | None:
             )
             axes.plot(places, factors, **series.style)
             used[series] = None
-        axes.set_title(f"{WORDS[key[0]]}, {_times(key[1])}", fontsize=10)
+        axes.set_title(f"{WORDS[key[0]]}, {_times(key[2])}", fontsize=10)
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_locator(FixedLocator([2.0**i for i in range(-4, 8)]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
@@ -125,14 +132,14 @@ def roofline(rows: Sequence[Row], peak: dict[str, Any] | None) -> Figure | None:
         axes.plot(
             intensity,
             rate,
-            marker="o" if row.workload.kind == FORWARD else "^",
+            marker="^" if row.workload.kind in STEPS else "o",
             color=colour,
             markerfacecolor=colour if inner else "white",
             markersize=6.5,
             linestyle="none",
         )
-        narrow = min(row.workload.sizes) < 64
-        if row.workload.batch < 64 or narrow:
+        narrow = min(row.workload.sizes[:2]) < 64
+        if row.workload.batch < CONV_BATCH or narrow:
             axes.annotate(
                 _times(row.workload.shape) if narrow else f"batch {row.workload.batch}",
                 (intensity, rate),
@@ -202,7 +209,7 @@ def break_evens(rows: Sequence[Row]) -> Figure | None:
     """Break-even sparsity of each shape.
 
     Args:
-        rows: from `layers`.
+        rows: from `layers`, linear.
     """
     if not rows:
         return None
@@ -210,7 +217,8 @@ def break_evens(rows: Sequence[Row]) -> Figure | None:
     for row in rows:
         factor = speedup(row)
         assert factor is not None
-        batch = "" if row.workload.batch == 256 else f", batch {row.workload.batch}"
+        usual = row.workload.batch == USUAL_BATCH[row.workload.kind]
+        batch = "" if usual else f", batch {row.workload.batch}"
         key = (f"{_times(row.workload.shape)}{batch}", Series.of(row.workload))
         groups[row.workload.kind].setdefault(key, []).append((row.workload.density, factor))
     groups = {kind: group for kind, group in groups.items() if group}

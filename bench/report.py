@@ -25,10 +25,11 @@ MEGA = 1e6
 
 LEGEND = (
     "ms: median of a call; IQR: width between its quartiles. x ...: speed-up over that contender, below 1 it "
-    "is slower. best f32, best bf16: the fastest dense contender of that precision in the case. "
-    "GFLOP/s kept: operations of the matrix products with the kept weights alone, per second; of peak: that, "
-    "as a fraction of what the cores could do in fused multiply-adds (float32, measured). "
-    "MB (10^6 bytes): parameters, gradients and optimizer state; index MB: buffers (pattern, plans, masks)."
+    "is slower. NHWC: dense, channels_last. best f32, best bf16: the fastest dense contender of that "
+    "precision in the case. GFLOP/s kept: operations of the matrix products with the kept weights alone, per "
+    "second; of peak: that, as a fraction of what the cores could do in fused multiply-adds (float32, "
+    "measured). MB (10^6 bytes): parameters, gradients and optimizer state; index MB: buffers (pattern, "
+    "plans, masks)."
 )
 
 BUSY = 0.1  # processors kept busy by others: from here on figures of several threads are worthless
@@ -61,6 +62,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "IQR": lambda row: "" if row.q1 is None or row.q3 is None else f"{(row.q3 - row.q1) * MILLI:.3f}",
     "x dense\nf32": lambda row: _factor(row, "dense-float32"),
     "x best\nf32": lambda row: _factor(row, best_dense("float32")),
+    "x NHWC\nf32": lambda row: _factor(row, "dense-float32-channels-last"),
     "x dense\nbf16": lambda row: _factor(row, "dense-bfloat16"),
     "x best\nbf16": lambda row: _factor(row, best_dense("bfloat16")),
     "x numpy\npartition": lambda row: _factor(row, "numpy-partition"),

@@ -113,8 +113,8 @@ def verify(
 
 
 def _has_layout(answer: Tensor, layout: str) -> bool:
-    if answer.dim() == 2 and layout == BATCH_INNER:
-        answer = answer.t()
+    if answer.dim() > 1 and layout == BATCH_INNER:
+        answer = answer.movedim(0, -1)
     return answer.is_contiguous()
 
 
@@ -132,7 +132,7 @@ def run(
     Args:
         chosen: workloads.
         contenders: those that do not apply to a workload are left out of it.
-        threads: numbers of threads to run each workload with.
+        threads: numbers of threads to run each workload with; the slow ones with the largest alone.
         seconds: time budget of a case, for the timed part.
         fewest_blocks: of timed calls of each contender, whatever the budget.
         clock: returns seconds; replaced in tests.
@@ -147,7 +147,7 @@ def run(
             if not fitting:
                 continue
             problem = problems.build(workload)
-            for count in threads:
+            for count in threads if not workload.slow else [max(threads)]:
                 torch.set_num_threads(count)
                 yield _run_case(problem, fitting, count, seconds, fewest_blocks, clock)
                 gc.collect()  # a network with its optimizer is large: gone before the next one comes

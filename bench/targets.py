@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.rows import Row, best_dense, speedup_over
-from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
+from bench.workloads import (
+    BATCH_INNER,
+    CONV_FORWARD,
+    CONV_SHAPES,
+    CONV_STEP,
+    FORWARD,
+    STEP,
+    STEPS,
+    Workload,
+    convolutions,
+    networks,
+)
 
 SPEED = "speed"
 MEMORY = "memory"
@@ -58,14 +69,48 @@ def _layer(
     layout: str = "row-major",
 ) -> Target:
     workload = Workload(kind, shape, density, batch, block, dtype, layout)
+    words = _words(workload, *([f"batch {batch}"] if batch != 256 else []))
+    return Target(words, workload.id, over or best_dense(dtype), at_least)
+
+
+def _words(workload: Workload, *more: str) -> str:
     words = [
-        f"{'step' if kind == STEP else 'forward'} {workload.shape}, {100 * (1 - density):.0f} %",
-        *([f"V={block}"] if block > 1 else []),
-        *([dtype] if dtype != "float32" else []),
-        *([layout] if layout != "row-major" else []),
-        *([f"batch {batch}"] if batch != 256 else []),
+        f"{'step' if workload.kind in STEPS else 'forward'} {workload.shape}, {_percent(workload)}",
+        *([f"V={workload.block}"] if workload.block > 1 else []),
+        *([workload.dtype] if workload.dtype != "float32" else []),
+        *([workload.layout] if workload.layout != "row-major" else []),
     ]
-    return Target(", ".join(words), workload.id, over or best_dense(dtype), at_least)
+    return ", ".join([*words, *more])
+
+
+def _percent(workload: Workload) -> str:
+    return f"{100 * (1 - workload.density):.0f} %"
+
+
+def _convolutions(kind: str, block: int, at_least: dict[float, float], **more: Any) -> Iterator[Target]:
+    """The three 3 x 3 convolutions: ``{density: factor}`` over the best dense."""
+    for shape in CONV_SHAPES:
+        for workload in convolutions([kind], at_least, [shape], blocks=[block], **more):
+            batch = ["batch 1"] if workload.batch == 1 else []
+            factor = at_least[workload.density]
+            yield Target(_words(workload, *batch), workload.id, best_dense("float32"), factor)
+
+
+NETWORK_FACTORS = {
+    ("uniform", 1): {0.10: 2.5, 0.05: 3.5, 0.02: 4.5},
+    ("uniform", 4): {0.10: 3.5, 0.05: 4.5},
+    ("snip", 1): {0.10: 1.2, 0.05: 1.5, 0.02: 2.2},
+}
+
+
+def _networks() -> Iterator[Target]:
+    """Training steps of convolutional networks, with the largest number of threads."""
+    for workload in (*networks("vgg16_bn"), *networks("resnet18")):
+        factor = NETWORK_FACTORS[workload.mask, workload.block][workload.density]
+        mask = "global SNIP" if workload.mask == "snip" else workload.mask
+        block = f", V={workload.block}" if workload.block > 1 else ""
+        says = f"step {workload.model}, {_percent(workload)} {mask}{block}"
+        yield Target(says, workload.id, best_dense("float32"), factor, threads=(2,))
 
 
 TARGETS: tuple[Target, ...] = (
@@ -109,6 +154,13 @@ TARGETS: tuple[Target, ...] = (
         2.0,
         threads=(2,),
     ),
+    *_convolutions(CONV_FORWARD, 1, {0.10: 3.8, 0.05: 7.0}, layout=BATCH_INNER),
+    *_convolutions(CONV_FORWARD, 4, {0.10: 7.0, 0.05: 12.0}, layout=BATCH_INNER),
+    *_convolutions(CONV_STEP, 1, {0.10: 3.3, 0.05: 6.0}, layout=BATCH_INNER),
+    *_convolutions(CONV_STEP, 4, {0.10: 6.0, 0.05: 10.0}, layout=BATCH_INNER),
+    *_convolutions(CONV_FORWARD, 1, {0.05: 2.0}, batches=[1]),
+    *_convolutions(CONV_FORWARD, 4, {0.05: 2.0}, batches=[1]),
+    *_networks(),
 )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 ARTICLE = (40_000, 1000, 1000, 1000, 10)
 # The source article counts 42.1 million weights: so many scores, in the shapes of its network.
@@ -14,6 +14,10 @@ ARTICLE_SCORES = (40_090, *ARTICLE[1:])
 LENET = (784, 300, 100, 10)
 
 STEP, FORWARD = "linear-step", "linear-forward"
+CONV_STEP, CONV_FORWARD = "conv-step", "conv-forward"
+CONVOLUTIONS = (CONV_STEP, CONV_FORWARD)
+STEPS = (STEP, CONV_STEP)
+NETWORK_STEP = "network-step"
 BATCH_INNER = "batch-inner"
 
 
@@ -23,16 +27,25 @@ class Workload:
 
     Attributes:
         kind: a key of `problems.BUILD`.
-        sizes: features from the input to the output of a layer or network.
+        sizes: features from the input to the output of a linear layer or perceptron; (input channels, output
+            channels, height and width of the input) of a convolution; (channels, height, width) of a
+            convolutional network's input.
         density: fraction of the weights (or scores) that is kept.
         batch: samples; 0 where there are none.
         block: V; the mask of a layer is made of whole V x 1 blocks, V consecutive outputs by one input.
         dtype: of input, weights and output: "float32" or "bfloat16".
-        layout: of input, output and their gradients, (batch, features): "row-major", or "batch-inner" with
-            the strides (1, batch).
-        mask: "random", "snip" (of a network: over all of it) or "snip-layer" (layer by layer).
-        optimizer: of a training step: "adam-fused" or "adam" (torch's default implementation).
+        layout: of input, output and their gradients, (batch, features) or (batch, channels, height, width):
+            "row-major" (NCHW), or "batch-inner" with the batch innermost, strides (1, batch) or (1, height *
+            width * batch, width * batch, batch).
+        mask: "random", "snip" (of a network: over all of it), "snip-layer" (layer by layer) or "uniform" (of
+            a network: random, every layer but the first alike, the first dense).
+        optimizer: of a training step: "adam-fused", "adam" (torch's default implementation) or "sgd" (with
+            momentum).
         quick: also in the quick suite.
+        kernel: height and width of a convolution's kernel, padded by half of it.
+        stride: of a convolution.
+        model: name of a convolutional network in `sparseprune.models`.
+        slow: runs with the largest number of threads alone.
     """
 
     kind: str
@@ -45,12 +58,22 @@ class Workload:
     mask: str = "random"
     optimizer: str = ""
     quick: bool = False
+    kernel: int = 0
+    stride: int = 1
+    model: str = ""
+    slow: bool = False
 
     @property
     def shape(self) -> str:
-        """Like ``1024x1024``: a layer's inputs x outputs, or ``784-300-10``."""
+        """Like ``1024x1024``: a layer's inputs x outputs, ``64x64@32x32-3x3``, ``784-300-10``, or a model."""
+        if self.model:
+            return "{}@{}x{}x{}".format(self.model, *self.sizes)
+        if self.kind in CONVOLUTIONS:
+            inputs, outputs, image = self.sizes
+            stride = f"-stride{self.stride}" if self.stride > 1 else ""
+            return f"{inputs}x{outputs}@{image}x{image}-{self.kernel}x{self.kernel}{stride}"
         if self.kind == "topk":
-            return f"{sum(map(math.prod, itertools.pairwise(self.sizes))) / 1e6:.4g}M"
+            return f"{sum(cols * rows for cols, rows in itertools.pairwise(self.sizes)) / 1e6:.4g}M"
         return ("x" if len(self.sizes) == 2 else "-").join(map(str, self.sizes))
 
     @property
@@ -68,19 +91,19 @@ class Workload:
 
 def layers(
     kinds: Iterable[str],
-    shapes: Iterable[tuple[int, int]],
+    shapes: Iterable[tuple[int, ...]],
     densities: Iterable[float],
     batches: Iterable[int] = (256,),
     blocks: Iterable[int] = (1,),
-    **same: str,
+    **same: Any,
 ) -> Iterator[Workload]:
-    """Linear layers: every combination."""
+    """Layers: every combination."""
     for shape in shapes:
         for density in densities:
             for block in blocks:
                 for kind in kinds:
                     for batch in batches:
-                        yield Workload(kind, shape, density, batch, block, **same)  # type: ignore[arg-type]
+                        yield Workload(kind, shape, density, batch, block, **same)
 
 
 SQUARE, LARGE = (1024, 1024), (4096, 4096)
@@ -112,6 +135,54 @@ LAYERS: tuple[Workload, ...] = (
     *layers(BOTH, [(1024, 10)], [0.10]),
 )
 
+# 3 x 3 convolutions of VGG-16 and ResNet-18 with CIFAR stems, and the other kinds of those networks.
+CONV_SHAPES = ((64, 64, 32), (256, 256, 16), (512, 512, 4))
+CONV_BATCH = 32
+
+
+def convolutions(
+    kinds: Iterable[str],
+    densities: Iterable[float],
+    shapes: Iterable[tuple[int, ...]] = CONV_SHAPES,
+    **more: Any,
+) -> Iterator[Workload]:
+    """Convolutions, 3 x 3 and of 32 samples unless said otherwise: every combination."""
+    return layers(kinds, shapes, densities, **{"batches": [CONV_BATCH], "kernel": 3, **more})
+
+
+BOTH_CONV = (CONV_FORWARD, CONV_STEP)
+CONV_LAYERS: tuple[Workload, ...] = (
+    *convolutions(BOTH_CONV, (0.10, 0.05, 0.02), layout=BATCH_INNER),
+    *convolutions(BOTH_CONV, (0.10, 0.05), blocks=[4], layout=BATCH_INNER),
+    *convolutions(BOTH_CONV, (0.10,), blocks=[1, 4]),
+    *convolutions([CONV_FORWARD], (0.05,), batches=[1], blocks=[1, 4]),
+    *convolutions(BOTH_CONV, (0.10,), [(256, 256, 16)], kernel=1, layout=BATCH_INNER),
+    *convolutions(BOTH_CONV, (0.10,), [(128, 256, 16)], stride=2, layout=BATCH_INNER),
+    *convolutions(BOTH_CONV, (0.10,), [(256, 256, 16)], dtype="bfloat16", layout=BATCH_INNER),
+)
+
+
+def networks(model: str) -> Iterator[Workload]:
+    """Training steps of a convolutional network with the masks of the targets."""
+    for mask, block, densities in (
+        ("uniform", 1, (0.10, 0.05, 0.02)),
+        ("uniform", 4, (0.10, 0.05)),
+        ("snip", 1, (0.10, 0.05, 0.02)),
+    ):
+        for density in densities:
+            yield Workload(
+                NETWORK_STEP,
+                (3, 32, 32),
+                density,
+                64,
+                block,
+                mask=mask,
+                optimizer="sgd",
+                model=model,
+                slow=True,
+            )
+
+
 QUICK = {
     "linear-step/1024x1024/density=0.10/n=256/float32",
     "linear-step/1024x1024/density=0.05/n=256/float32",
@@ -121,10 +192,13 @@ QUICK = {
     "linear-forward/1024x1024/density=0.10/n=256/block=4/float32/batch-inner",
     "linear-forward/1024x1024/density=0.10/n=256/bfloat16",
     "linear-forward/4096x4096/density=0.10/n=1/float32",
+    "conv-forward/256x256@16x16-3x3/density=0.10/n=32/float32/batch-inner",
+    "conv-step/256x256@16x16-3x3/density=0.10/n=32/float32/batch-inner",
+    "conv-step/256x256@16x16-3x3/density=0.10/n=32/block=4/float32/batch-inner",
 }
 
 WORKLOADS: tuple[Workload, ...] = (
-    *(dataclasses.replace(workload, quick=workload.id in QUICK) for workload in LAYERS),
+    *(dataclasses.replace(workload, quick=workload.id in QUICK) for workload in (*LAYERS, *CONV_LAYERS)),
     Workload("model-step", LENET, 0.10, 256, mask="snip", optimizer="adam-fused"),
     Workload("model-step", ARTICLE, 0.02, 256, optimizer="adam-fused", quick=True),
     Workload("model-step", ARTICLE, 0.02, 256, mask="snip", optimizer="adam-fused"),
@@ -132,14 +206,21 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("model-step", ARTICLE, 0.02, 256, optimizer="adam"),
     Workload("prune", ARTICLE, 0.02, 256, mask="snip", optimizer="adam-fused", quick=True),
     Workload("topk", ARTICLE_SCORES, 0.02, quick=True),
+    *networks("vgg16_bn"),
+    *networks("resnet18"),
 )
 
 # Largest accepted relative error (Frobenius norm) by kind and by the precision of the contender. In a network
-# an activation next to zero may fall on the other side of ReLU than in float64, and takes a gradient with it.
+# an activation next to zero may fall on the other side of ReLU than in float64, and takes a gradient with it:
+# in a deep one that is 1 % of the gradients in float32, and half of them in bfloat16 (a gradient that has
+# nothing to do with the right one is off by 140 %).
 TOLERANCES = {
     STEP: {"float32": 1e-5, "bfloat16": 2e-2},
     FORWARD: {"float32": 1e-5, "bfloat16": 2e-2},
+    CONV_STEP: {"float32": 1e-5, "bfloat16": 2e-2},
+    CONV_FORWARD: {"float32": 1e-5, "bfloat16": 2e-2},
     "model-step": {"float32": 2e-3, "bfloat16": 1e-1},
+    NETWORK_STEP: {"float32": 2e-2, "bfloat16": 0.8},
     "prune": {"float32": 1e-4},
     "topk": {"float32": 0.0},
 }

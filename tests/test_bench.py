@@ -4,16 +4,30 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 import typer
 from rich.console import Console
 
 import sparseprune as sp
-from bench import page, peak, plots, problems, report, rows, run, targets, timing, workloads
+from bench import (
+    network_plots,
+    page,
+    peak,
+    plots,
+    problems,
+    report,
+    rows,
+    run,
+    targets,
+    timing,
+    workloads,
+)
 from bench.breakeven import BreakEven, break_even
-from bench.contenders import CONTENDERS, Contender, Runnable, linear
+from bench.contenders import CONTENDERS, Contender, Runnable, one_layer
 from bench.contenders.calls import kept_gradient
 from bench.rows import FAILED, OK, UNAVAILABLE, WRONG
 from bench.workloads import WORKLOADS, Workload
+from sparseprune import models
 
 TINY = (
     Workload("linear-step", (24, 16), 0.25, 8),
@@ -28,9 +42,20 @@ TINY = (
     Workload("linear-forward", (24, 16), 0.25, 1, block=16, layout="batch-inner"),
     Workload("linear-step", (24, 16), 0.25, 8, dtype="bfloat16"),
     Workload("linear-forward", (24, 16), 0.25, 8, dtype="bfloat16", layout="batch-inner"),
+    Workload("conv-step", (8, 16, 5), 0.25, 16, kernel=3, layout="batch-inner"),
+    Workload("conv-step", (8, 16, 5), 0.25, 16, kernel=3),
+    Workload("conv-step", (8, 16, 5), 0.25, 16, block=4, kernel=1, layout="batch-inner"),
+    Workload("conv-step", (8, 16, 5), 0.25, 16, kernel=3, dtype="bfloat16", layout="batch-inner"),
+    Workload("conv-forward", (8, 16, 5), 0.25, 16, kernel=3, stride=2, layout="batch-inner"),
+    Workload("conv-forward", (8, 16, 5), 0.25, 1, kernel=3),
+    Workload("network-step", (1, 8, 8), 0.5, 4, mask="uniform", optimizer="sgd", model="resnet8", slow=True),
+    Workload("network-step", (1, 8, 8), 0.5, 4, 2, mask="uniform", optimizer="sgd", model="resnet8"),
+    Workload("network-step", (1, 8, 8), 0.5, 4, mask="snip", optimizer="sgd", model="resnet8"),
 )
 STEP = TINY[0]
 BATCH_INNER = TINY[2]
+CONV = next(w for w in TINY if w.kind == "conv-step" and w.layout == "batch-inner")
+NETWORK = next(w for w in TINY if w.kind == "network-step")
 NO_PEAK = (None, "no compiler")
 
 
@@ -59,7 +84,7 @@ def row_of(workload, name, threads=1, **more):
 
 
 def honest(problem):
-    return linear(problem, problem.layer)
+    return one_layer(problem, problem.layer)
 
 
 def run_one(contenders, workload=STEP, **options):
@@ -89,7 +114,7 @@ def test_verification_catches_a_single_wrong_weight():
     def wrong(problem):
         with torch.no_grad():
             problem.layer.weight[0, 0] += 0.01
-        return linear(problem, problem.layer)
+        return one_layer(problem, problem.layer)
 
     row = run_one([contender("wrong", wrong)])["wrong"]
     assert row.status == WRONG
@@ -159,8 +184,68 @@ def test_problems_are_in_the_precision_and_layout_of_the_workload():
     assert problem.kept_bytes == 2 * 2 * (96 + 8 * 24 + 8 * 16) + 4 * 96
 
 
-def test_kept_gradient_of_blocks_is_row_by_row():
-    problem = problems.build(Workload("linear-step", (24, 16), 0.25, 8, block=4))
+def test_convolution_problems_are_a_padded_convolution_with_exactly_the_kept_weights():
+    workload = Workload("conv-step", (8, 16, 5), 0.25, 16, 4, kernel=3, stride=2, layout="batch-inner")
+    problem = problems.build(workload)
+    assert workload.id == "conv-step/8x16@5x5-3x3-stride2/density=0.25/n=16/block=4/float32/batch-inner"
+    assert problem.mask.shape == (16, 8, 3, 3)
+    assert int(problem.mask.sum()) == 16 * 8 * 9 // 4
+    blocks = problem.mask.reshape(4, 4, 8, 3, 3)
+    assert torch.equal(blocks.all(1), blocks.any(1))
+    assert not problem.layer.weight[~problem.mask].any()
+    assert problem.x.shape == (16, 8, 5, 5)
+    assert problem.g.shape == (16, 16, 3, 3)
+    assert problem.x.stride() == (1, 5 * 5 * 16, 5 * 16, 16)
+    assert problem.g.stride() == (1, 3 * 3 * 16, 3 * 16, 16)
+    expected = F.conv2d(
+        problem.x.double(), problem.layer.weight.double(), problem.layer.bias.double(), stride=2, padding=1
+    )
+    torch.testing.assert_close(problem.expected["y"], expected)
+    kept = 16 * 8 * 9 // 4
+    assert problem.kept_flops == 2 * 3 * kept * 16 * 3 * 3  # two operations, three products, samples, pixels
+    assert problem.dense_flops == 4 * problem.kept_flops
+    numbers = kept + 16 * 8 * 5 * 5 + 16 * 16 * 3 * 3
+    assert problem.kept_bytes == 2 * 4 * numbers + 4 * kept // 4
+
+
+def test_network_problems_leave_the_first_convolution_dense_where_masks_are_uniform():
+    problem = problems.build(NETWORK)
+    weights = [name for name, p in problem.model.named_parameters() if p.dim() > 1]
+    assert list(problem.masks) == weights[1:]
+    for mask in problem.masks.values():
+        assert int(mask.sum()) == round(mask.numel() / 2)
+    snip = problems.build(dataclasses.replace(NETWORK, mask="snip"))
+    assert list(snip.masks) == weights
+    kept = sum(int(mask.sum()) for mask in snip.masks.values())
+    assert kept == round(sum(mask.numel() for mask in snip.masks.values()) / 2)
+
+
+def test_network_problems_count_the_operations_of_every_layer():
+    class Network(torch.nn.Sequential):
+        def __init__(self, *_):
+            flat = torch.nn.Flatten()
+            super().__init__(torch.nn.Conv2d(2, 4, 3, stride=2), flat, torch.nn.Linear(4 * 3 * 3, 10))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", Network)
+        workload = Workload("network-step", (2, 8, 8), 0.5, 4, mask="uniform", optimizer="sgd", model="tiny")
+        problem = problems.build(workload)
+    # No gradient of the input of the first layer: two products there and three in the other one.
+    first, second = 2 * 2 * 4 * (4 * 2 * 9) * 9, 2 * 3 * 4 * (36 * 10)
+    assert problem.dense_flops == first + second
+    assert problem.kept_flops == first + second // 2
+
+
+def test_slow_workloads_run_with_the_most_threads_alone():
+    same = contender("same", lambda problem: ["not here"], kinds=("network-step", "linear-step"))
+    cases = [found[0].case for found in rows.run([NETWORK, STEP], [same], [2, 1], 0.0)]
+    assert cases == [f"{NETWORK.id}/threads=2", f"{STEP.id}/threads=2", f"{STEP.id}/threads=1"]
+
+
+@pytest.mark.parametrize(("block", "kind"), [(1, "linear-step"), (4, "linear-step")])
+def test_kept_gradient_of_blocks_is_row_by_row(block, kind):
+    sizes = (24, 16) if kind == "linear-step" else (24, 16, 5)
+    problem = problems.build(Workload(kind, sizes, 0.25, 8, block=block, kernel=3))
     layer = sp.SparseLinear.from_dense(problem.layer, problem.mask)
     layer.values.grad = layer.values.detach().clone()
     assert torch.equal(kept_gradient(layer, problem.mask), problem.layer.weight.detach()[problem.mask])
@@ -202,6 +287,10 @@ def test_ids_are_unique():
     assert "linear-step/1024x1024/density=0.10/n=256/float32/threads=2/dense-float32" in ids
     unusual = "linear-forward/4096x4096/density=0.10/n=256/block=4/float32/batch-inner"
     assert f"{unusual}/threads=1/dense-float32-batch-inner" in ids
+    conv = "conv-step/256x256@16x16-3x3/density=0.05/n=32/block=4/float32/batch-inner"
+    assert f"{conv}/threads=2/dense-float32-channels-last" in ids
+    network = "network-step/resnet18@3x32x32/density=0.02/n=64/float32/snip/sgd"
+    assert f"{network}/threads=2/dense-bfloat16-channels-last" in ids
     assert {workload.id for workload in WORKLOADS} > workloads.QUICK
 
 
@@ -242,10 +331,10 @@ def test_interleaved_takes_turns_and_measures_what_passes():
     def watched(name, step):
         return timing.Step(lambda: (order.append(name), step()))
 
-    steps = {"a": watched("a", clock.step(1.0, 2.0, 6.0)), "b": watched("b", clock.step(2.0))}
-    times = timing.interleaved(steps, seconds=9.0, fewest_blocks=3, clock=clock).seconds
-    # One warm-up call each, as they are slow; a has 4.5 s of 1 s each, b's 3 calls are spread over that.
-    assert times == {"a": [2.0, 6.0, 1.0, 2.0], "b": [2.0, 2.0, 2.0]}
+    steps = {"a": watched("a", clock.step(2.0, 4.0, 12.0)), "b": watched("b", clock.step(4.0))}
+    times = timing.interleaved(steps, seconds=18.0, fewest_blocks=3, clock=clock).seconds
+    # One warm-up call each, as they are slow; a has 9 s of 2 s each, b's 3 calls are spread over that.
+    assert times == {"a": [4.0, 12.0, 2.0, 4.0], "b": [4.0, 4.0, 4.0]}
     assert "".join(order[2:]) == "aababab"
 
 
@@ -449,6 +538,50 @@ def test_plots_have_a_line_for_each_kind_of_weights():
     assert list(line.get_xdata()) == [2.0, 4.0]  # 1/density
     assert list(line.get_ydata()) == [0.5, 2.0]
     assert plots.speedups(plots.layers(found, "own", 2)) is None
+
+
+def network_rows():
+    """Rows of a network where sparse is twice as fast as the faster dense in float32, bfloat16 four times."""
+    found = []
+    for mask in ("uniform", "snip"):
+        for density in (0.1, 0.02):
+            workload = dataclasses.replace(NETWORK, density=density, mask=mask)
+            case = [
+                row_of(workload, "dense-float32", seconds=5.0),
+                row_of(workload, "dense-float32-channels-last", seconds=4.0),
+                row_of(workload, "dense-bfloat16-channels-last", seconds=1.0),
+                row_of(workload, "own", seconds=2.0, kept_flops=10, dense_flops=40),
+            ]
+            for row in case:
+                row.speedup = {other.contender: other.seconds / row.seconds for other in case[:3]}
+            found += case
+    return found
+
+
+def test_network_plots_have_a_line_for_each_mask_and_what_its_operations_allow():
+    (axes,) = network_plots.networks(network_rows(), "own", 1).axes
+    lines = [(list(line.get_xdata()), list(line.get_ydata()), line.get_linestyle()) for line in axes.lines]
+    assert lines.count(([10, 50], [2, 2], "-")) == 2
+    assert lines.count(([10, 50], [4, 4], ":")) == 2
+    assert ([0, 1], [4, 4], "--") in lines  # dense bfloat16
+    assert network_plots.networks(network_rows(), "own", 2) is None
+    assert network_plots.networks([], "own", 1) is None
+
+
+def test_page_has_a_section_of_networks_and_plots_of_convolutions_where_there_are_any():
+    lines = results_of_two_densities()
+    assert "Convolutional networks" not in page.html(lines)
+    conv = [
+        {**line, "workload": {**line["workload"], "kind": "conv-forward", "sizes": [8, 16, 5], "batch": 32}}
+        for line in lines
+        if line["type"] == "row"
+    ]
+    network = [json.loads(report.json_line("row", row.to_dict())) for row in network_rows()]
+    text = page.html([*lines, *conv, *network])
+    assert text.count('src="data:image/svg+xml;base64,') == 3 + 2 + 1
+    assert "<h3>convolutions, 1 thread</h3>" in text
+    assert "<h2>Convolutional networks</h2>" in text
+    assert "conv-forward, 8x16@5x5-0x0 (2 cases)" in text
 
 
 def test_run_refuses_what_it_cannot_do():

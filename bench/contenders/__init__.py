@@ -2,6 +2,6 @@
 
 from bench.contenders import dense, own, peers
 from bench.contenders.base import CONTENDERS, Contender, Runnable
-from bench.contenders.calls import linear
+from bench.contenders.calls import one_layer
 
-__all__ = ["CONTENDERS", "Contender", "Runnable", "dense", "linear", "own", "peers"]
+__all__ = ["CONTENDERS", "Contender", "Runnable", "dense", "one_layer", "own", "peers"]

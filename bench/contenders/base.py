@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
+from bench.workloads import BATCH_INNER, CONVOLUTIONS, FORWARD, NETWORK_STEP, STEP, Workload
 
 LINEAR = (STEP, FORWARD)
+CONV = CONVOLUTIONS
+NETWORKS = ("model-step", NETWORK_STEP)
 
 Answer = dict[str, Tensor]
 Reasons = list[str]

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import sparseprune as sp
 from bench.contenders.base import Answer, Around, Runnable
-from bench.problems import LinearProblem, NetworkProblem
-from bench.workloads import FORWARD
+from bench.problems import LayerProblem, NetworkProblem
+from bench.workloads import STEPS
 from sparseprune.training import state_bytes
+
+# So small that the network stays where it is verified: a batch learned by heart has gradients near zero, and
+# arithmetic on denormal numbers is slow.
+LEARNING_RATE = 1e-6
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam-fused": functools.partial(torch.optim.Adam, fused=True),
+    "adam": torch.optim.Adam,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, fused=True),
+}
 
 
 def gradient(parameter: Tensor) -> Tensor:
@@ -24,8 +34,10 @@ def gradient(parameter: Tensor) -> Tensor:
 
 def kept_gradient(layer: nn.Module, mask: Tensor) -> Tensor:
     """Gradient of the kept weights, row by row, (nnz,)."""
-    if isinstance(layer, sp.SparseLinear):
-        return _scattered(gradient(layer.values), layer.crow, layer.col, layer.in_features)[mask]
+    if "values" in layer._parameters:  # a sparse layer
+        values = gradient(layer.get_parameter("values"))
+        scattered = _scattered(values, layer.get_buffer("crow"), layer.get_buffer("col"), mask[0].numel())
+        return scattered.reshape(mask.shape)[mask]
     return gradient(layer.get_parameter("weight_orig" if hasattr(layer, "weight_orig") else "weight"))[mask]
 
 
@@ -38,12 +50,12 @@ def _scattered(values: Tensor, crow: Tensor, col: Tensor, cols: int) -> Tensor:
     return dense.transpose(1, 2).reshape(block_rows * block, cols)
 
 
-def linear(
-    problem: LinearProblem,
+def one_layer(
+    problem: LayerProblem,
     layer: nn.Module,
     dtype: torch.dtype | None = None,
     *,
-    row_major: bool = False,
+    memory_format: torch.memory_format = torch.preserve_format,
     d_weight: Callable[[], Tensor] | None = None,
     around: Around = contextlib.nullcontext,
 ) -> Runnable:
@@ -53,14 +65,15 @@ def linear(
         problem: gives x and g.
         layer: in the dtype that follows.
         dtype: of x and g; that of the workload by default.
-        row_major: x and g in this layout, whatever the workload's is.
+        memory_format: of x and g; the workload's layout by default.
         d_weight: replaces `kept_gradient`.
         around: makes the context of a block of calls.
     """
-    x, g = (tensor.to(dtype or tensor.dtype, copy=True) for tensor in (problem.x, problem.g))
-    if row_major:
-        x, g = x.contiguous(), g.contiguous()
-    if problem.workload.kind == FORWARD:
+    x, g = (
+        tensor.to(dtype or tensor.dtype, memory_format=memory_format, copy=True)
+        for tensor in (problem.x, problem.g)
+    )
+    if problem.workload.kind not in STEPS:
 
         def forward() -> Tensor:
             with torch.no_grad():
@@ -91,15 +104,14 @@ def training_step(
     problem: NetworkProblem,
     model: nn.Module,
     dtype: torch.dtype = torch.float32,
+    *,
+    memory_format: torch.memory_format = torch.preserve_format,
     around: Around = contextlib.nullcontext,
 ) -> Runnable:
-    """One training step of a network: gradients cleared, loss, backward, Adam."""
-    x, y = problem.x.to(dtype), problem.y
-    # So small a learning rate that the network stays where it is verified: a batch learned by heart has
-    # gradients near zero, and arithmetic on denormal numbers is slow.
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=1e-6, fused=problem.workload.optimizer == "adam-fused"
-    )
+    """One training step of a network: gradients cleared, loss, backward, optimizer."""
+    x, y = problem.x.to(dtype, memory_format=memory_format), problem.y
+    make_optimizer = OPTIMIZERS[problem.workload.optimizer]
+    optimizer = make_optimizer(model.parameters(), lr=LEARNING_RATE)
 
     def step() -> Tensor:
         optimizer.zero_grad()
@@ -108,6 +120,8 @@ def training_step(
         optimizer.step()
         return loss
 
+    others = [name for name, _ in problem.model.named_parameters() if name not in problem.masks]
+
     def answer(loss: Tensor) -> Answer:
         layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in problem.masks}
         return {
@@ -115,7 +129,7 @@ def training_step(
             "d_weights": torch.cat(
                 [kept_gradient(layers[name], mask) for name, mask in problem.masks.items()]
             ),
-            "d_biases": torch.cat([gradient(layer.get_parameter("bias")) for layer in layers.values()]),
+            "d_others": torch.cat([gradient(model.get_parameter(name)).flatten() for name in others]),
         }
 
     return Runnable(step, answer, lambda: {"bytes": state_bytes(model, optimizer)}, around)

@@ -12,32 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contenders.base import LINEAR, Reasons, Runnable, contender, in_batch_inner
-from bench.contenders.calls import linear, training_step
-from bench.problems import LinearProblem, NetworkProblem
-from bench.workloads import FORWARD
+from bench.contenders.base import CONV, LINEAR, NETWORKS, Reasons, Runnable, contender, in_batch_inner
+from bench.contenders.calls import one_layer, training_step
+from bench.problems import LayerProblem, NetworkProblem
+from bench.workloads import CONV_FORWARD, FORWARD, NETWORK_STEP
 
 DENSE_STEPS = 3  # pruning may cost as much as so many training steps of the dense network
 
 
-def _copy(problem: LinearProblem | NetworkProblem, dtype: str) -> Any:
-    module = problem.layer if isinstance(problem, LinearProblem) else problem.model
+def _copy(problem: LayerProblem | NetworkProblem, dtype: str) -> Any:
+    module = problem.layer if isinstance(problem, LayerProblem) else problem.model
     return copy.deepcopy(module).to(getattr(torch, dtype))
 
 
-@contender(
-    "dense-float32",
-    (*LINEAR, "model-step", "prune"),
-    "dense",
-    dtype="float32",
-    note=f"nn.Linear; prune: {DENSE_STEPS} training steps, nothing is pruned",
-)
-def dense_float32(problem: LinearProblem | NetworkProblem) -> Runnable:
-    model = _copy(problem, "float32")
-    if isinstance(problem, LinearProblem):
-        return linear(problem, model, torch.float32, row_major=True)
-    one = training_step(problem, model)
-    if problem.workload.kind == "model-step":
+def _dense(
+    dtype: str, memory_format: torch.memory_format, problem: LayerProblem | NetworkProblem
+) -> Runnable:
+    model = _copy(problem, dtype)
+    if memory_format is torch.channels_last:
+        model = model.to(memory_format=memory_format)
+    precision = getattr(torch, dtype)
+    if isinstance(problem, LayerProblem):
+        return one_layer(problem, model, precision, memory_format=memory_format)
+    one = training_step(problem, model, precision, memory_format=memory_format)
+    if problem.workload.kind != "prune":
         return one
 
     def steps() -> Tensor:
@@ -47,12 +45,35 @@ def dense_float32(problem: LinearProblem | NetworkProblem) -> Runnable:
     return Runnable(steps, lambda loss: {"loss": loss.detach()})
 
 
-@contender("dense-bfloat16", (*LINEAR, "model-step"), "dense", dtype="bfloat16", note="all of it in bfloat16")
-def dense_bfloat16(problem: LinearProblem | NetworkProblem) -> Runnable:
-    model = _copy(problem, "bfloat16")
-    if isinstance(problem, LinearProblem):
-        return linear(problem, model, torch.bfloat16, row_major=True)
-    return training_step(problem, model, torch.bfloat16)
+contender(
+    "dense-float32",
+    (*LINEAR, *CONV, *NETWORKS, "prune"),
+    "dense",
+    dtype="float32",
+    note=f"nn.Linear, nn.Conv2d (NCHW); prune: {DENSE_STEPS} training steps, nothing is pruned",
+)(functools.partial(_dense, "float32", torch.contiguous_format))
+contender(
+    "dense-float32-channels-last",
+    (*CONV, NETWORK_STEP),
+    "dense",
+    dtype="float32",
+    note="nn.Conv2d (NHWC)",
+)(functools.partial(_dense, "float32", torch.channels_last))
+# Networks take long; in bfloat16 they are measured in the faster layout alone.
+contender(
+    "dense-bfloat16",
+    (*LINEAR, *CONV, "model-step"),
+    "dense",
+    dtype="bfloat16",
+    note="all of it in bfloat16",
+)(functools.partial(_dense, "bfloat16", torch.contiguous_format))
+contender(
+    "dense-bfloat16-channels-last",
+    (*CONV, NETWORK_STEP),
+    "dense",
+    dtype="bfloat16",
+    note="all of it in bfloat16, NHWC",
+)(functools.partial(_dense, "bfloat16", torch.channels_last))
 
 
 # ---- batch-inner: weight @ x on (features, batch) ----------------------------------------------------------
@@ -63,10 +84,10 @@ class _BatchInner(nn.Linear):
         return torch.addmm(self.bias[:, None], self.weight, input.t()).t()
 
 
-def _batch_inner(dtype: str, problem: LinearProblem) -> Runnable:
+def _batch_inner(dtype: str, problem: LayerProblem) -> Runnable:
     layer = _copy(problem, dtype)
     layer.__class__ = _BatchInner
-    return linear(problem, layer, getattr(torch, dtype))
+    return one_layer(problem, layer, getattr(torch, dtype))
 
 
 for _dtype in ("float32", "bfloat16"):
@@ -120,29 +141,49 @@ class _OneDNNPacked(nn.Module):
         return _onednn_linear(x, self.packed, self.bias)
 
 
-def _onednn(dtype: str, problem: LinearProblem | NetworkProblem) -> Runnable | Reasons:
+class _OneDNNPackedConv(nn.Module):
+    """A convolution for inference whose weight oneDNN has reordered for one shape of input."""
+
+    def __init__(self, layer: nn.Conv2d, shape: torch.Size) -> None:
+        super().__init__()
+        self.arguments = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        weight = layer.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.arguments, list(shape))
+        self.bias = layer.bias.detach() if layer.bias is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.packed, self.bias, *self.arguments, "none", [], ""
+        )
+
+
+def _onednn(dtype: str, problem: LayerProblem | NetworkProblem) -> Runnable | Reasons:
     if not torch.backends.mkldnn.is_available():
         return ["this torch is built without oneDNN"]
     model, precision = _copy(problem, dtype), getattr(torch, dtype)
+    if problem.workload.kind == CONV_FORWARD:
+        assert isinstance(problem, LayerProblem)
+        conv = _OneDNNPackedConv(model, problem.x.shape)
+        return one_layer(problem, conv, precision, memory_format=torch.channels_last)
     if problem.workload.kind == FORWARD:
-        assert isinstance(problem, LinearProblem)
+        assert isinstance(problem, LayerProblem)
         packed = _OneDNNPacked(model, problem.workload.batch)
-        return linear(problem, packed, precision, row_major=True)
+        return one_layer(problem, packed, precision, memory_format=torch.contiguous_format)
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = _OneDNNLinear
-    if isinstance(problem, LinearProblem):
-        return linear(problem, model, precision, row_major=True)
+    if isinstance(problem, LayerProblem):
+        return one_layer(problem, model, precision, memory_format=torch.contiguous_format)
     return training_step(problem, model, precision)
 
 
 for _dtype in ("float32", "bfloat16"):
     contender(
         f"dense-{_dtype}-onednn",
-        (*LINEAR, "model-step") if _dtype == "float32" else LINEAR,
+        (*LINEAR, CONV_FORWARD, "model-step") if _dtype == "float32" else LINEAR,
         "dense",
         dtype=_dtype,
-        note="forward: weight packed beforehand; steps: all three products, nothing packed beforehand",
+        note="forward: weight packed beforehand (convolutions: NHWC); steps: three products, nothing packed",
     )(functools.partial(_onednn, _dtype))
 
 
@@ -162,8 +203,8 @@ class _MKLPacked(nn.Module):
 
 
 @contender("dense-float32-mkl", [FORWARD], "dense", dtype="float32", note="weight packed beforehand")
-def dense_float32_mkl(problem: LinearProblem) -> Runnable | Reasons:
+def dense_float32_mkl(problem: LayerProblem) -> Runnable | Reasons:
     if not torch.backends.mkl.is_available():
         return ["this torch is built without MKL"]
     packed = _MKLPacked(_copy(problem, "float32"), problem.workload.batch)
-    return linear(problem, packed, torch.float32, row_major=True)
+    return one_layer(problem, packed, torch.float32, memory_format=torch.contiguous_format)

@@ -7,12 +7,12 @@ import functools
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sparseprune as sp
-from bench.contenders.base import LINEAR, Answer, Around, Reasons, Runnable, contender
-from bench.contenders.calls import linear, training_step
-from bench.problems import LinearProblem, NetworkProblem, Problem, ScoresProblem
+from bench.contenders.base import LINEAR, NETWORKS, Answer, Around, Reasons, Runnable, contender
+from bench.contenders.calls import one_layer, training_step
+from bench.problems import LayerProblem, NetworkProblem, Problem, ScoresProblem
 
 ISAS = ("avx512", "avx2", "scalar")  # best first
 SCALAR_FLOPS = 5e8  # of a call: the scalar kernels are there for comparison, in small layers
@@ -31,7 +31,7 @@ def using_isa(name: str) -> Iterator[None]:
 
 
 def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
-    """SparseLinear, or what `sparsify` makes of a network, with the kernels for one instruction set."""
+    """A sparse layer, or what `sparsify` makes of a network, with the kernels for one instruction set."""
     if sp.ops.extension is None:
         return ["the C++ extension is not built"]
     if isa not in sp.ops.extension.available_isas():
@@ -40,16 +40,21 @@ def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
         return ["too slow for so large a layer"]
     around = functools.partial(using_isa, isa)
     with around():
-        if isinstance(problem, LinearProblem):
+        if isinstance(problem, LayerProblem):
+            assert isinstance(problem.layer, nn.Linear)
             layer = sp.SparseLinear.from_dense(problem.layer, problem.mask)
-            runnable = linear(problem, layer, around=around)
+            runnable = one_layer(problem, layer, around=around)
             # V, as the layer found it in the mask
             return Runnable(runnable.call, runnable.answer, lambda: {"block": layer.values.shape[1]}, around)
         if isinstance(problem, NetworkProblem):
             if problem.workload.kind == "prune":
                 return _pruning(problem, around)
             # As users get it: a layer that is measured to be slower sparse than dense stays dense.
-            model = sp.sparsify(problem.model, problem.masks, batch_size=problem.workload.batch)
+            model = sp.sparsify(
+                problem.model,
+                problem.masks,
+                batch_size=problem.workload.batch,
+            )
             runnable = training_step(problem, model, around=around)
             layers = [row.computes for row in sp.summary(model).rows]
             return Runnable(
@@ -91,5 +96,5 @@ def _topk(problem: ScoresProblem, around: Around) -> Runnable:
 # The large workloads, which take long, see the instruction set in use alone.
 _in_use = sp.ops.info()["isa"] or ISAS[0]
 for _isa in ISAS:
-    _kinds = (*LINEAR, "model-step", "prune", "topk") if _isa == _in_use else LINEAR
+    _kinds = (*LINEAR, *NETWORKS, "prune", "topk") if _isa == _in_use else LINEAR
     contender(f"sparseprune-{_isa}", _kinds, "own")(functools.partial(sparseprune_with, _isa))

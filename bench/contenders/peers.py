@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from bench.contenders.base import LINEAR, Reasons, Runnable, contender, in_float32
-from bench.contenders.calls import linear, training_step
-from bench.problems import LinearProblem, NetworkProblem, ScoresProblem, batch_inner
+from bench.contenders.base import CONV, LINEAR, Reasons, Runnable, contender, in_float32
+from bench.contenders.calls import one_layer, training_step
+from bench.problems import LayerProblem, NetworkProblem, ScoresProblem, batch_inner
 from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
 
 
 @contender("masked-dense", (STEP, "model-step"), "peer", note="torch.nn.utils.prune")
-def masked_dense(problem: LinearProblem | NetworkProblem) -> Runnable:
+def masked_dense(problem: LayerProblem | NetworkProblem) -> Runnable:
     """What most pruning libraries do in training: the dense weight times its mask, at every step."""
-    if isinstance(problem, LinearProblem):
+    if isinstance(problem, LayerProblem):
         layer: nn.Module = torch_prune.custom_from_mask(copy.deepcopy(problem.layer), "weight", problem.mask)
         if problem.workload.layout == BATCH_INNER:
             layer.register_forward_hook(_to_batch_inner)
-        return linear(problem, layer)
+        return one_layer(problem, layer)
     model = copy.deepcopy(problem.model)
     for name, mask in problem.masks.items():
         torch_prune.custom_from_mask(model.get_submodule(name.removesuffix(".weight")), "weight", mask)
@@ -60,15 +60,19 @@ class _TorchCSR(nn.Module):
 
 
 @contender("torch-csr", [FORWARD], "peer", only=in_float32)
-def torch_csr(problem: LinearProblem) -> Runnable:
+def torch_csr(problem: LayerProblem) -> Runnable:
+    assert isinstance(problem.layer, nn.Linear)
     layer = _TorchCSR(problem.layer)
     if problem.workload.layout != BATCH_INNER:
         layer.register_forward_hook(_to_row_major)
-    return linear(problem, layer)
+    return one_layer(problem, layer)
 
 
 def _missing(error: ImportError) -> Reasons:
     return [f"not installed ({error}); `make bench-peers` installs it"]
+
+
+VECTOR = 8  # samples that SparseProp's convolution computes at once
 
 
 class _SparsePropInner(nn.Module):
@@ -86,24 +90,42 @@ class _SparsePropInner(nn.Module):
 
 
 def _for_sparseprop(workload: Workload) -> bool:
-    return in_float32(workload) and (workload.layout != BATCH_INNER or workload.kind == FORWARD)
+    return in_float32(workload) and (workload.layout != BATCH_INNER or workload.kind != STEP)
 
 
-@contender("sparseprop", LINEAR, "peer", only=_for_sparseprop)
-def sparseprop(problem: LinearProblem) -> Runnable | Reasons:
+def _for_sparseprop_pixels(workload: Workload) -> bool:
+    return in_float32(workload) and workload.layout != BATCH_INNER
+
+
+def _sparseprop(over_pixels: bool, problem: LayerProblem) -> Runnable | Reasons:
     try:
         modules = importlib.import_module("sparseprop.modules")
         threadpoolctl = importlib.import_module("threadpoolctl")
     except ImportError as error:
         return _missing(error)
-    layer = modules.SparseLinear.from_dense(copy.deepcopy(problem.layer))
     # It has an OpenMP of its own, which torch.set_num_threads does not reach.
     threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads(), "openmp")
+    if isinstance(problem.layer, nn.Conv2d):
+        if problem.workload.batch % VECTOR:
+            return [f"its kernels are right for batches that {VECTOR} divides"]
+        conv = modules.SparseConv2d.from_dense(copy.deepcopy(problem.layer), over_pixels)
+        if problem.workload.layout != BATCH_INNER:
+            conv.register_forward_hook(_to_row_major)
+        return one_layer(problem, conv, d_weight=lambda: conv.W_val.grad, around=threads)
+    layer = modules.SparseLinear.from_dense(copy.deepcopy(problem.layer))
     if problem.workload.layout == BATCH_INNER:
-        return linear(problem, _SparsePropInner(layer), around=threads)
+        return one_layer(problem, _SparsePropInner(layer), around=threads)
     # Some shapes come out batch-inner; everybody else here pays for a row-major output.
     layer.register_forward_hook(_to_row_major)
-    return linear(problem, layer, d_weight=lambda: layer.W_val.grad, around=threads)
+    return one_layer(problem, layer, d_weight=lambda: layer.W_val.grad, around=threads)
+
+
+contender("sparseprop", (*LINEAR, *CONV), "peer", only=_for_sparseprop, note="convolutions: over samples")(
+    functools.partial(_sparseprop, False)
+)
+contender("sparseprop-pixels", CONV, "peer", only=_for_sparseprop_pixels, note="convolutions: over pixels")(
+    functools.partial(_sparseprop, True)
+)
 
 
 class _MKLSparse(nn.Module):
@@ -125,7 +147,8 @@ class _MKLSparse(nn.Module):
 
 
 @contender("mkl-sparse", [FORWARD], "peer", only=in_float32, note="sparse_dot_mkl, scipy CSR")
-def mkl_sparse(problem: LinearProblem) -> Runnable | Reasons:
+def mkl_sparse(problem: LayerProblem) -> Runnable | Reasons:
+    assert isinstance(problem.layer, nn.Linear)
     try:
         threadpoolctl = importlib.import_module("threadpoolctl")
         layer = _MKLSparse(problem.layer)
@@ -134,7 +157,7 @@ def mkl_sparse(problem: LinearProblem) -> Runnable | Reasons:
     if problem.workload.layout != BATCH_INNER:
         layer.register_forward_hook(_to_row_major)
     threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads())
-    return linear(problem, layer, around=threads)
+    return one_layer(problem, layer, around=threads)
 
 
 # ---- topk --------------------------------------------------------------------------------------------------

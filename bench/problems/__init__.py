@@ -1,0 +1,32 @@
+"""The problem that each workload poses: its tensors and the known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bench.problems.base import Problem
+from bench.problems.layers import LayerProblem, batch_inner, build_layer
+from bench.problems.networks import NetworkProblem, build_prune, build_training_step
+from bench.problems.topk import ScoresProblem, build_topk
+from bench.workloads import Workload
+
+__all__ = ["BUILD", "LayerProblem", "NetworkProblem", "Problem", "ScoresProblem", "batch_inner", "build"]
+
+BUILD: dict[str, Callable[[Workload], Problem]] = {
+    "linear-step": build_layer,
+    "linear-forward": build_layer,
+    "conv-step": build_layer,
+    "conv-forward": build_layer,
+    "model-step": build_training_step,
+    "network-step": build_training_step,
+    "prune": build_prune,
+    "topk": build_topk,
+}
+
+
+def build(workload: Workload) -> Problem:
+    """The tensors of a workload, the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        return BUILD[workload.kind](workload)

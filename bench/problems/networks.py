@@ -1,0 +1,143 @@
+"""A whole network and a batch of noise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sparseprune as sp
+from bench.problems.base import SEED, Problem, generator
+from bench.workloads import Workload
+from sparseprune import models
+
+CLASSES = 10  # of a convolutional network
+
+
+@dataclass
+class NetworkProblem(Problem):
+    """A network and a batch of noise.
+
+    Attributes:
+        model: float32; pruned weights are zero where ``masks`` are given.
+        masks: ``{parameter name: bool mask}``; empty where pruning is what is measured.
+        x: input (batch, inputs), or (batch, channels, height, width) in row-major layout.
+        y: labels, int64 (batch,).
+        scores: SNIP scores in float64, ``{parameter name: (outputs, inputs)}``, where pruning is measured.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    x: Tensor
+    y: Tensor
+    scores: dict[str, Tensor]
+
+
+def build_training_step(workload: Workload) -> NetworkProblem:
+    """A pruned network at its initialisation, and the loss and gradients of its first step in float64."""
+    model, x, y = _network(workload)
+    masks = _masks(workload, model, x, y)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    reference = copy.deepcopy(model).double()
+    uses = _uses(reference)
+    loss = F.cross_entropy(reference(x.double()), y)
+    loss.backward()
+    gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
+    expected = {
+        "loss": loss.detach(),
+        "d_weights": torch.cat([gradients[name][mask] for name, mask in masks.items()]),
+        "d_others": torch.cat([g.flatten() for name, g in gradients.items() if name not in masks]),
+    }
+    # Two operations a use; the first layer needs no gradient of its input: two products there, else three.
+    per_weight = {name: 2 * n * (2 if i == 0 else 3) for i, (name, n) in enumerate(uses.items())}
+    weights = {name: reference.get_parameter(name).numel() for name in uses}
+    kept = {name: int(masks[name].sum()) if name in masks else n for name, n in weights.items()}
+    return NetworkProblem(
+        workload,
+        expected,
+        kept_flops=sum(n * kept[name] for name, n in per_weight.items()),
+        dense_flops=sum(n * weights[name] for name, n in per_weight.items()),
+        kept_bytes=0,
+        model=model,
+        masks=masks,
+        x=x,
+        y=y,
+        scores={},
+    )
+
+
+def _masks(workload: Workload, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """The workload's masks: ``{parameter name: bool mask}``."""
+    uniform = workload.mask == "uniform"
+    return sp.prune(
+        model,
+        [(x, y)],
+        method="random" if uniform else workload.mask.removesuffix("-layer"),
+        sparsity=1 - workload.density,
+        scope="layer" if uniform or workload.mask.endswith("-layer") else "global",
+        block=(workload.block, 1),
+        exclude=_layers(model)[:1] if uniform else (),
+        seed=SEED,
+    )
+
+
+def _layers(model: nn.Module) -> Sequence[str]:
+    """Names of the linear and convolutional layers, in the order of the modules."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+def _uses(model: nn.Module) -> dict[str, int]:
+    """Filled by the next forward pass: ``{weight name: how often it is multiplied, for all samples}``."""
+    uses: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        def hook(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+            uses[f"{name}.weight"] = output.numel() // len(layer.get_parameter("weight"))
+
+        return hook
+
+    for name in _layers(model):
+        model.get_submodule(name).register_forward_hook(count(name))
+    return uses
+
+
+def build_prune(workload: Workload) -> NetworkProblem:
+    """A network to prune with SNIP: scores in float64, how many to keep, and the most these can sum to."""
+    model, x, y = _network(workload)
+    reference = copy.deepcopy(model).double()
+    loss = F.cross_entropy(reference(x.double()), y)
+    names = [name for name, p in reference.named_parameters() if p.dim() == 2]
+    weights = [reference.get_parameter(name) for name in names]
+    gradients = torch.autograd.grad(loss, weights)
+    scores = {name: (g * w.detach()).abs_() for name, g, w in zip(names, gradients, weights, strict=True)}
+    joined = torch.cat([score.reshape(-1) for score in scores.values()])
+    k = round(len(joined) * workload.density)
+    best = joined.kthvalue(len(joined) - k + 1).values
+    expected = {
+        "loss": loss.detach(),
+        "kept": torch.tensor(float(k)),
+        "kept_score": joined[joined >= best].sum(),
+    }
+    return NetworkProblem(workload, expected, 0, 0, 0, model=model, masks={}, x=x, y=y, scores=scores)
+
+
+def _network(workload: Workload) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model, float32, and a batch of noise with labels."""
+    random = generator()
+    if workload.model:
+        model = models.build(models.Network(workload.model, workload.sizes, CLASSES), SEED)
+        sample, classes = workload.sizes, CLASSES
+    else:
+        with models.seeded(SEED):
+            model = models.mlp(workload.sizes)
+        sample, classes = workload.sizes[:1], workload.sizes[-1]
+    x = torch.randn(workload.batch, *sample, generator=random)
+    y = torch.randint(0, classes, (workload.batch,), generator=random)
+    return model, x, y
