@@ -62,7 +62,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "IQR": lambda row: "" if row.q1 is None or row.q3 is None else f"{(row.q3 - row.q1) * MILLI:.3f}",
     "x dense\nf32": lambda row: _factor(row, "dense-float32"),
     "x best\nf32": lambda row: _factor(row, best_dense("float32")),
-    "x NHWC\nf32": lambda row: _factor(row, "dense-float32-channels-last"),
+    "x NHWC\nf32": lambda row: _factor(row, "dense-float32-nhwc"),
     "x dense\nbf16": lambda row: _factor(row, "dense-bfloat16"),
     "x best\nbf16": lambda row: _factor(row, best_dense("bfloat16")),
     "x numpy\npartition": lambda row: _factor(row, "numpy-partition"),

@@ -242,13 +242,14 @@ def test_slow_workloads_run_with_the_most_threads_alone():
     assert cases == [f"{NETWORK.id}/threads=2", f"{STEP.id}/threads=2", f"{STEP.id}/threads=1"]
 
 
-@pytest.mark.parametrize(("block", "kind"), [(1, "linear-step"), (4, "linear-step")])
-def test_kept_gradient_of_blocks_is_row_by_row(block, kind):
-    sizes = (24, 16) if kind == "linear-step" else (24, 16, 5)
-    problem = problems.build(Workload(kind, sizes, 0.25, 8, block=block, kernel=3))
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("shape", [(16, 24), (16, 8, 3, 1)])
+def test_kept_gradient_of_blocks_is_row_by_row(block, shape):
+    problem = problems.build(Workload("linear-step", (24, 16), 0.25, 8, block=block))
     layer = sp.SparseLinear.from_dense(problem.layer, problem.mask)
     layer.values.grad = layer.values.detach().clone()
-    assert torch.equal(kept_gradient(layer, problem.mask), problem.layer.weight.detach()[problem.mask])
+    expected = problem.layer.weight.detach()[problem.mask]
+    assert torch.equal(kept_gradient(layer, problem.mask.reshape(shape)), expected)
 
 
 def test_a_contender_without_an_answer_is_wrong():
@@ -288,9 +289,9 @@ def test_ids_are_unique():
     unusual = "linear-forward/4096x4096/density=0.10/n=256/block=4/float32/batch-inner"
     assert f"{unusual}/threads=1/dense-float32-batch-inner" in ids
     conv = "conv-step/256x256@16x16-3x3/density=0.05/n=32/block=4/float32/batch-inner"
-    assert f"{conv}/threads=2/dense-float32-channels-last" in ids
+    assert f"{conv}/threads=2/dense-float32-nhwc" in ids
     network = "network-step/resnet18@3x32x32/density=0.02/n=64/float32/snip/sgd"
-    assert f"{network}/threads=2/dense-bfloat16-channels-last" in ids
+    assert f"{network}/threads=2/dense-bfloat16-nhwc" in ids
     assert {workload.id for workload in WORKLOADS} > workloads.QUICK
 
 
@@ -548,8 +549,8 @@ def network_rows():
             workload = dataclasses.replace(NETWORK, density=density, mask=mask)
             case = [
                 row_of(workload, "dense-float32", seconds=5.0),
-                row_of(workload, "dense-float32-channels-last", seconds=4.0),
-                row_of(workload, "dense-bfloat16-channels-last", seconds=1.0),
+                row_of(workload, "dense-float32-nhwc", seconds=4.0),
+                row_of(workload, "dense-bfloat16-nhwc", seconds=1.0),
                 row_of(workload, "own", seconds=2.0, kept_flops=10, dense_flops=40),
             ]
             for row in case:

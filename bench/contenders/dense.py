@@ -53,7 +53,7 @@ contender(
     note=f"nn.Linear, nn.Conv2d (NCHW); prune: {DENSE_STEPS} training steps, nothing is pruned",
 )(functools.partial(_dense, "float32", torch.contiguous_format))
 contender(
-    "dense-float32-channels-last",
+    "dense-float32-nhwc",
     (*CONV, NETWORK_STEP),
     "dense",
     dtype="float32",
@@ -68,7 +68,7 @@ contender(
     note="all of it in bfloat16",
 )(functools.partial(_dense, "bfloat16", torch.contiguous_format))
 contender(
-    "dense-bfloat16-channels-last",
+    "dense-bfloat16-nhwc",
     (*CONV, NETWORK_STEP),
     "dense",
     dtype="bfloat16",

@@ -7,12 +7,13 @@ import functools
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import sparseprune as sp
-from bench.contenders.base import LINEAR, NETWORKS, Answer, Around, Reasons, Runnable, contender
+from bench.contenders.base import CONV, LINEAR, NETWORKS, Answer, Around, Reasons, Runnable, contender
 from bench.contenders.calls import one_layer, training_step
 from bench.problems import LayerProblem, NetworkProblem, Problem, ScoresProblem
+from bench.workloads import CONV_FORWARD
 
 ISAS = ("avx512", "avx2", "scalar")  # best first
 SCALAR_FLOPS = 5e8  # of a call: the scalar kernels are there for comparison, in small layers
@@ -41,8 +42,10 @@ def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
     around = functools.partial(using_isa, isa)
     with around():
         if isinstance(problem, LayerProblem):
-            assert isinstance(problem.layer, nn.Linear)
-            layer = sp.SparseLinear.from_dense(problem.layer, problem.mask)
+            sparse = getattr(sp, f"Sparse{type(problem.layer).__name__}", None)
+            if sparse is None:
+                return [f"there is no sparse {type(problem.layer).__name__} yet"]
+            layer = sparse.from_dense(problem.layer, problem.mask)
             runnable = one_layer(problem, layer, around=around)
             # V, as the layer found it in the mask
             return Runnable(runnable.call, runnable.answer, lambda: {"block": layer.values.shape[1]}, around)
@@ -96,5 +99,5 @@ def _topk(problem: ScoresProblem, around: Around) -> Runnable:
 # The large workloads, which take long, see the instruction set in use alone.
 _in_use = sp.ops.info()["isa"] or ISAS[0]
 for _isa in ISAS:
-    _kinds = (*LINEAR, *NETWORKS, "prune", "topk") if _isa == _in_use else LINEAR
+    _kinds = (*LINEAR, *CONV, *NETWORKS, "prune", "topk") if _isa == _in_use else (*LINEAR, CONV_FORWARD)
     contender(f"sparseprune-{_isa}", _kinds, "own")(functools.partial(sparseprune_with, _isa))
