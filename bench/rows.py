@@ -75,6 +75,11 @@ class Row:
         return cls(**{**content, "workload": Workload(**{**workload, "sizes": sizes})})
 
 
+def thread_counts(workload: Workload, threads: Sequence[int]) -> Sequence[int]:
+    """Those of these numbers of threads that a workload runs with: of the slow ones, the largest alone."""
+    return [max(threads)] if workload.slow else threads
+
+
 def case_id(workload: Workload, threads: int) -> str:
     return f"{workload.id}/threads={threads}"
 
@@ -132,7 +137,7 @@ def run(
     Args:
         chosen: workloads.
         contenders: those that do not apply to a workload are left out of it.
-        threads: numbers of threads to run each workload with; the slow ones with the largest alone.
+        threads: numbers of threads to run each workload with; see `thread_counts`.
         seconds: time budget of a case, for the timed part.
         fewest_blocks: of timed calls of each contender, whatever the budget.
         clock: returns seconds; replaced in tests.
@@ -147,7 +152,7 @@ def run(
             if not fitting:
                 continue
             problem = problems.build(workload)
-            for count in threads if not workload.slow else [max(threads)]:
+            for count in thread_counts(workload, threads):
                 torch.set_num_threads(count)
                 yield _run_case(problem, fitting, count, seconds, fewest_blocks, clock)
                 gc.collect()  # a network with its optimizer is large: gone before the next one comes

@@ -84,7 +84,7 @@ def main(
                 auto_refresh=False,  # a thread that redraws would take time from what is measured,
             )
         )
-        cases = [rows.case_id(w, count) for w in chosen for count in counts]
+        cases = [rows.case_id(w, count) for w in chosen for count in rows.thread_counts(w, counts)]
         task = progress.add_task(cases[0], total=len(cases))
         for i, case in enumerate(
             rows.run(chosen, taking_part, counts, seconds, fewest_blocks=1 if quick else 3), start=1
