@@ -69,7 +69,7 @@ def test_convolutional_networks_have_their_weights_on_cifar(name, weights, param
 
 
 def test_resnet8_has_its_weights():
-    weights = 144 + 2 * 2304 + (4608 + 9216 + 512) + (18_432 + 36_864 + 2048) + 640
+    weights = 288 + 2 * 9216 + (18_432 + 36_864 + 2048) + (73_728 + 147_456 + 8192) + 1280
     assert models.weight_count(Network("resnet8", GRAY, 10)) == weights
 
 
@@ -94,6 +94,7 @@ def test_stages_halve_the_images():
     for name, sizes in {
         "resnet20": (8, 7),
         "resnet18": (4, 4),
+        "resnet8": (4, 4),
         "vgg16_bn": (1, 1),
         "wrn_16_4": (8, 7),
     }.items():

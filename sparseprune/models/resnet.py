@@ -34,12 +34,18 @@ class BasicBlock(nn.Module):
 
 
 def resnet(
-    sample: Sequence[int], classes: int, channels: Sequence[int], blocks: int, width: float = 1.0
+    sample: Sequence[int],
+    classes: int,
+    channels: Sequence[int],
+    blocks: int,
+    width: float = 1.0,
+    *,
+    stem_stride: int = 1,
 ) -> nn.Sequential:
     """A residual network with one stage of basic blocks for each of `channels`.
 
-    The first convolution has stride 1 and there is no pooling before the blocks (CIFAR stem). Every stage but
-    the first halves height and width, rounding up: 28 x 28 and 32 x 32 both work.
+    There is no pooling before the blocks (CIFAR stem). Every stage but the first halves height and width,
+    rounding up: 28 x 28 and 32 x 32 both work.
 
     Args:
         sample: (channels, height, width) of an image.
@@ -47,6 +53,7 @@ def resnet(
         channels: of each stage.
         blocks: in each stage.
         width: multiplies the channels.
+        stem_stride: of the first convolution.
     Returns:
         a module that takes (N, *sample) and returns logits (N, classes).
     Raises:
@@ -56,7 +63,7 @@ def resnet(
     """
     colours, _, _ = image_shape("resnet", sample)
     inputs = scaled(channels[0], width)
-    layers: list[nn.Module] = [*conv_norm(colours, inputs), nn.ReLU()]
+    layers: list[nn.Module] = [*conv_norm(colours, inputs, stride=stem_stride), nn.ReLU()]
     for stage, outputs in enumerate(scaled(n, width) for n in channels):
         for block in range(blocks):
             layers.append(BasicBlock(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
@@ -65,8 +72,11 @@ def resnet(
 
 
 def resnet8(sample: Sequence[int] = (1, 28, 28), classes: int = 10, width: float = 1.0) -> nn.Sequential:
-    """The smallest ResNet of the CIFAR family, 6n + 2 layers with n = 1, for a laptop; see `resnet`."""
-    return resnet(sample, classes, (16, 32, 64), 1, width)
+    """A small ResNet for a laptop: stem of stride 2, 32, 64 and 128 channels, one block each; see `resnet`.
+
+    306,720 weights for 28 x 28 x 1, at a third of the operations of ResNet-20.
+    """
+    return resnet(sample, classes, (32, 64, 128), 1, width, stem_stride=2)
 
 
 def resnet20(sample: Sequence[int] = (3, 32, 32), classes: int = 10, width: float = 1.0) -> nn.Sequential:
