@@ -96,11 +96,11 @@ def write_page(folder: Path) -> None:
     (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-LEGEND = """Mean ± one standard deviation over the seeds. *total s*: wall-clock seconds of pruning and training,
-evaluation excluded; *÷ dense*: over dense's. *accuracy % in dense's time*: trained anew, for as long as dense
-took, pruning included. *small dense*: a narrower network with as many weights as the sparse one keeps.
-*random*: a random mask. *shuffled*: as many weights in every layer as the method keeps there, anywhere in it.
-*MFLOP/step*: products of one training step, kept weights only.
+LEGEND = """Mean ± one standard deviation over the seeds. *total s*: wall-clock seconds of pruning and
+training, evaluation excluded; *÷ dense*: over dense's. *accuracy % in dense's time*: trained anew, for as
+long as dense took, pruning included. *small dense*: a narrower network with as many weights as the sparse one
+keeps. *random*: a random mask. *shuffled*: as many weights in every layer as the method keeps there, anywhere
+in it. *MFLOP/step*: products of one training step, kept weights only.
 """
 
 
@@ -120,7 +120,7 @@ def facts(comparisons: list[dict[str, Any]]) -> str:
     numbers = ",".join(str(one["settings"]["seed"]) for one in comparisons)
     return (
         f"{data['train']:,} training and {data['test']:,} test samples of {data['name']}, "
-        f"{settings['epochs']} epochs, batch {settings['batch_size']}, {settings['optimizer']}, "
+        f"epochs {settings['epochs']}, batch {settings['batch_size']}, {settings['optimizer']}, "
         f"lr {settings['lr']:g}, {settings['prune_batches']} batches scored, seeds {numbers}; "
         f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['torch']}, "
         f"sparseprune {machine['sparseprune']}, {machine['date']}."

@@ -100,11 +100,11 @@ def test_accuracy_refuses_to_mix_experiments(run, tmp_path):
     content = {
         "data": {"name": "digits"},
         "model": {"name": "resnet8"},
-        "settings": {name: 1 for name in accuracy.EXPERIMENT},
+        "settings": dict.fromkeys(accuracy.EXPERIMENT, 1),
         "runs": [],
     }
     (tmp_path / "resnet8-seed-0.json").write_text(json.dumps(content))
     content["settings"]["epochs"] = 2
     (tmp_path / "resnet8-seed-1.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="all seeds of a model to be run alike, .* give another --out"):
+    with pytest.raises(ValueError, match=r"all seeds of a model to be run alike, .* give another --out"):
         accuracy.write_page(tmp_path)

@@ -260,6 +260,22 @@ def test_convolutional_networks_go_through_prune_train_and_compare(run, tmp_path
     assert labels[2:] == ["snip 80 %", "snip shuffled 80 %"]
 
 
+def test_train_reads_cifar_from_a_folder(run, tmp_path):
+    records = bytes(range(256)) * 16
+    for stem in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        (tmp_path / f"{stem}.bin").write_bytes(
+            b"".join(bytes([n]) + records[n : n + 3072] for n in range(10))
+        )
+    result = run("train", "--data", "cifar10", "--data-dir", tmp_path, "--model", "lenet5_caffe", "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["data"], figures["source"], figures["network"]["sample"]) == (
+        "cifar10",
+        str(tmp_path),
+        [3, 32, 32],
+    )
+
+
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_main_without_its_packages_says_how_to_get_them(monkeypatch, capsys, package):
     monkeypatch.setitem(sys.modules, package, None)
