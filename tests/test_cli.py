@@ -261,11 +261,10 @@ def test_convolutional_networks_go_through_prune_train_and_compare(run, tmp_path
 
 
 def test_train_reads_cifar_from_a_folder(run, tmp_path):
-    records = bytes(range(256)) * 16
+    pixels = bytes(range(256)) * 12
+    records = b"".join(bytes([label]) + pixels for label in range(10))
     for stem in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
-        (tmp_path / f"{stem}.bin").write_bytes(
-            b"".join(bytes([n]) + records[n : n + 3072] for n in range(10))
-        )
+        (tmp_path / f"{stem}.bin").write_bytes(records)
     result = run("train", "--data", "cifar10", "--data-dir", tmp_path, "--model", "lenet5_caffe", "--json")
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
