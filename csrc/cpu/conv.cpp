@@ -38,7 +38,7 @@ struct Conv {
     const bool in_place = std::is_same_v<Element, Sum<Element>> && t.lanes_are_samples() && in_panel == t.lanes &&
                           y.sample_stride == 1;
     for (int32_t row = range.begin; row < range.end;) {
-      const int32_t end = end_of_block(group, row, range.end), count = end - row;
+      const int32_t end = std::min(row + std::max(rows_at_once / block_rows, 1), range.end), count = end - row;
       const int64_t channel = (group * rows + row) * block_rows;
       const OffsetRows pattern{start + group * rows + row, count, offset};
       const Sum<Element>* b = bias ? bias + channel : nullptr;
@@ -69,17 +69,8 @@ struct Conv {
   }
 
  private:
-  // Rows whose weights stay in the L1 cache while all runs of a tile visit them.
-  static constexpr int32_t nonzeros_of_block = 1024;
-  static constexpr int32_t most_rows = 16;
-
-  int32_t end_of_block(int64_t group, int32_t row, int32_t end) const {
-    const int32_t* from = start + group * rows;
-    int32_t last = row + 1;
-    while (last < end && last - row < most_rows && from[last + 1] - from[row] <= nonzeros_of_block / block_rows)
-      ++last;
-    return last;
-  }
+  // Rows visited for one run of numbers after the other: enough to use again what is in the L1 cache of the tile.
+  static constexpr int32_t rows_at_once = 16;
 };
 
 template <class Element>

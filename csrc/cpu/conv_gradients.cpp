@@ -58,7 +58,7 @@ struct ConvGradients {
     const int64_t first_sample = panel * t.samples_of_panel();
     const int in_panel = int(std::min<int64_t>(t.lanes, samples - first_sample));
     for (int32_t row = rows.begin; row < rows.end;) {
-      const int32_t end = end_of_block(group, row, rows.end), count = end - row;
+      const int32_t end = std::min(row + rows_at_once, rows.end), count = end - row;
       const int64_t channel = group * g.group_channels() + row - first_row;
       const OffsetRows pattern{plan.start + group * g.phases() * g.group_channels() + row, count, offset};
       for (int64_t r = 0; r < runs; ++r) {
@@ -129,17 +129,7 @@ struct ConvGradients {
     }
   }
 
-  // Rows whose weights stay in the L1 cache while all runs of a tile visit them.
-  static constexpr int32_t nonzeros_of_block = 1024, most_rows = 16;
-
-  int32_t end_of_block(int64_t group, int32_t row, int32_t end) const {
-    const int32_t* from = plan.start + group * g.phases() * g.group_channels();
-    int32_t last = row + 1;
-    while (last < end && last - row < most_rows &&
-           from[last + 1] - from[row] <= nonzeros_of_block / plan.header.block_rows)
-      ++last;
-    return last;
-  }
+  static constexpr int32_t rows_at_once = 16;  // as in conv.cpp
 };
 
 // Runs all tiles; null data of x or d_x: not wanted. The sums of weight gradients are [groups of tiles, nnz, V].

@@ -85,7 +85,10 @@ void pack_pixels(Pixels<const Element> from, float* to, int lanes) {
   for (int p = 0; p < from.pixels; ++p, to += lanes) {
     const Element* pixel = from.data + p * from.pixel_stride;
     int b = 0;
-    for (; b < whole; b += Vec::lanes) Vec::store(to + b, load_numbers(pixel + b));
+    for (; b < whole; b += Vec::lanes) {
+      __builtin_prefetch(pixel + from.ahead + b);
+      Vec::store(to + b, load_numbers(pixel + b));
+    }
     for (; b < from.samples; ++b) to[b] = widened(pixel[b]);
     for (; b < lanes; ++b) to[b] = 0;
   }

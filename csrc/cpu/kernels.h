@@ -109,6 +109,7 @@ struct Pixels {
   int64_t pixel_stride;
   int pixels;
   int samples;
+  int64_t ahead = 0;  // from a number to one that will be read soon
 };
 
 // What becomes of the sums of SpMM.

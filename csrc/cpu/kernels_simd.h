@@ -90,11 +90,14 @@ KERNEL void spmm_pass(const int32_t* begin_of, const int32_t* end_of, int32_t ro
         UNROLL for (int t = 0; t < T; ++t) sum[set][v][t] = Vec::fma(w, x_row[t], sum[set][v][t]);
       }
     };
+    float* y_rows = y + int64_t(i) * block_rows * y_stride;
+    if constexpr (std::is_same_v<Position, AtPixels>)
+      UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t)
+          __builtin_prefetch(y_rows + v * y_stride + position(t), 1);
     int64_t j = begin_of[i];
     const int64_t end = end_of[i];
     for (; j + steps <= end; j += steps) UNROLL for (int s = 0; s < steps; ++s) multiply(j + s, s % sets);
     for (; j < end; ++j) multiply(j, 0);
-    float* y_rows = y + int64_t(i) * block_rows * y_stride;
     UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t) {
       float* out = y_rows + v * y_stride + position(t);
       Vec total = sum[0][v][t];
@@ -240,6 +243,10 @@ KERNEL void gradients_pass(const int32_t* begin_of, const int32_t* end_of, int32
     Vec x_row[T], sum[T];
     if constexpr (WithValue) load_positions<T>(x + i * x_stride, x_position, x_row);
     UNROLL for (int t = 0; t < T; ++t) sum[t] = Vec::zero();
+    if constexpr (std::is_same_v<Position, AtPixels>) UNROLL for (int t = 0; t < T; ++t) {
+        if constexpr (WithValue) __builtin_prefetch(x + (i + 1) * x_stride + x_position(t));
+        if constexpr (WithX) __builtin_prefetch(d_x + i * d_x_stride + d_x_position(t), 1);
+      }
     const auto add_n = [&](auto n, int64_t k) __attribute__((always_inline)) {
       add_products<Element, T, n.value, WithX, WithValue>(rows, k, value, g, x_row, sum, d_value);
     };
