@@ -1,0 +1,246 @@
+"""``SparseConv2d`` and ``SparseConv1d``: drop-ins for torch's convolutions that store and compute only the weights
+that were kept."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
+from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, convolve
+
+FEW_SAMPLES = 16  # below, the kernels compute ordinary (N, C, H, W) memory, and layers hand it on
+
+Layer = TypeVar("Layer", bound="_SparseConv")
+
+
+class _SparseConv(SparseLayer):
+    plan_t: Tensor
+
+    plan_names = ("plan_t",)
+    rows_name = "out_channels"
+    dense_class: ClassVar[type[_ConvNd]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        crow: Tensor | None = None,
+        col: Tensor | None = None,
+        block: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        # Torch's own layer, without memory, checks the arguments and writes them out.
+        like = self.dense_class(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias=False,
+            padding_mode=padding_mode,
+            device="meta",
+        )
+        self.in_channels = like.in_channels
+        self.out_channels = like.out_channels
+        self.kernel_size = like.kernel_size
+        self.stride = like.stride
+        self.padding = like.padding
+        self.dilation = like.dilation
+        self.groups = like.groups
+        self.padding_mode = like.padding_mode
+        # (left, right) of a 1-d layer, (left, right, top, bottom) of a 2-d one
+        self._pad = tuple(like._reversed_padding_repeated_twice)
+        self._init_weight(bias, device, dtype, crow, col, block)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(out_channels, in_channels / groups, *kernel_size)"""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def geometry(self) -> Geometry:
+        """What the operators want to know; padding of other modes than zeros is not among it."""
+        left, right, *rest = self._pad if self.padding_mode == "zeros" else (0,) * len(self._pad)
+        top, bottom = rest or (0, 0)
+        flat = len(self.kernel_size) == 1
+        kernel, stride, dilation = (
+            (1, *sizes) if flat else sizes for sizes in (self.kernel_size, self.stride, self.dilation)
+        )
+        return Geometry(self.in_channels, *kernel, *stride, top, bottom, left, right, *dilation, self.groups)
+
+    def _plans(self, crow: Tensor, col: Tensor, block_rows: int) -> dict[str, Tensor]:
+        if self.out_channels // self.groups % block_rows:
+            raise ValueError(
+                f"{type(self).__name__}: expected out_channels / groups divisible by {block_rows} (rows of a "
+                f"block), got {self.out_channels} / {self.groups}; a block cannot cross groups"
+            )
+        return {"plan_t": conv_pattern(crow, col, self.geometry, block_rows).plan_t}
+
+    @classmethod
+    def _from_dense(cls: type[Layer], conv: _ConvNd, mask: Tensor, block: tuple[int, int] | None) -> Layer:
+        weight = conv.weight
+        crow, col, block_rows = pattern_of_mask(
+            mask, weight, block, f"{cls.__name__}.from_dense", conv.groups
+        )
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            weight.device,
+            weight.dtype,
+            crow=crow,
+            col=col,
+            block=(block_rows, 1),
+        )
+        layer._take_weights(conv)
+        return layer
+
+    def _to_dense(self) -> Any:
+        conv: _ConvNd = nn.utils.skip_init(
+            self.dense_class,
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            bias=self.bias is not None,
+            padding_mode=self.padding_mode,
+            device=self.values.device,
+            dtype=self.values.dtype,
+        )
+        return self._give_weights(conv)
+
+    @property
+    def pattern(self) -> ConvPattern:
+        return ConvPattern(self.crow, self.col, self.plan_t)
+
+    def _check_input(self, x: Tensor) -> None:
+        dims = len(self.kernel_size) + 2
+        channels = x.dim() - dims + 1  # the dimension of channels: 1, or 0 without a batch
+        if channels not in (0, 1) or x.shape[channels] != self.in_channels:
+            sizes = ", ".join(["height", "width"][4 - dims :])
+            raise ValueError(
+                f"{type(self).__name__}: expected x.shape == [samples, {self.in_channels} (in_channels), {sizes}] "
+                f"or the same without samples, got {list(x.shape)}"
+            )
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        inner = self.batch_inner if len(x) >= FEW_SAMPLES else False
+        return convolve(x, self.values, self.pattern, self.geometry, self.bias, inner)
+
+    def _pad_as_asked(self, x: Tensor) -> Tensor:
+        return x if self.padding_mode == "zeros" else F.pad(x, self._pad, mode=self.padding_mode)
+
+    def extra_repr(self) -> str:
+        parts = [
+            f"{self.in_channels}, {self.out_channels}",
+            f"kernel_size={self.kernel_size}",
+            f"stride={self.stride}",
+        ]
+        zero, one = (0,) * len(self.kernel_size), (1,) * len(self.kernel_size)
+        parts += [f"padding={self.padding}"] if self.padding != zero else []
+        parts += [f"dilation={self.dilation}"] if self.dilation != one else []
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += ["bias=False"] if self.bias is None else []
+        parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
+        return ", ".join([*parts, self._repr_of_weight()])
+
+
+class SparseConv2d(_SparseConv):
+    """``nn.Conv2d`` with a weight that is zero outside a fixed pattern of blocks of V output channels.
+
+    Takes the arguments of ``nn.Conv2d`` and has its attributes. The pattern is one of ``weight.flatten(1)``,
+    (out_channels, in_channels / groups * kernel height * kernel width); see :class:`SparseLinear` for
+    ``values``, ``crow`` and ``col`` and for the dtypes. V divides out_channels / groups.
+
+    Paddings other than zeros are written out first, at the price of a copy. Depthwise convolutions
+    compute correctly, but no faster than dense ones.
+
+    Args:
+        crow, col, block: the pattern; see :class:`SparseLinear`. Usually a layer is made by :meth:`from_dense`.
+
+    Attributes:
+        batch_inner: layout of the output in memory. None: as the input's. False: ordinary, (N, C, H, W).
+            True: samples innermost, [C, H, W, N] in memory, which is what the kernels want with 16 samples or
+            more: pointwise layers keep it, so that a network is brought into it once. :func:`sparsify` sets it.
+            With fewer samples the output is always ordinary. Shapes and numbers are the same.
+    """
+
+    dense_class = nn.Conv2d
+
+    @classmethod
+    def from_dense(
+        cls, conv: nn.Conv2d, mask: Tensor, *, block: tuple[int, int] | None = None
+    ) -> SparseConv2d:
+        """A sparse layer with the weights of ``conv`` that ``mask`` keeps; ``conv`` is not changed.
+
+        Args:
+            conv: the dense layer.
+            mask: bool, of the weight's shape, True = keep.
+            block: (V, 1), V in 1, 2, 4, 8, 16, blocks of ``mask.flatten(1)``; None takes the largest V that divides
+                out_channels / groups and for which the mask is made of whole blocks.
+        Raises:
+            TypeError: the mask is not bool, or the weight's dtype has no kernels.
+            ValueError: the mask's shape does not fit, or it is not made of whole blocks.
+        """
+        return cls._from_dense(conv, mask, block)
+
+    def to_dense(self) -> nn.Conv2d:
+        """An ``nn.Conv2d`` with the same weights, and zeros where they were pruned."""
+        conv: nn.Conv2d = self._to_dense()
+        return conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, H, W)``, or without N, to the same with out_channels; any memory layout."""
+        self._check_input(x)
+        x = self._pad_as_asked(x)
+        return self._convolve(x) if x.dim() == 4 else self._convolve(x[None])[0]
+
+
+class SparseConv1d(_SparseConv):
+    """``nn.Conv1d`` with a weight that is zero outside a fixed pattern; see :class:`SparseConv2d`."""
+
+    dense_class = nn.Conv1d
+
+    @classmethod
+    def from_dense(
+        cls, conv: nn.Conv1d, mask: Tensor, *, block: tuple[int, int] | None = None
+    ) -> SparseConv1d:
+        """A sparse layer with the weights of ``conv`` that ``mask`` keeps; see :meth:`SparseConv2d.from_dense`."""
+        return cls._from_dense(conv, mask, block)
+
+    def to_dense(self) -> nn.Conv1d:
+        """An ``nn.Conv1d`` with the same weights, and zeros where they were pruned."""
+        conv: nn.Conv1d = self._to_dense()
+        return conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_channels, L)``, or without N, to the same with out_channels; any memory layout."""
+        self._check_input(x)
+        x = self._pad_as_asked(x).unsqueeze(-2)  # of height 1
+        return (self._convolve(x) if x.dim() == 4 else self._convolve(x[None])[0]).squeeze(-2)
