@@ -1,8 +1,248 @@
-"""Sparse convolution in plain torch."""
+"""Sparse convolution in plain torch: the definition of its operators, through the dense weight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-SCHEMAS: dict[Callable[..., Any], str] = {}
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from sparseprune import fallback
+
+
+class Geometry(NamedTuple):
+    """All numbers of a convolution but the sizes of its input and the number of output channels.
+
+    Row r of the weight ``(out_channels, in_channels / groups * kernel_h * kernel_w)`` is
+    ``conv.weight[r].flatten()``. Padding is of zeros.
+    """
+
+    in_channels: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int = 1
+    stride_w: int = 1
+    pad_top: int = 0
+    pad_bottom: int = 0
+    pad_left: int = 0
+    pad_right: int = 0
+    dilation_h: int = 1
+    dilation_w: int = 1
+    groups: int = 1
+
+    @property
+    def cols(self) -> int:
+        """Columns of the weight as a matrix."""
+        return self.in_channels // self.groups * self.kernel_h * self.kernel_w
+
+    def output_size(self, height: int, width: int, op: str = "conv2d") -> tuple[int, int]:
+        """``(height, width)`` of the output for an input of this height and width.
+
+        Raises:
+            ValueError: the padded input is smaller than the kernel's reach.
+        """
+
+        def along(name: str, padded: int, reach: int, stride: int) -> int:
+            if padded < reach:
+                raise ValueError(
+                    f"{op}: expected a padded input of at least {reach} (the kernel's reach) in {name}, "
+                    f"got {padded}"
+                )
+            return (padded - reach) // stride + 1
+
+        return (
+            along(
+                "height",
+                height + self.pad_top + self.pad_bottom,
+                self.dilation_h * (self.kernel_h - 1) + 1,
+                self.stride_h,
+            ),
+            along(
+                "width",
+                width + self.pad_left + self.pad_right,
+                self.dilation_w * (self.kernel_w - 1) + 1,
+                self.stride_w,
+            ),
+        )
+
+
+def is_batch_inner_images(x: Tensor) -> bool:
+    """Whether ``x`` (N, C, H, W), N > 1, is [C, H, W, N] in memory; dimensions of size 1 do not count."""
+    stride = len(x)
+    if stride <= 1 or x.stride(0) != 1:
+        return False
+    for dim in (3, 2, 1):
+        if x.shape[dim] != 1 and x.stride(dim) != stride:
+            return False
+        stride *= x.shape[dim]
+    return True
+
+
+def empty_images(like: Tensor, shape: Sequence[int], batch_inner: bool) -> Tensor:
+    """An uninitialised ``(N, C, H, W)``, [C, H, W, N] in memory or ordinary."""
+    n, *rest = shape
+    return like.new_empty(*rest, n).permute(3, 0, 1, 2) if batch_inner else like.new_empty(n, *rest)
+
+
+def _images(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:
+    """``y`` in the dtype of ``like`` and the layout asked for."""
+    result = empty_images(like, y.shape, batch_inner)
+    return y if y.stride() == result.stride() and y.dtype == result.dtype else result.copy_(y)
+
+
+def _check_images(op: str, what: str, t: Tensor, channels: int, expected: str) -> None:
+    if t.dim() != 4 or t.shape[1] != channels:
+        raise ValueError(
+            f"{op}: expected {what}.shape == [samples, {channels} ({expected}), height, width], "
+            f"got {list(t.shape)}"
+        )
+
+
+def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input_size: Sequence[int]) -> None:
+    _check_images(op, "g", g, channels, "out_channels")
+    height, width = geometry.output_size(input_size[0], input_size[1], op)
+    if g.shape[2:] != (height, width):
+        raise ValueError(
+            f"{op}: expected g of height and width {height} x {width} (the output's), "
+            f"got {g.shape[2]} x {g.shape[3]}"
+        )
+
+
+def _dense_weight(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: Geometry) -> Tensor:
+    if values.dim() != 2 or len(values) != len(col):
+        raise ValueError(
+            f"{op}: expected values.shape == [{len(col)} (nonzero blocks of the pattern), rows of a block], "
+            f"got {list(values.shape)}"
+        )
+    weight = fallback.dense_weight(fallback._wide(values), crow, col, geometry.cols)
+    channels = geometry.in_channels // geometry.groups
+    return weight.reshape(len(weight), channels, geometry.kernel_h, geometry.kernel_w)
+
+
+def _padded(x: Tensor, geometry: Geometry) -> Tensor:
+    pad = (geometry.pad_left, geometry.pad_right, geometry.pad_top, geometry.pad_bottom)
+    return F.pad(fallback._wide(x), pad)
+
+
+def _steps(geometry: Geometry) -> dict[str, Any]:
+    """Arguments of torch's convolutions over an input that is padded already."""
+    return {
+        "stride": (geometry.stride_h, geometry.stride_w),
+        "dilation": (geometry.dilation_h, geometry.dilation_w),
+        "groups": geometry.groups,
+    }
+
+
+def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
+    return torch.empty(0, dtype=torch.int32, device=crow.device)
+
+
+def conv2d(
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    bias: Tensor | None = None,
+    batch_inner: bool | None = None,
+) -> Tensor:
+    of = Geometry(*geometry)
+    _check_images("conv2d", "x", x, of.in_channels, "in_channels")
+    weight = _dense_weight("conv2d", values, crow, col, of)
+    if bias is not None and tuple(bias.shape) != (len(weight),):
+        raise ValueError(
+            f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
+        )
+    of.output_size(x.shape[2], x.shape[3])
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv2d(_padded(x, of), weight, None if bias is None else fallback._wide(bias), **_steps(of))
+    return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
+
+
+def conv2d_t(
+    g: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    input_size: Sequence[int],
+) -> Tensor:
+    return _images(
+        g, _conv2d_t("conv2d_t", g, values, crow, col, geometry, input_size), is_batch_inner_images(g)
+    )
+
+
+def _conv2d_t(
+    op: str,
+    g: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    geometry: Sequence[int],
+    input_size: Sequence[int],
+) -> Tensor:
+    of = Geometry(*geometry)
+    weight = _dense_weight(op, values, crow, col, of)
+    _check_gradient(op, g, len(weight), of, input_size)
+    height, width = input_size
+    padded = (len(g), of.in_channels, height + of.pad_top + of.pad_bottom, width + of.pad_left + of.pad_right)
+    with torch.autocast(g.device.type, enabled=False):
+        d_padded = conv2d_input(padded, weight, fallback._wide(g), **_steps(of))
+    return d_padded[:, :, of.pad_top : of.pad_top + height, of.pad_left : of.pad_left + width]
+
+
+def conv2d_sddmm(
+    g: Tensor,
+    x: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    block_rows: int,
+    op: str = "conv2d_sddmm",
+) -> Tensor:
+    of = Geometry(*geometry)
+    _check_images(op, "x", x, of.in_channels, "in_channels")
+    if len(g) != len(x):
+        raise ValueError(
+            f"{op}: expected x and g of as many samples, got {list(x.shape)} and {list(g.shape)}"
+        )
+    channels = (len(crow) - 1) * block_rows
+    _check_gradient(op, g, channels, of, x.shape[2:])
+    shape = (channels, of.in_channels // of.groups, of.kernel_h, of.kernel_w)
+    with torch.autocast(g.device.type, enabled=False):
+        d_weight = conv2d_weight(_padded(x, of), shape, fallback._wide(g), **_steps(of))
+    return fallback.at_blocks(d_weight.flatten(1), crow, col, block_rows).to(g.dtype).contiguous()
+
+
+def conv2d_backward(
+    g: Tensor,
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    op = "conv2d_backward"
+    d_values = conv2d_sddmm(g, x, crow, col, plan_t, geometry, values.shape[-1], op)
+    d_x = _conv2d_t(op, g, values, crow, col, geometry, x.shape[2:])
+    d_bias = fallback._wide(g).sum((0, 2, 3)).to(g.dtype)
+    return _images(x, d_x, is_batch_inner_images(x)), d_values, d_bias
+
+
+PATTERN = "Tensor crow, Tensor col, Tensor plan_t, int[] geometry"
+SCHEMAS: dict[Callable[..., Any], str] = {
+    conv2d_plan: "conv2d_plan(Tensor crow, Tensor col, int[] geometry, int block_rows) -> Tensor",
+    conv2d: f"conv2d(Tensor x, Tensor values, {PATTERN}, Tensor? bias=None, bool? batch_inner=None) "
+    "-> Tensor",
+    conv2d_t: f"conv2d_t(Tensor g, Tensor values, {PATTERN}, int[] input_size) -> Tensor",
+    conv2d_sddmm: f"conv2d_sddmm(Tensor g, Tensor x, {PATTERN}, int block_rows) -> Tensor",
+    conv2d_backward: f"conv2d_backward(Tensor g, Tensor x, Tensor values, {PATTERN}) "
+    "-> (Tensor, Tensor, Tensor)",
+}
