@@ -4,12 +4,14 @@ __version__ = "0.1.0"
 
 from sparseprune import jit, ops, scores
 from sparseprune.masks import apply_masks, topk_masks
-from sparseprune.nn import SparseLinear
+from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
 from sparseprune.prune import prune
 from sparseprune.sparsify import densify, sparsify
 from sparseprune.summary import Summary, summary
 
 __all__ = [
+    "SparseConv1d",
+    "SparseConv2d",
     "SparseLinear",
     "Summary",
     "apply_masks",

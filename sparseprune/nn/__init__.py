@@ -1,7 +1,19 @@
 """Modules that train and run pruned layers."""
 
+from sparseprune.nn.batch_norm import BatchNormAct2d
+from sparseprune.nn.conv import SparseConv1d, SparseConv2d
 from sparseprune.nn.linear import SparseLinear
 from sparseprune.nn.masked import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear
 from sparseprune.nn.relu import FusedReLU
 
-__all__ = ["FusedReLU", "MaskedConv1d", "MaskedConv2d", "MaskedConv3d", "MaskedLinear", "SparseLinear"]
+__all__ = [
+    "BatchNormAct2d",
+    "FusedReLU",
+    "MaskedConv1d",
+    "MaskedConv2d",
+    "MaskedConv3d",
+    "MaskedLinear",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseLinear",
+]

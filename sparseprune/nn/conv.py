@@ -1,5 +1,5 @@
-"""``SparseConv2d`` and ``SparseConv1d``: drop-ins for torch's convolutions that store and compute only the weights
-that were kept."""
+"""``SparseConv2d`` and ``SparseConv1d``: drop-ins for torch's convolutions that store and compute only the
+weights that were kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, convolve
@@ -23,7 +22,7 @@ class _SparseConv(SparseLayer):
 
     plan_names = ("plan_t",)
     rows_name = "out_channels"
-    dense_class: ClassVar[type[_ConvNd]]
+    dense_class: ClassVar[Any]  # nn.Conv1d or nn.Conv2d
 
     def __init__(
         self,
@@ -77,13 +76,25 @@ class _SparseConv(SparseLayer):
     @property
     def geometry(self) -> Geometry:
         """What the operators want to know; padding of other modes than zeros is not among it."""
-        left, right, *rest = self._pad if self.padding_mode == "zeros" else (0,) * len(self._pad)
-        top, bottom = rest or (0, 0)
-        flat = len(self.kernel_size) == 1
-        kernel, stride, dilation = (
-            (1, *sizes) if flat else sizes for sizes in (self.kernel_size, self.stride, self.dilation)
+        pad = self._pad if self.padding_mode == "zeros" else (0,) * len(self._pad)
+        (left, right), (top, bottom) = pad[:2], pad[2:] or (0, 0)
+        kernel_h, kernel_w = self.kernel_size if len(self.kernel_size) == 2 else (1, *self.kernel_size)
+        stride_h, stride_w = self.stride if len(self.stride) == 2 else (1, *self.stride)
+        dilation_h, dilation_w = self.dilation if len(self.dilation) == 2 else (1, *self.dilation)
+        return Geometry(
+            self.in_channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            top,
+            bottom,
+            left,
+            right,
+            dilation_h,
+            dilation_w,
+            self.groups,
         )
-        return Geometry(self.in_channels, *kernel, *stride, top, bottom, left, right, *dilation, self.groups)
 
     def _plans(self, crow: Tensor, col: Tensor, block_rows: int) -> dict[str, Tensor]:
         if self.out_channels // self.groups % block_rows:
@@ -94,7 +105,7 @@ class _SparseConv(SparseLayer):
         return {"plan_t": conv_pattern(crow, col, self.geometry, block_rows).plan_t}
 
     @classmethod
-    def _from_dense(cls: type[Layer], conv: _ConvNd, mask: Tensor, block: tuple[int, int] | None) -> Layer:
+    def _from_dense(cls: type[Layer], conv: Any, mask: Tensor, block: tuple[int, int] | None) -> Layer:
         weight = conv.weight
         crow, col, block_rows = pattern_of_mask(
             mask, weight, block, f"{cls.__name__}.from_dense", conv.groups
@@ -119,7 +130,7 @@ class _SparseConv(SparseLayer):
         return layer
 
     def _to_dense(self) -> Any:
-        conv: _ConvNd = nn.utils.skip_init(
+        conv = nn.utils.skip_init(
             self.dense_class,
             self.in_channels,
             self.out_channels,
@@ -145,8 +156,8 @@ class _SparseConv(SparseLayer):
         if channels not in (0, 1) or x.shape[channels] != self.in_channels:
             sizes = ", ".join(["height", "width"][4 - dims :])
             raise ValueError(
-                f"{type(self).__name__}: expected x.shape == [samples, {self.in_channels} (in_channels), {sizes}] "
-                f"or the same without samples, got {list(x.shape)}"
+                f"{type(self).__name__}: expected x.shape == [samples, {self.in_channels} (in_channels), "
+                f"{sizes}] or the same without samples, got {list(x.shape)}"
             )
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -182,12 +193,13 @@ class SparseConv2d(_SparseConv):
     compute correctly, but no faster than dense ones.
 
     Args:
-        crow, col, block: the pattern; see :class:`SparseLinear`. Usually a layer is made by :meth:`from_dense`.
+        crow, col, block: the pattern; see :class:`SparseLinear`. Usually :meth:`from_dense` makes a layer.
 
     Attributes:
         batch_inner: layout of the output in memory. None: as the input's. False: ordinary, (N, C, H, W).
             True: samples innermost, [C, H, W, N] in memory, which is what the kernels want with 16 samples or
-            more: pointwise layers keep it, so that a network is brought into it once. :func:`sparsify` sets it.
+            more: pointwise layers keep it, so that a network is brought into it once. :func:`sparsify` sets
+            it.
             With fewer samples the output is always ordinary. Shapes and numbers are the same.
     """
 
@@ -202,8 +214,8 @@ class SparseConv2d(_SparseConv):
         Args:
             conv: the dense layer.
             mask: bool, of the weight's shape, True = keep.
-            block: (V, 1), V in 1, 2, 4, 8, 16, blocks of ``mask.flatten(1)``; None takes the largest V that divides
-                out_channels / groups and for which the mask is made of whole blocks.
+            block: (V, 1), V in 1, 2, 4, 8, 16, blocks of ``mask.flatten(1)``; None takes the largest V that
+                divides out_channels / groups and for which the mask is made of whole blocks.
         Raises:
             TypeError: the mask is not bool, or the weight's dtype has no kernels.
             ValueError: the mask's shape does not fit, or it is not made of whole blocks.
@@ -231,7 +243,7 @@ class SparseConv1d(_SparseConv):
     def from_dense(
         cls, conv: nn.Conv1d, mask: Tensor, *, block: tuple[int, int] | None = None
     ) -> SparseConv1d:
-        """A sparse layer with the weights of ``conv`` that ``mask`` keeps; see :meth:`SparseConv2d.from_dense`."""
+        """A sparse layer with the weights that ``mask`` keeps; see :meth:`SparseConv2d.from_dense`."""
         return cls._from_dense(conv, mask, block)
 
     def to_dense(self) -> nn.Conv1d:

@@ -19,7 +19,7 @@ from sparseprune.pattern import (
     mask_from_bsr,
 )
 
-Dense = TypeVar("Dense", bound=nn.Module)
+Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class SparseLayer(nn.Module):
@@ -41,7 +41,7 @@ class SparseLayer(nn.Module):
     plan_names: ClassVar[tuple[str, ...]]
     rows_name: ClassVar[str]  # what the layer calls the weight's rows
 
-    # ---- what a layer says of itself ---------------------------------------------------------------------------
+    # ---- what a layer says of itself -----------------------------------------------------------------------
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ class SparseLayer(nn.Module):
         """The plans of a pattern, by the names in ``plan_names``; raises if the pattern is malformed."""
         raise NotImplementedError
 
-    # ---- weight and pattern ------------------------------------------------------------------------------------
+    # ---- weight and pattern --------------------------------------------------------------------------------
 
     def _init_weight(
         self,
@@ -95,13 +95,13 @@ class SparseLayer(nn.Module):
         for plan_name, plan in plans.items():
             self.register_buffer(plan_name, plan, persistent=False)
 
-    def _take_weights(self, dense: nn.Module) -> None:
+    def _take_weights(self, dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         """The dense layer's weights at the pattern, its bias, what of it is trained, and its mode."""
         with torch.no_grad():
             weight = dense.weight.detach().flatten(1)
             self.values.copy_(at_blocks(weight, self.crow, self.col, self.block[0]))
             self.values.requires_grad_(dense.weight.requires_grad)
-            if self.bias is not None:
+            if self.bias is not None and dense.bias is not None:
                 self.bias.copy_(dense.bias)
                 self.bias.requires_grad_(dense.bias.requires_grad)
         self.train(dense.training)
@@ -110,10 +110,10 @@ class SparseLayer(nn.Module):
         """The other way round, zeros where weights were pruned."""
         with torch.no_grad():
             dense.weight.copy_(self.weight)
-            if self.bias is not None:
+            if self.bias is not None and dense.bias is not None:
                 dense.bias.copy_(self.bias)
         dense.weight.requires_grad_(self.values.requires_grad)
-        if self.bias is not None:
+        if self.bias is not None and dense.bias is not None:
             dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
 
@@ -142,7 +142,7 @@ class SparseLayer(nn.Module):
             f"nnz={kept}, sparsity={1 - kept / max(math.prod(self.weight_shape), 1):.4f}, block={self.block}"
         )
 
-    # ---- plans follow the pattern ------------------------------------------------------------------------------
+    # ---- plans follow the pattern --------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLayer:
         check_dtype(fn(self.values.new_empty(0)).dtype, type(self).__name__)  # before anything is changed
