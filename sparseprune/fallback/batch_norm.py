@@ -1,8 +1,171 @@
-"""Batch normalisation with what surrounds it in plain torch."""
+"""Batch normalisation with what surrounds it in plain torch: ``y = relu(batch_norm(x) + residual)``.
+
+Statistics are those of the batch or given. They, and what is computed with them, are float32 for bfloat16.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-SCHEMAS: dict[Callable[..., Any], str] = {}
+import torch
+from torch import Tensor
+
+from sparseprune.fallback.convolution import empty_images, is_batch_inner_images
+
+SAMPLES_AND_PIXELS = (0, 2, 3)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _per_channel(numbers: Tensor) -> Tensor:
+    return _wide(numbers)[:, None, None]
+
+
+def _check(op: str, x: Tensor, **others: Tensor | None) -> None:
+    if x.dim() != 4:
+        raise ValueError(
+            f"{op}: expected x.shape == [samples, channels, height, width], got {x.dim()} dimensions"
+        )
+    for name, tensor in others.items():
+        if name in ("g", "residual", "y"):
+            if tensor is not None and tensor.shape != x.shape:
+                raise ValueError(
+                    f"{op}: expected {name}.shape == {list(x.shape)} (that of x), got {list(tensor.shape)}"
+                )
+        elif tensor is not None and tuple(tensor.shape) != (x.shape[1],):
+            raise ValueError(
+                f"{op}: expected {name}.shape == [{x.shape[1]} (channels)], got {list(tensor.shape)}"
+            )
+
+
+def _normalized(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float
+) -> Tensor:
+    scale = torch.rsqrt(_per_channel(var) + eps)
+    if weight is not None:
+        scale = scale * _per_channel(weight)
+    y = (_wide(x) - _per_channel(mean)) * scale
+    return y if bias is None else y + _per_channel(bias)
+
+
+def in_layout(x: Tensor, batch_inner: bool) -> Tensor:
+    """``x`` (N, C, H, W) batch-inner or contiguous in memory, a copy only where it is not; differentiable."""
+    samples, channels, height, width = x.shape
+    inner = is_batch_inner_images(x)
+    if batch_inner and not inner and samples > 1:  # torch transposes matrices faster than it permutes
+        rows = x.reshape(samples, channels * height * width).t().contiguous()
+        return rows.view(channels, height, width, samples).permute(3, 0, 1, 2)
+    if not batch_inner and inner:
+        rows = x.permute(1, 2, 3, 0).reshape(channels * height * width, samples)
+        return rows.t().contiguous().view(x.shape)
+    return x if batch_inner else x.contiguous()
+
+
+def batch_norm_act(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+    batch_inner: bool | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check("batch_norm_act", x, weight=weight, bias=bias, residual=residual)
+    var, mean = torch.var_mean(_wide(x), SAMPLES_AND_PIXELS, correction=0)
+    return batch_norm_act_eval(x, weight, bias, mean, var, residual, eps, relu, batch_inner), mean, var
+
+
+def batch_norm_act_eval(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+    batch_inner: bool | None = None,
+) -> Tensor:
+    op = "batch_norm_act_eval"
+    _check(op, x, weight=weight, bias=bias, mean=mean, var=var, residual=residual)
+    y = _normalized(x, weight, bias, mean, var, eps)
+    if residual is not None:
+        y = y + _wide(residual)
+    if relu:
+        y = y.relu()
+    inner = is_batch_inner_images(x) if batch_inner is None else batch_inner
+    return empty_images(x, tuple(x.shape), inner).copy_(y)
+
+
+def batch_norm_act_backward(
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    y: Tensor | None,
+    eps: float,
+    relu: bool,
+    training: bool,
+    needs_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    op = "batch_norm_act_backward"
+    _check(op, x, g=g, weight=weight, bias=bias, mean=mean, var=var, y=y)
+    wide = _wide(g)
+    if relu:
+        output = _normalized(x, weight, bias, mean, var, eps) if y is None else _wide(y)
+        wide = wide.masked_fill(output <= 0, 0)
+    rstd = torch.rsqrt(_wide(var) + eps)
+    centered = _wide(x) - _per_channel(mean)
+    d_bias = wide.sum(SAMPLES_AND_PIXELS)
+    d_weight = (wide * centered).sum(SAMPLES_AND_PIXELS) * rstd
+    d_x = wide
+    if training:
+        count = x.numel() // x.shape[1]
+        d_x = d_x - _per_channel(d_bias / count) - centered * _per_channel(d_weight * rstd / count)
+    d_x = d_x * _per_channel(rstd if weight is None else rstd * _wide(weight))
+    inner = is_batch_inner_images(x)
+    return (
+        empty_images(x, tuple(x.shape), inner).copy_(d_x),
+        empty_images(x, tuple(x.shape), inner).copy_(wide) if needs_residual else x.new_empty(0),
+        d_weight,
+        d_bias,
+    )
+
+
+def batch_norm_act_of_torch(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+    batch_inner: bool | None,
+) -> Tensor:
+    """The same by torch's own functions: for every dtype and device, and for second derivatives.
+
+    Without ``mean`` and ``var``, with the statistics of the batch.
+    """
+    y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=mean is None, eps=eps)
+    if residual is not None:
+        y = y + residual
+    if relu:
+        y = y.relu()
+    return in_layout(y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
+
+
+SCHEMAS: dict[Callable[..., Any], str] = {
+    batch_norm_act: "batch_norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
+    "bool relu, bool? batch_inner=None) -> (Tensor, Tensor, Tensor)",
+    batch_norm_act_eval: "batch_norm_act_eval(Tensor x, Tensor? weight, Tensor? bias, Tensor mean, "
+    "Tensor var, Tensor? residual, float eps, bool relu, bool? batch_inner=None) -> Tensor",
+    batch_norm_act_backward: "batch_norm_act_backward(Tensor g, Tensor x, Tensor? weight, Tensor? bias, "
+    "Tensor mean, Tensor var, Tensor? y, float eps, bool relu, bool training, bool needs_residual) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+}
