@@ -50,4 +50,20 @@ STABLE_TORCH_LIBRARY(sparseprune, m) {
   m.def(
       "conv2d_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry) "
       "-> (Tensor, Tensor, Tensor)");
+
+  // y = relu(batch_norm(x) + residual) with the statistics of the batch: (y, mean, biased variance). These and, as
+  // weight and bias may be, their gradients are float32 for bfloat16.
+  m.def(
+      "batch_norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, float eps, bool relu, "
+      "bool? batch_inner=None) -> (Tensor, Tensor, Tensor)");
+  // The same with statistics that are given.
+  m.def(
+      "batch_norm_act_eval(Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, Tensor? residual, "
+      "float eps, bool relu, bool? batch_inner=None) -> Tensor");
+  // (d_x, d_residual, d_weight, d_bias). The mask of the ReLU is that of the output y, which is needed where there
+  // was a residual. training: the statistics are those of the batch. d_residual is empty unless needed.
+  m.def(
+      "batch_norm_act_backward(Tensor g, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, Tensor? "
+      "y, "
+      "float eps, bool relu, bool training, bool needs_residual) -> (Tensor, Tensor, Tensor, Tensor)");
 }

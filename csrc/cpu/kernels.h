@@ -112,6 +112,34 @@ struct Pixels {
   int64_t ahead = 0;  // from a number to one that will be read soon
 };
 
+// ---- batch normalisation ----
+
+// Numbers of a channel that its kernels take at once: sums of so few lose little, and they stay in the L1 cache.
+constexpr int norm_block = 2048;
+
+// y = (x - mean) scale + bias
+template <class Scalar>
+struct Normalization {
+  Scalar mean, scale, bias;
+};
+
+// A gradient g, counted as 0 where the output of a ReLU was not positive: where y <= 0, or, without y and with
+// `recompute`, where the normalised x is.
+template <class Element>
+struct GatedGradient {
+  const Element* g;
+  const Element* x;
+  const Element* y;
+  bool recompute;
+  Normalization<Sum<Element>> of;
+};
+
+// d_x = of_g g + of_x (x - mean) + constant
+template <class Scalar>
+struct NormGradient {
+  Scalar of_g, of_x, constant;
+};
+
 // What becomes of the sums of SpMM.
 template <class Element>
 struct Epilogue {
@@ -160,6 +188,16 @@ struct KernelsOf {
   void (*pack_pixels)(Pixels<const Element> from, Sum<Element>* to, int lanes);
   // The other way round.
   void (*unpack_pixels)(const Sum<Element>* from, int lanes, Pixels<Element> to);
+
+  // Batch normalisation of n <= norm_block numbers of a channel.
+  // sum = sum_k x[k], squares = sum_k (x[k] - sum / n)^2
+  void (*moments)(const Element* x, int n, Sum<Element>* sum, Sum<Element>* squares);
+  // y = (x - mean) scale + bias + residual, or the maximum of that and 0 (NaN stays NaN); residual may be null
+  void (*normalize)(const Element* x, const Element* residual, int n, Normalization<Sum<Element>> of, bool relu,
+                    Element* y);
+  // sums[0] = sum_k g[k], sums[1] = sum_k g[k] (x[k] - mean); to = g, unless it is null
+  void (*norm_gradient_sums)(GatedGradient<Element> g, int n, Element* to, Sum<Element>* sums);
+  void (*norm_gradient)(GatedGradient<Element> g, int n, NormGradient<Sum<Element>> coefficients, Element* d_x);
 };
 
 struct Kernels {

@@ -205,11 +205,86 @@ void unpack_pixels(const Sum<Element>* from, int lanes, Pixels<Element> to) {
     for (int b = 0; b < to.samples; ++b) to.data[p * to.pixel_stride + b] = rounded<Element>(from[p * lanes + b]);
 }
 
+// ---- batch normalisation ----
+
+template <class Scalar>
+Scalar sum_of_lanes(Scalar* sum) {
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int b = 0; b < half; ++b) sum[b] += sum[b + half];
+  return sum[0];
+}
+
 template <class Element>
-constexpr KernelsOf<Element> kernels{
-    pack<Element>,        unpack<Element>,       add_row_sums<Element>, spmm<Element>,
-    spmv<Element>,        gradients<Element>,    conv<Sum<Element>>,    conv_gradients<Sum<Element>>,
-    pack_pixels<Element>, unpack_pixels<Element>};
+void moments(const Element* x, int n, Sum<Element>* sum, Sum<Element>* squares) {
+  Sum<Element> sums[lanes] = {}, squared[lanes] = {};
+  for (int k = 0; k < n; ++k) sums[k % lanes] += widened(x[k]);
+  *sum = sum_of_lanes(sums);
+  const Sum<Element> mean = *sum / Sum<Element>(n);
+  for (int k = 0; k < n; ++k) {
+    const Sum<Element> deviation = widened(x[k]) - mean;
+    squared[k % lanes] += deviation * deviation;
+  }
+  *squares = sum_of_lanes(squared);
+}
+
+template <class Scalar>
+Scalar normalized(Scalar x, Normalization<Scalar> of) {
+  return (x - of.mean) * of.scale + of.bias;
+}
+
+template <class Element>
+void normalize(const Element* x, const Element* residual, int n, Normalization<Sum<Element>> of, bool relu,
+               Element* y) {
+  for (int k = 0; k < n; ++k) {
+    Sum<Element> number = normalized<Sum<Element>>(widened(x[k]), of);
+    if (residual) number += widened(residual[k]);
+    y[k] = rounded<Element>(relu && number < 0 ? Sum<Element>(0) : number);
+  }
+}
+
+template <class Element>
+Element gated(const GatedGradient<Element>& g, int k) {
+  const bool zero = g.y           ? widened(g.y[k]) <= 0
+                    : g.recompute ? normalized<Sum<Element>>(widened(g.x[k]), g.of) <= 0
+                                  : false;
+  return zero ? Element{} : g.g[k];
+}
+
+template <class Element>
+void norm_gradient_sums(GatedGradient<Element> g, int n, Element* to, Sum<Element>* sums) {
+  Sum<Element> of_g[lanes] = {}, of_product[lanes] = {};
+  for (int k = 0; k < n; ++k) {
+    const Element number = gated(g, k);
+    if (to) to[k] = number;
+    of_g[k % lanes] += widened(number);
+    of_product[k % lanes] += widened(number) * (widened(g.x[k]) - g.of.mean);
+  }
+  sums[0] = sum_of_lanes(of_g);
+  sums[1] = sum_of_lanes(of_product);
+}
+
+template <class Element>
+void norm_gradient(GatedGradient<Element> g, int n, NormGradient<Sum<Element>> coefficients, Element* d_x) {
+  for (int k = 0; k < n; ++k)
+    d_x[k] = rounded<Element>(coefficients.of_g * widened(gated(g, k)) +
+                              (coefficients.of_x * (widened(g.x[k]) - g.of.mean) + coefficients.constant));
+}
+
+template <class Element>
+constexpr KernelsOf<Element> kernels{pack<Element>,
+                                     unpack<Element>,
+                                     add_row_sums<Element>,
+                                     spmm<Element>,
+                                     spmv<Element>,
+                                     gradients<Element>,
+                                     conv<Sum<Element>>,
+                                     conv_gradients<Sum<Element>>,
+                                     pack_pixels<Element>,
+                                     unpack_pixels<Element>,
+                                     moments<Element>,
+                                     normalize<Element>,
+                                     norm_gradient_sums<Element>,
+                                     norm_gradient<Element>};
 
 }  // namespace
 

@@ -465,6 +465,7 @@ void unpack(Panel<const float> panel, int64_t features, int batch, Strided<Eleme
 }
 
 #include "conv_simd.h"
+#include "batch_norm_simd.h"
 
 template <class Element>
 constexpr KernelsOf<Element> kernels{pack<Element>,
@@ -476,7 +477,11 @@ constexpr KernelsOf<Element> kernels{pack<Element>,
                                      conv,
                                      conv_gradients,
                                      pack_pixels<Element>,
-                                     unpack_pixels<Element>};
+                                     unpack_pixels<Element>,
+                                     moments<Element>,
+                                     normalize<Element>,
+                                     norm_gradient_sums<Element>,
+                                     norm_gradient<Element>};
 
 #undef UNROLL
 #undef KERNEL

@@ -51,19 +51,6 @@ def _normalized(
     return y if bias is None else y + _per_channel(bias)
 
 
-def in_layout(x: Tensor, batch_inner: bool) -> Tensor:
-    """``x`` (N, C, H, W) batch-inner or contiguous in memory, a copy only where it is not; differentiable."""
-    samples, channels, height, width = x.shape
-    inner = is_batch_inner_images(x)
-    if batch_inner and not inner and samples > 1:  # torch transposes matrices faster than it permutes
-        rows = x.reshape(samples, channels * height * width).t().contiguous()
-        return rows.view(channels, height, width, samples).permute(3, 0, 1, 2)
-    if not batch_inner and inner:
-        rows = x.permute(1, 2, 3, 0).reshape(channels * height * width, samples)
-        return rows.t().contiguous().view(x.shape)
-    return x if batch_inner else x.contiguous()
-
-
 def batch_norm_act(
     x: Tensor,
     weight: Tensor | None,
@@ -135,29 +122,6 @@ def batch_norm_act_backward(
         d_weight,
         d_bias,
     )
-
-
-def batch_norm_act_of_torch(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    relu: bool,
-    batch_inner: bool | None,
-) -> Tensor:
-    """The same by torch's own functions: for every dtype and device, and for second derivatives.
-
-    Without ``mean`` and ``var``, with the statistics of the batch.
-    """
-    y = torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=mean is None, eps=eps)
-    if residual is not None:
-        y = y + residual
-    if relu:
-        y = y.relu()
-    return in_layout(y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
 
 
 SCHEMAS: dict[Callable[..., Any], str] = {

@@ -8,9 +8,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparseprune.fallback.batch_norm import in_layout
 from sparseprune.fallback.convolution import is_batch_inner_images
+from sparseprune.fallback.images import in_layout
 from sparseprune.nn.conv import FEW_SAMPLES
+from sparseprune.ops.batch_norm import batch_norm_act, batch_norm_act_eval
+
+# Dtypes of activations that have kernels: those of their sums, which parameters may have too.
+KERNEL_DTYPES = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float64: torch.float64,
+}
 
 Norm = TypeVar("Norm", bound=nn.BatchNorm2d)
 
@@ -94,13 +102,55 @@ class BatchNormAct2d(nn.BatchNorm2d):
         Returns:
             x's shape.
         """
+        inner = self.batch_inner if len(x) >= FEW_SAMPLES else False
+        if self._has_kernels_for(x, residual):
+            return self._fused(x, residual, inner)
         y = super().forward(x)
         if residual is not None:
             y = y + residual
         if self.relu:
             y = y.relu()
-        inner = self.batch_inner if len(x) >= FEW_SAMPLES else False
         return in_layout(y, is_batch_inner_images(x) if inner is None else inner)
+
+    def _has_kernels_for(self, x: Tensor, residual: Tensor | None) -> bool:
+        numbers = (self.weight, self.bias, self.running_mean, self.running_var)
+        return (
+            x.is_cpu
+            and x.dtype in KERNEL_DTYPES
+            and x.dim() == 4
+            and x.shape[1] == self.num_features
+            and x.numel() > self.num_features  # torch refuses a single value per channel
+            and all(t is None or (t.is_cpu and t.dtype in (x.dtype, KERNEL_DTYPES[x.dtype])) for t in numbers)
+            and (
+                residual is None
+                or (residual.is_cpu and residual.dtype == x.dtype and residual.shape == x.shape)
+            )
+        )
+
+    def _fused(self, x: Tensor, residual: Tensor | None, inner: bool | None) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if not self.training and mean is not None and var is not None:
+            return batch_norm_act_eval(
+                x, mean, var, self.weight, self.bias, residual, self.eps, self.relu, inner
+            )
+        y, batch_mean, batch_var = batch_norm_act(
+            x, self.weight, self.bias, residual, self.eps, self.relu, inner
+        )
+        if self.training and self.track_running_stats:
+            self._track(batch_mean, batch_var, x.numel() // self.num_features)
+        return y
+
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Update the running statistics as torch does: with the unbiased variance of ``count`` values."""
+        factor = 0.0 if self.momentum is None else self.momentum
+        with torch.no_grad():
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if self.momentum is None:  # the average over all batches
+                    factor = 1.0 / float(self.num_batches_tracked)
+            if self.running_mean is not None and self.running_var is not None:
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
+                self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), factor)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", relu=True" if self.relu else "")

@@ -14,7 +14,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.fallback.images import are_batch_inner, in_layout
+from sparseprune.fallback.convolution import is_batch_inner_images
+from sparseprune.fallback.images import in_layout
 from sparseprune.nn.conv import FEW_SAMPLES
 
 
@@ -37,7 +38,7 @@ class _BatchInnerPool(nn.Module):
         """``pool(x)``; ``swapped_pool``, for (C, N, H, W), where another function does better there."""
         if x.dim() != 4:
             return pool(x)  # one image, or torch's error
-        if are_batch_inner(x):
+        if is_batch_inner_images(x):
             y = in_layout((swapped_pool or pool)(x.transpose(0, 1)).transpose(0, 1), True)
         else:
             y = pool(x)
