@@ -157,7 +157,13 @@ def problem(case: Case) -> Problem:
     return Problem(case, mask, pattern, values, bias, x, g, exact, dense, scale)
 
 
-problem_once = functools.cache(problem)
+@functools.cache
+def problem_with_threads(case: Case, threads: int) -> Problem:
+    return problem(case)
+
+
+def problem_once(case: Case) -> Problem:
+    return problem_with_threads(case, torch.get_num_threads())  # which torch's errors depend on
 
 
 def check_answer(p: Problem, name: str, actual: Tensor) -> None:
@@ -500,7 +506,9 @@ SMALL = Case(2, 2, 2, (4, 3), dtype=torch.float64)
     [
         SMALL,
         SMALL._replace(layout="batch_inner", block_rows=2, stride=(2, 1), pad=(0, 1, 2, 0)),
-        SMALL._replace(samples=16, channels=1, size=(2, 2), kernel=(2, 1), groups=2, layout="batch_inner"),
+        SMALL._replace(
+            samples=16, channels=1, block_count=1, size=(1, 2), kernel=(2, 1), groups=2, layout="batch_inner"
+        ),
     ],
     ids=["contiguous", "batch_inner", "many"],
 )
@@ -607,8 +615,6 @@ def test_convolve_under_autocast_keeps_the_dtype_of_the_weight() -> None:
     y.sum().backward()
     assert x.grad is not None
     assert x.grad.dtype == torch.bfloat16
-    with pytest.raises((ValueError, RuntimeError)):
-        convolution.convolve(x, p.values, p.pattern, p.case.geometry)
 
 
 def test_convolve_compiles_into_one_graph() -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from sparseprune import fallback
 
@@ -127,13 +126,32 @@ def _padded(x: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(fallback._wide(x), pad)
 
 
-def _steps(geometry: Geometry) -> dict[str, Any]:
-    """Arguments of torch's convolutions over an input that is padded already."""
-    return {
-        "stride": (geometry.stride_h, geometry.stride_w),
-        "dilation": (geometry.dilation_h, geometry.dilation_w),
-        "groups": geometry.groups,
-    }
+def _steps(geometry: Geometry) -> list[list[int]]:
+    """Stride, padding (there is none left in a padded input) and dilation, as torch's operators take them."""
+    return [
+        [geometry.stride_h, geometry.stride_w],
+        [0, 0],
+        [geometry.dilation_h, geometry.dilation_w],
+    ]
+
+
+def _convolution_backward(
+    g: Tensor, padded: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the padded input and of the dense weight, those that are needed."""
+    with torch.autocast(g.device.type, enabled=False):
+        d_padded, d_weight, _ = torch.ops.aten.convolution_backward.default(
+            fallback._wide(g),
+            padded,
+            weight,
+            None,
+            *_steps(geometry),
+            False,
+            [0, 0],
+            geometry.groups,
+            [*needs, False],
+        )
+    return d_padded, d_weight
 
 
 def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
@@ -159,7 +177,8 @@ def conv2d(
         )
     of.output_size(x.shape[2], x.shape[3])
     with torch.autocast(x.device.type, enabled=False):
-        y = F.conv2d(_padded(x, of), weight, None if bias is None else fallback._wide(bias), **_steps(of))
+        bias = None if bias is None else fallback._wide(bias)
+        y = F.conv2d(_padded(x, of), weight, bias, *_steps(of), of.groups)
     return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
 
 
@@ -190,9 +209,8 @@ def _conv2d_t(
     weight = _dense_weight(op, values, crow, col, of)
     _check_gradient(op, g, len(weight), of, input_size)
     height, width = input_size
-    padded = (len(g), of.in_channels, height + of.pad_top + of.pad_bottom, width + of.pad_left + of.pad_right)
-    with torch.autocast(g.device.type, enabled=False):
-        d_padded = conv2d_input(padded, weight, fallback._wide(g), **_steps(of))
+    padded = _padded(g.new_zeros(len(g), of.in_channels, height, width), of)
+    d_padded, _ = _convolution_backward(g, padded, weight, of, (True, False))
     return d_padded[:, :, of.pad_top : of.pad_top + height, of.pad_left : of.pad_left + width]
 
 
@@ -214,9 +232,9 @@ def conv2d_sddmm(
         )
     channels = (len(crow) - 1) * block_rows
     _check_gradient(op, g, channels, of, x.shape[2:])
-    shape = (channels, of.in_channels // of.groups, of.kernel_h, of.kernel_w)
-    with torch.autocast(g.device.type, enabled=False):
-        d_weight = conv2d_weight(_padded(x, of), shape, fallback._wide(g), **_steps(of))
+    padded = _padded(x, of)
+    weight = padded.new_zeros(channels, of.in_channels // of.groups, of.kernel_h, of.kernel_w)
+    _, d_weight = _convolution_backward(g, padded, weight, of, (False, True))
     return fallback.at_blocks(d_weight.flatten(1), crow, col, block_rows).to(g.dtype).contiguous()
 
 
