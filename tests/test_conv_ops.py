@@ -643,7 +643,8 @@ def operands_of(p: Problem) -> dict[str, Any]:
     return {**names, "geometry": geometry, "input_size": size, "block_rows": p.case.block_rows}
 
 
-def call(name: str, o: dict[str, Any]) -> Any:
+def call(name: str, operands: dict[str, Any], function: Callable[..., Any] | None = None) -> Any:
+    """The operator, or a function of the same arguments."""
     first, last = {
         "conv2d": (("x", "values"), ("bias",)),
         "conv2d_t": (("g", "values"), ("input_size",)),
@@ -651,7 +652,8 @@ def call(name: str, o: dict[str, Any]) -> Any:
         "conv2d_backward": (("g", "x", "values"), ()),
     }[name]
     keys = (*first, *ConvPattern._fields, "geometry", *last)
-    return getattr(torch.ops.sparseprune, name).default(*(o[key] for key in keys))
+    function = function or getattr(torch.ops.sparseprune, name).default
+    return function(*(operands[key] for key in keys))
 
 
 def bad(name: str, what: str, change: Callable[[Any], Any], message: str) -> Any:

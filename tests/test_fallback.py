@@ -6,25 +6,26 @@ from typing import Any
 
 import pytest
 import torch
+from test_conv_ops import Case, arguments_of, call, operands_of, problem_once
 from torch import Tensor
 
 from sparseprune import fallback, ops
 from sparseprune.pattern import bsr_from_mask
 
-OPERATORS = [function.__name__ for function in fallback.SCHEMAS]
+SCHEMAS = fallback.SCHEMAS | fallback.convolution.SCHEMAS | fallback.batch_norm.SCHEMAS
 
 
-@pytest.mark.parametrize("function", fallback.SCHEMAS)
+@pytest.mark.parametrize("function", SCHEMAS)
 def test_schemas_are_those_of_the_operators(function: Any) -> None:
     operator = getattr(torch.ops.sparseprune, function.__name__).default
-    assert torch._C.parse_schema(f"sparseprune::{fallback.SCHEMAS[function]}") == operator._schema
+    assert torch._C.parse_schema(f"sparseprune::{SCHEMAS[function]}") == operator._schema
 
 
 def test_schemas_are_complete(needs_extension: None) -> None:
     compiled = (Path(__file__).parent.parent / "csrc" / "ops.cpp").read_text()
-    for schema in fallback.SCHEMAS.values():
+    for schema in SCHEMAS.values():
         assert f"{schema.partition('(')[0]}(" in compiled
-    assert compiled.count("m.def(") == len(fallback.SCHEMAS)
+    assert compiled.count("m.def(") == len(SCHEMAS)
 
 
 def operands(
@@ -84,6 +85,54 @@ def test_functions_agree_with_the_operators(
             ours = getattr(fallback, name)(*arguments)
             theirs = getattr(torch.ops.sparseprune, name).default(*arguments)
             torch.testing.assert_close(ours, theirs, check_stride=True)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(3, dtype=torch.float64),
+        Case(17, layout="batch_inner", stride=(2, 1), pad=(0, 2, 1, 0), dtype=torch.float64),
+        Case(17, 2, 1, groups=3, block_rows=4, dtype=torch.bfloat16),
+        Case(0, layout="channels_last"),
+        Case(2, pattern="no_weight"),
+    ],
+)
+def test_convolutions_agree_with_the_operators(case: Case, needs_extension: None) -> None:
+    for name, arguments in arguments_of(problem_once(case)).items():
+        with torch.no_grad():
+            ours = getattr(fallback.convolution, name)(*arguments)
+            theirs = getattr(torch.ops.sparseprune, name).default(*arguments)
+        torch.testing.assert_close(ours, theirs, check_stride=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "change"),
+    [
+        ("conv2d", "x", lambda t: t[:, 1:]),
+        ("conv2d", "x", lambda t: t[0]),
+        ("conv2d", "x", lambda t: t[:, :, :0]),
+        ("conv2d", "x", lambda t: t[..., :0]),
+        ("conv2d", "bias", lambda t: t[1:]),
+        ("conv2d", "values", lambda t: t[1:]),
+        ("conv2d_t", "values", lambda t: t[:, 0]),
+        ("conv2d_t", "g", lambda t: t[:, :, 1:]),
+        ("conv2d_t", "g", lambda t: t[:, 1:]),
+        ("conv2d_sddmm", "x", lambda t: t[1:]),
+        ("conv2d_sddmm", "g", lambda t: t[..., 1:]),
+        ("conv2d_backward", "x", lambda t: t[:, 1:]),
+        ("conv2d_backward", "values", lambda t: t[1:]),
+    ],
+)
+def test_convolution_errors_are_those_of_the_operator(
+    name: str, what: str, change: Any, needs_extension: None
+) -> None:
+    operands = operands_of(problem_once(Case()))
+    operands[what] = change(operands[what])
+    with pytest.raises(ValueError, match=f"^{name}: expected") as ours:
+        call(name, operands, getattr(fallback.convolution, name))
+    with pytest.raises(ValueError, match=f"^{name}: expected") as theirs:
+        call(name, operands)
+    assert str(ours.value) == str(theirs.value)
 
 
 def test_topk_masks_agrees_with_the_operator(needs_extension: None) -> None:
@@ -150,7 +199,10 @@ def test_suite_passes_in_plain_torch() -> None:
     chosen = "shapes or layouts or patterns or opcheck or gradients or drop_in or round_trip or densify"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen]
-        + [str(tests / name) for name in ("test_ops.py", "test_linear.py", "test_sparsify.py")],
+        + [
+            str(tests / name)
+            for name in ("test_ops.py", "test_conv_ops.py", "test_linear.py", "test_sparsify.py")
+        ],
         env={**os.environ, "SPARSEPRUNE_FALLBACK": "1"},
         cwd=tests.parent,
         capture_output=True,
