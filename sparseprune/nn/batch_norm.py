@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseprune.fallback.convolution import is_batch_inner_images
 from sparseprune.fallback.images import in_layout
 from sparseprune.nn.conv import FEW_SAMPLES
-from sparseprune.ops.batch_norm import batch_norm_act, batch_norm_act_eval
+from sparseprune.ops.batch_norm import normalize, normalize_with
 
 # Dtypes of activations that have kernels: those of their sums, which parameters may have too.
 KERNEL_DTYPES = {
@@ -130,12 +130,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def _fused(self, x: Tensor, residual: Tensor | None, inner: bool | None) -> Tensor:
         mean, var = self.running_mean, self.running_var
         if not self.training and mean is not None and var is not None:
-            return batch_norm_act_eval(
-                x, mean, var, self.weight, self.bias, residual, self.eps, self.relu, inner
-            )
-        y, batch_mean, batch_var = batch_norm_act(
-            x, self.weight, self.bias, residual, self.eps, self.relu, inner
-        )
+            return normalize_with(x, mean, var, self.weight, self.bias, residual, self.eps, self.relu, inner)
+        y, batch_mean, batch_var = normalize(x, self.weight, self.bias, residual, self.eps, self.relu, inner)
         if self.training and self.track_running_stats:
             self._track(batch_mean, batch_var, x.numel() // self.num_features)
         return y

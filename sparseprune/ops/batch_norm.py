@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -240,3 +241,73 @@ GRADIENTS: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
     ("batch_norm_act", _batch_norm_act_gradients, _save_for_batch_norm_act),
     ("batch_norm_act_eval", _batch_norm_act_eval_gradients, _save_for_batch_norm_act_eval),
 ]
+
+
+# ---- a normalisation in eager mode -------------------------------------------------------------------------
+
+
+class _BatchNormAct(torch.autograd.Function):
+    """:func:`normalize` with one node in the autograd graph; see ``_Linear`` in :mod:`sparseprune.ops`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        # Below ADInplaceOrView, the result does not count as a view, which `y += shortcut` could not change.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            output = torch.ops.sparseprune.batch_norm_act.default(*inputs)
+        _save_for_batch_norm_act(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        below = torch._C._AutoDispatchBelowADInplaceOrView
+        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
+            return _batch_norm_act_gradients(ctx, g)
+
+
+class _BatchNormActEval(torch.autograd.Function):
+    """The same with given statistics."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            output = torch.ops.sparseprune.batch_norm_act_eval.default(*inputs)
+        _save_for_batch_norm_act_eval(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        below = torch._C._AutoDispatchBelowADInplaceOrView
+        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
+            return _batch_norm_act_eval_gradients(ctx, g)
+
+
+def normalize(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+    batch_inner: bool | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`batch_norm_act` as a layer computes it: its output may be changed in place."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return batch_norm_act(x, weight, bias, residual, eps, relu, batch_inner)
+    return _BatchNormAct.apply(x, weight, bias, residual, eps, relu, batch_inner)
+
+
+def normalize_with(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+    batch_inner: bool | None,
+) -> Tensor:
+    """:func:`batch_norm_act_eval` likewise."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return batch_norm_act_eval(x, mean, var, weight, bias, residual, eps, relu, batch_inner)
+    return _BatchNormActEval.apply(x, weight, bias, mean, var, residual, eps, relu, batch_inner)
