@@ -464,8 +464,8 @@ void unpack(Panel<const float> panel, int64_t features, int batch, Strided<Eleme
     }
 }
 
-#include "conv_simd.h"
 #include "batch_norm_simd.h"
+#include "conv_simd.h"
 
 template <class Element>
 constexpr KernelsOf<Element> kernels{pack<Element>,
