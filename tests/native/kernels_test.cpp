@@ -11,15 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "conv_tests.h"
 #include "cpu/isa.h"
 #include "problems.h"
 
 namespace sparseprune {
 namespace {
-
-long cases = 0;
-
-constexpr int all_block_rows[] = {1, 2, 4, 8, 16};
 
 template <class Element>
 std::vector<int> all_widths() {
@@ -417,8 +414,11 @@ int run(const std::vector<std::string>& placements) {
       const int lanes = isa == "avx512" ? 16 : isa == "avx2" ? 8 : 1;
       Tests<float>(isa, kernels.of_float, lanes).run();
       Tests<BFloat16>(isa, kernels.of_bfloat16, lanes).run();
+      ConvTests<float>(isa, kernels.of_float).run();
+      ConvTests<BFloat16>(isa, kernels.of_bfloat16).run();
     }
     Tests<double>("scalar", double_kernels(), 1).run();
+    ConvTests<double>("scalar", double_kernels()).run();
   }
   printf("kernels_test: %s; buffers %s: %ld cases, %ld failures\n", isas.c_str(), where.c_str(), cases, failures);
   return failures ? 1 : 0;

@@ -13,8 +13,11 @@
 
 namespace sparseprune {
 
+inline long cases = 0;
 inline long failures = 0;
 constexpr long most_failures = 20;
+
+constexpr int all_block_rows[] = {1, 2, 4, 8, 16};
 
 inline bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
