@@ -5,11 +5,12 @@
 template <int V>
 constexpr int conv_vectors = Vec::template conv_vectors<V>;
 
-inline AtPixels positions_of(int first, int vectors, int64_t pixel_stride, int lanes) {
-  AtPixels position;
-  for (int t = 0; t < vectors; ++t) {
+template <class Scalar>
+AtPixels positions_of(int first, int vectors, const Run<Scalar>& run) {
+  AtPixels position{};
+  for (int t = 0; run.data && t < vectors; ++t) {  // a run that is not wanted has no lanes to divide by
     const int number = first + t * Vec::lanes;
-    position.at[t] = number / lanes * pixel_stride + number % lanes;
+    position.at[t] = number / run.lanes * run.pixel_stride + number % run.lanes;
   }
   return position;
 }
@@ -34,7 +35,7 @@ void conv_rows(OffsetRows rows, int block_rows, const float* value, const float*
   for_even_parts<conv_vectors<V>>(n, [&](auto t, int first) {
     spmm_pass<float, V, t.value>(rows.start, rows.start + 1, rows.rows, block_rows, value, x + first,
                                  FromOffset{rows.offset}, Epilogue<float>{false, bias, false}, y.data,
-                                 y.row_stride, positions_of(first, t.value, y.pixel_stride, y.lanes));
+                                 y.row_stride, positions_of(first, t.value, y));
   });
 }
 
@@ -56,10 +57,10 @@ void conv_gradient_parts(OffsetRows rows, int block_rows, const float* value, co
                          int n, Run<const float> x, Run<float> d_x, float* d_value) {
   const RowsOfG<Blocks, FromOffset> rows_of_g{{rows.offset}, __builtin_ctz(block_rows), block_rows - 1, g_stride};
   for_even_parts<Vec::conv_gradient_vectors>(n, [&](auto t, int first) {
-    gradients_pass<float, t.value, WithX, WithValue>(
-        rows.start, rows.start + 1, rows.rows, rows_of_g, value, g + first, x.data, x.row_stride,
-        positions_of(first, t.value, x.pixel_stride, x.lanes), false, d_x.data, d_x.row_stride,
-        positions_of(first, t.value, d_x.pixel_stride, d_x.lanes), d_value);
+    gradients_pass<float, t.value, WithX, WithValue>(rows.start, rows.start + 1, rows.rows, rows_of_g, value,
+                                                     g + first, x.data, x.row_stride,
+                                                     positions_of(first, t.value, x), false, d_x.data,
+                                                     d_x.row_stride, positions_of(first, t.value, d_x), d_value);
   });
 }
 
