@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "batch_norm_tests.h"
 #include "conv_tests.h"
 #include "cpu/isa.h"
 #include "problems.h"
@@ -416,9 +417,12 @@ int run(const std::vector<std::string>& placements) {
       Tests<BFloat16>(isa, kernels.of_bfloat16, lanes).run();
       ConvTests<float>(isa, kernels.of_float).run();
       ConvTests<BFloat16>(isa, kernels.of_bfloat16).run();
+      BatchNormTests<float>(isa, kernels.of_float).run();
+      BatchNormTests<BFloat16>(isa, kernels.of_bfloat16).run();
     }
     Tests<double>("scalar", double_kernels(), 1).run();
     ConvTests<double>("scalar", double_kernels()).run();
+    BatchNormTests<double>("scalar", double_kernels()).run();
   }
   printf("kernels_test: %s; buffers %s: %ld cases, %ld failures\n", isas.c_str(), where.c_str(), cases, failures);
   return failures ? 1 : 0;
