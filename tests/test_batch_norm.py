@@ -231,6 +231,23 @@ def test_gradients_are_batch_inner_where_the_input_is() -> None:
     assert is_batch_inner_images(d_x)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", ["contiguous", "batch-inner"])
+def test_output_may_be_changed_in_place(layout: str, training: bool) -> None:
+    torch.manual_seed(0)
+    x, shortcut, g = (laid_out(torch.randn(17, 3, 5, 4), layout) for _ in range(3))
+    norm = norm_of(3, torch.float32).train(training)
+    fused = BatchNormAct2d.from_batch_norm(copy.deepcopy(norm))
+    found = []
+    for module in (norm, fused):
+        x = x.detach().requires_grad_()
+        y = module(x)
+        y += shortcut
+        y.relu_().backward(g)
+        found.append((x.grad, module.weight.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
 # ---- operators ----
 
 
