@@ -118,7 +118,9 @@ class Problem(NamedTuple):
     x: Tensor
     g: Tensor
     exact: Answers  # in float64
-    dense: Answers  # by torch's dense convolution in the problem's own dtype
+    dense: (
+        Answers  # by torch's dense convolution in the problem's own dtype; bfloat16 in float32, rounded once
+    )
     scale: Answers  # numbers of a size that roundings are compared with
 
 
@@ -148,7 +150,10 @@ def problem(case: Case) -> Problem:
     weight = (noise(*mask.shape, seed=2) * mask).to(case.dtype)
     bias = noise(len(mask), seed=3).to(case.dtype)
     exact = answers(case, mask, x.double(), weight.double(), bias.double(), g.double())
-    dense = answers(case, mask, x.contiguous(), weight, bias, g.contiguous())
+    # Not torch's bfloat16 convolution, which may read memory that nothing has written.
+    wide = torch.promote_types(case.dtype, torch.float32)
+    operands = [t.to(wide) for t in (x.contiguous(), weight, bias, g.contiguous())]
+    dense = Answers(*(t.to(case.dtype) for t in answers(case, mask, *operands)))
     # Dense answers in float64 are the exact ones, which say nothing of what sums that cancel lose.
     absolute = [t.abs() for t in (x, weight, bias, g)]
     scale = answers(case, mask, *absolute) if case.dtype == torch.float64 else exact
