@@ -1,15 +1,23 @@
-"""What neighbours in an ``nn.Sequential`` save: a sparse layer computes the ReLU after it, and runs of sparse
-layers hand on activations batch-innermost, transposed at each end, not between."""
+"""How activations lie in memory along a network: sparse layers want samples innermost, whatever is not known
+gets ordinary contiguous tensors."""
 
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeAlias
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
 
 from sparseprune.nn import FusedReLU, SparseLinear
+from sparseprune.nn.batch_norm import BatchNormAct2d
+from sparseprune.nn.conv import SparseConv1d, SparseConv2d
+from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
+from sparseprune.tracing import Trace, called, has_hooks, trace_all
 
 # Modules that treat every number alike and keep strides.
 POINTWISE = (
@@ -27,6 +35,153 @@ POINTWISE = (
     nn.Identity,
     FusedReLU,
 )
+
+# What decides itself how its output lies.
+PRODUCERS = (SparseConv1d, SparseConv2d, BatchNormAct2d, *POOL_CLASSES.values())
+
+# What a node of a network does with an input that lies batch-inner.
+# "wants": computes best from it. "keeps": takes any strides, its result may have the same.
+# "takes": takes any strides, its result is ordinary. "strict": not known, or depends on strides.
+Role: TypeAlias = Literal["wants", "keeps", "takes", "strict"]
+
+KEEPING_MODULES = (*POINTWISE, nn.Dropout2d, nn.Flatten, nn.AdaptiveAvgPool2d)
+TAKING_MODULES = ("Linear", "Conv1d", "Conv2d", "MaskedLinear", "MaskedConv1d", "MaskedConv2d")
+KEEPING_FUNCTIONS: set[Callable[..., Any]] = {
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.isub,
+    operator.mul,
+    operator.imul,
+    operator.truediv,
+    operator.neg,
+    torch.add,
+    torch.sub,
+    torch.mul,
+    torch.div,
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    torch.flatten,
+    torch.reshape,
+    torch.mean,
+    F.relu,
+    F.relu6,
+    F.leaky_relu,
+    F.elu,
+    F.gelu,
+    F.silu,
+    F.hardtanh,
+    F.dropout,
+    F.dropout2d,
+    F.sigmoid,
+    F.tanh,
+    F.adaptive_avg_pool2d,
+}
+KEEPING_METHODS = {
+    "add",
+    "add_",
+    "sub",
+    "sub_",
+    "mul",
+    "mul_",
+    "relu",
+    "relu_",
+    "sigmoid",
+    "tanh",
+    "flatten",
+    "reshape",
+    "mean",
+    "clone",
+    "detach",
+}
+TAKING_FUNCTIONS: set[Callable[..., Any]] = {torch.cat, torch.numel, F.max_pool2d, F.avg_pool2d}
+TAKING_METHODS = {"size", "dim", "numel", "contiguous"}
+
+
+def mark_layout(model: nn.Module) -> None:
+    """Set ``batch_inner`` of the modules of this package that choose how their output lies in memory.
+
+    True where some consumer wants samples innermost and none is known to need, or might need, ordinary
+    memory: seen through pointwise modules and functions, additions and flattening. False elsewhere. Numbers
+    do not change, but for those that Dropout drops: it draws in the order of memory.
+
+    The network is followed with torch.fx, in training and in evaluation mode. What cannot be followed gets
+    and gives ordinary tensors, and its parts are followed one by one. An ``nn.Sequential`` there is
+    taken to be called as a whole.
+    """
+    mark_runs(model)
+    demands: dict[Any, list[Role | None]] = {}
+    traces = trace_all(model)
+    for trace in traces:
+        for node, demand in _demands(trace).items():
+            module = called(trace, node)
+            if module is not None and isinstance(module, PRODUCERS):
+                demands.setdefault(module, []).append("strict" if has_hooks(module) else demand)
+    for module, found in demands.items():
+        module.batch_inner = "strict" not in found and "wants" in found
+    for trace in traces:
+        _end_runs(trace)
+
+
+def role_of(trace: Trace, node: fx.Node) -> Role:
+    """What a node does with a batch-inner input."""
+    if node.op == "call_module":
+        module = trace.root.get_submodule(str(node.target))
+        if has_hooks(module):
+            return "strict"
+        if isinstance(module, (*PRODUCERS, SparseLinear)):
+            return "wants"
+        if type(module) in KEEPING_MODULES:
+            return "keeps"
+        return "takes" if type(module).__name__ in TAKING_MODULES and _is_known(module) else "strict"
+    if node.op == "call_function":
+        if node.target is getattr:
+            return "takes" if node.args[1] in ("shape", "dtype", "device", "ndim") else "strict"
+        if node.target in KEEPING_FUNCTIONS:
+            return "keeps"
+        takes = node.target in TAKING_FUNCTIONS and not node.kwargs.get("return_indices")
+        return "takes" if takes else "strict"
+    if node.op == "call_method":
+        if node.target in KEEPING_METHODS:
+            return "keeps"
+        return "takes" if node.target in TAKING_METHODS else "strict"
+    return "strict"  # the output
+
+
+def _is_known(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.nn.", "sparseprune.nn."))
+
+
+def _demands(trace: Trace) -> dict[fx.Node, Role | None]:
+    """What each node's consumers ask of it: "strict" if any does, else "wants" if any does, else None."""
+    demands: dict[fx.Node, Role | None] = {}
+    for node in reversed(trace.graph.nodes):
+        asked = [(role_of(trace, user), demands[user]) for user in node.users]
+        roles = {demand if role == "keeps" else role for role, demand in asked}
+        demands[node] = "strict" if "strict" in roles else "wants" if "wants" in roles else None
+    return demands
+
+
+def _end_runs(trace: Trace) -> None:
+    """A linear layer that is in no run, but after a convolution, gives back ordinary memory."""
+    inner: set[fx.Node] = set()
+    for node in trace.graph.nodes:
+        module = called(trace, node)
+        fed = any(source in inner for source in node.all_input_nodes)
+        if isinstance(module, SparseLinear):
+            if fed and module.batch_inner is None:
+                module.batch_inner = False
+            if module.batch_inner:
+                inner.add(node)
+        elif isinstance(module, PRODUCERS):
+            if getattr(module, "batch_inner", None):
+                inner.add(node)
+        elif fed and role_of(trace, node) == "keeps":
+            inner.add(node)
+
+
+# ---- runs of linear layers ---------------------------------------------------------------------------------
 
 
 def neighbours(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -46,22 +201,16 @@ def fusible_relus(model: nn.Module) -> dict[nn.Module, nn.ReLU]:
     return {
         module: relu
         for module, relu in neighbours(model)
-        if type(relu) is nn.ReLU and all(places[m] == 1 and not _has_hooks(m) for m in (module, relu))
+        if type(relu) is nn.ReLU and all(places[m] == 1 and not has_hooks(m) for m in (module, relu))
     }
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return any((*hooks, module._backward_hooks, module._backward_pre_hooks))
-
-
 def mark_runs(model: nn.Module) -> None:
-    """Set ``batch_inner`` of the sparse layers of every run.
+    """Set ``batch_inner`` of the linear sparse layers of every run.
 
     A run is two or more sparse layers of an ``nn.Sequential`` (and of those nested in it) with nothing but
     pointwise modules between them. Its last layer returns ordinary contiguous tensors (False), all others
-    batch-inner ones (True). A layer that is alone keeps what it has. Numbers do not change, but for those
-    that Dropout drops: it draws in the order of memory.
+    batch-inner ones (True). A layer that is alone keeps what it has.
     """
     sequentials = [module for module in model.modules() if _is_sequential(module)]
     nested = {child for parent in sequentials for child in parent.children()}
