@@ -4,10 +4,11 @@ followed, of its parts."""
 from __future__ import annotations
 
 import inspect
+import operator
 import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -20,11 +21,26 @@ class Trace(NamedTuple):
     graph: fx.Graph
 
 
+class _Proxy(fx.Proxy):
+    """Records ``x += y`` as what it is: torch.fx takes it for ``x = x + y``, which leaves x alone."""
+
+
+def _recorded(change: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", change, (self, other), {})
+
+
+for _change in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow):
+    setattr(_Proxy, f"__{_change.__name__}__", _recorded(_change))
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, opaque: frozenset[nn.Module]) -> None:
         super().__init__()
         self.proxy_buffer_attributes = True  # so that what changes a buffer is recorded, not done
         self.opaque = opaque
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self.opaque or has_hooks(m) or _is_leaf(m)
