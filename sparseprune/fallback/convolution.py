@@ -70,7 +70,7 @@ class Geometry(NamedTuple):
 
 def is_batch_inner_images(x: Tensor) -> bool:
     """Whether ``x`` (N, C, H, W), N > 1, is [C, H, W, N] in memory; dimensions of size 1 do not count."""
-    stride = len(x)
+    stride = x.shape[0]  # not len(x), which export takes for a constant
     if stride <= 1 or x.stride(0) != 1:
         return False
     for dim in (3, 2, 1):
@@ -100,6 +100,13 @@ def _check_images(op: str, what: str, t: Tensor, channels: int, expected: str) -
         )
 
 
+def _check_dtypes(op: str, like: Tensor, **others: Tensor | None) -> None:
+    for what, t in others.items():
+        if t is not None and t.dtype != like.dtype:
+            expected, got = (str(dtype).removeprefix("torch.") for dtype in (like.dtype, t.dtype))
+            raise ValueError(f"{op}: expected {what} to be {expected}, got {got}")
+
+
 def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input_size: Sequence[int]) -> None:
     _check_images(op, "g", g, channels, "out_channels")
     height, width = geometry.output_size(input_size[0], input_size[1], op)
@@ -126,13 +133,9 @@ def _padded(x: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(fallback._wide(x), pad)
 
 
-def _steps(geometry: Geometry) -> list[list[int]]:
+def _steps(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
     """Stride, padding (there is none left in a padded input) and dilation, as torch's operators take them."""
-    return [
-        [geometry.stride_h, geometry.stride_w],
-        [0, 0],
-        [geometry.dilation_h, geometry.dilation_w],
-    ]
+    return [geometry.stride_h, geometry.stride_w], [0, 0], [geometry.dilation_h, geometry.dilation_w]
 
 
 def _convolution_backward(
@@ -170,6 +173,7 @@ def conv2d(
 ) -> Tensor:
     of = Geometry(*geometry)
     _check_images("conv2d", "x", x, of.in_channels, "in_channels")
+    _check_dtypes("conv2d", x, values=values, bias=bias)
     weight = _dense_weight("conv2d", values, crow, col, of)
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(
@@ -206,6 +210,7 @@ def _conv2d_t(
     input_size: Sequence[int],
 ) -> Tensor:
     of = Geometry(*geometry)
+    _check_dtypes(op, g, values=values)
     weight = _dense_weight(op, values, crow, col, of)
     _check_gradient(op, g, len(weight), of, input_size)
     height, width = input_size
@@ -225,6 +230,7 @@ def conv2d_sddmm(
     op: str = "conv2d_sddmm",
 ) -> Tensor:
     of = Geometry(*geometry)
+    _check_dtypes(op, g, x=x)
     _check_images(op, "x", x, of.in_channels, "in_channels")
     if len(g) != len(x):
         raise ValueError(
