@@ -14,6 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,15 @@ from torch import Tensor, nn
 
 from sparseprune import machine, ops
 from sparseprune.nn import SparseLinear
+from sparseprune.nn.conv import FEW_SAMPLES
+from sparseprune.nn.sparse import SparseLayer
+from sparseprune.sizes import Sizes
 
 MOST_ROUNDS = 50
 ENOUGH_SECONDS = 0.05  # of all rounds; there are two at least, since the first one warms up
+
+# Highest densities, by V, at which convolutions of unknown size are assumed to train faster sparse.
+DENSEST = {1: 0.3, 2: 0.3, 4: 0.6, 8: 0.6, 16: 0.6}
 
 
 class Choice(NamedTuple):
@@ -46,61 +53,134 @@ class Choice(NamedTuple):
         )
 
 
-def choose(sparse: SparseLinear, make_dense: Callable[[], nn.Module], batch_size: int) -> Choice:
+@dataclass(frozen=True)
+class Assumption:
+    """Sparse or dense by density alone, for a convolution whose input's size is not known."""
+
+    density: float
+    use_sparse: bool
+
+    def __str__(self) -> str:
+        if ops.extension is None:
+            return "plain torch, no sparse kernels"
+        return f"assumed: density {self.density:.3g}; give input_size to measure"
+
+
+def assume(sparse: SparseLayer, batch_size: int) -> Assumption:
+    """Sparse where training is faster at nearly every size of image, not only at some.
+
+    That is up to the densities ``DENSEST``, with the batch-inner kernels (16 samples or more, vector
+    instructions, not float64), and never without them.
+
+    Args:
+        sparse: the sparse layer.
+        batch_size: samples in a step.
+    """
+    density = _density(sparse)
+    batch_inner = batch_size >= FEW_SAMPLES and sparse.values.dtype != torch.float64
+    vectors = ops.extension is not None and ops.extension.isa() != "scalar"
+    return Assumption(density, vectors and batch_inner and density <= DENSEST[sparse.block[0]])
+
+
+def choose(
+    sparse: SparseLayer, make_dense: Callable[[], nn.Module], batch_size: int, sizes: Sizes | None = None
+) -> Choice:
     """The seconds of a layer like this one, from the file or measured now and written there.
 
     Args:
         sparse: the sparse layer; not changed.
         make_dense: makes its dense twin, if need be.
         batch_size: samples in a step.
+        sizes: of the layer's activations; a linear layer has its input's size itself.
     """
-    file, on, layer = choices_file(), machine.key(), key_of(sparse, batch_size)
+    file, on, layer = choices_file(), machine.key(), key_of(sparse, batch_size, sizes)
     known = load(file).get(on, {}).get(layer)
     if known is None:
-        known = measure(sparse, make_dense(), batch_size)
+        known = measure(sparse, make_dense(), batch_size, sizes)
         _save(file, on, layer, known)
     return known
 
 
-def key_of(layer: SparseLinear, batch_size: int) -> str:
+def key_of(layer: SparseLayer, batch_size: int, sizes: Sizes | None = None) -> str:
     """What a layer's seconds depend on, as the file names it."""
-    weights = layer.out_features * layer.in_features
+    shape = "x".join(map(str, layer.weight_shape))
+    if isinstance(layer, SparseLinear):
+        kind = f"linear {shape}"
+        if sizes is not None and len(sizes.input) > 1:
+            kind += f", input {'x'.join(map(str, sizes.input))}"
+    else:
+        assert sizes is not None
+        kind = f"conv {shape}, {_steps(layer)}input {'x'.join(map(str, sizes.input))}"
     return (
-        f"linear {layer.out_features}x{layer.in_features}, "
-        f"density {layer.values.numel() / max(weights, 1):.3g}, block {layer.block[0]}x1, "
+        f"{kind}, density {_density(layer):.3g}, block {layer.block[0]}x1, "
         f"{str(layer.values.dtype).removeprefix('torch.')}, batch {batch_size}"
         + ("" if layer.values.requires_grad else ", frozen")
+        + ("" if sizes is None or sizes.input_gradient else ", first")
     )
 
 
-def measure(sparse: SparseLinear, dense: nn.Module, batch_size: int) -> Choice:
+def _steps(conv: SparseLayer) -> str:
+    """What of a convolution is not as usual."""
+    usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+    text = ""
+    for name, one in usual.items():
+        value = getattr(conv, name)
+        if value != one and set(value if isinstance(value, tuple) else (value,)) != {one}:
+            text += f"{name} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}, "
+    return text
+
+
+def _density(layer: SparseLayer) -> float:
+    return layer.values.numel() / max(math.prod(layer.weight_shape), 1)
+
+
+def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, sizes: Sizes | None = None) -> Choice:
     """Time training steps (forward and all gradients) of two layers in turn; the fastest step of each counts.
+
+    A sparse convolution is timed as it will run: on batch-inner activations, where there are samples enough,
+    but for the input of the first layer, which comes as the user gives it. The dense one has ordinary ones.
 
     Args:
         sparse: the sparse layer; not changed.
         dense: its dense twin.
         batch_size: samples in a step.
+        sizes: see :func:`choose`.
     """
-    rows, cols = sparse.out_features, sparse.in_features
+    first = sizes is not None and not sizes.input_gradient
+    if sizes is None:
+        rows, cols = sparse.weight_shape
+        sizes = Sizes((cols,), (rows,), True)
+    inner = not isinstance(sparse, SparseLinear) and batch_size >= FEW_SAMPLES
     like = next(sparse.parameters())
-    x, g = _ramp(like, batch_size, cols).requires_grad_(), _ramp(like, batch_size, rows)
-    layers = [(layer, [x, *(p for p in layer.parameters() if p.requires_grad)]) for layer in (sparse, dense)]
+    timed = []
+    for layer, batch_inner in ((sparse, inner), (dense, False)):
+        x = _ramp(like, batch_size, sizes.input, batch_inner and not first).requires_grad_(not first)
+        g = _ramp(like, batch_size, sizes.output, batch_inner)
+        wanted = [t for t in (x, *layer.parameters()) if t.requires_grad]
+        timed.append((layer, x, g, wanted))
     best = [math.inf, math.inf]
     rounds, begin = 0, time.perf_counter()
-    with torch.enable_grad():
-        while rounds < 2 or (rounds < MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_SECONDS):
-            for i, (layer, wanted) in enumerate(layers):
-                start = time.perf_counter()
-                torch.autograd.grad(layer(x), wanted, g)
-                best[i] = min(best[i], time.perf_counter() - start)
-            rounds += 1
+    layout = sparse.batch_inner
+    try:
+        sparse.batch_inner = True if inner else layout
+        with torch.enable_grad():
+            while rounds < 2 or (rounds < MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_SECONDS):
+                for i, (layer, x, g, wanted) in enumerate(timed):
+                    start = time.perf_counter()
+                    y = layer(x)
+                    if wanted:
+                        torch.autograd.grad(y, wanted, g)
+                    best[i] = min(best[i], time.perf_counter() - start)
+                rounds += 1
+    finally:
+        sparse.batch_inner = layout
     return Choice(*best)
 
 
-def _ramp(like: Tensor, batch_size: int, features: int) -> Tensor:
+def _ramp(like: Tensor, batch_size: int, size: tuple[int, ...], batch_inner: bool) -> Tensor:
     # Not random: measuring must not disturb the user's random numbers.
-    x = torch.linspace(-1, 1, batch_size * features, device=like.device, dtype=like.dtype)
-    return x.reshape(batch_size, features)
+    x = torch.linspace(-1, 1, batch_size * math.prod(size), device=like.device, dtype=like.dtype)
+    return x.reshape(*size, batch_size).movedim(-1, 0) if batch_inner else x.reshape(batch_size, *size)
 
 
 # ---- the file: {machine: {layer: {"sparse": seconds, "dense": seconds}}} -----------------------------------

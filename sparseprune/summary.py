@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from sparseprune.nn import SparseLinear
 from sparseprune.nn.masked import DenseLayer, Masked
 from sparseprune.pattern import largest_block
-from sparseprune.sparsify import describe, weight_bytes
+from sparseprune.sizes import Sizes, layer_sizes
+from sparseprune.sparsify import Sparse, describe, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Row:
     kept: int
     # "VxH" of the largest blocks that the kept weights form, "1x1" if unstructured; empty for a dense layer.
     block: str
-    # Of one sample's forward pass, 2 per kept weight and position; None where positions are unknown.
+    # Of one sample's forward pass, 2 per kept weight and position; None where positions are unknown: those of
+    # convolutions without input_size.
     flops: int | None
     # Of the weight as stored, indices included; None for masks alone.
     bytes: int | None
@@ -100,20 +101,26 @@ class Summary:
         return "\n".join([body[0], rule, *body[1:-1], rule, body[-1]])
 
 
-def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
+def summary(
+    model_or_masks: nn.Module | Mapping[str, Tensor], *, input_size: Sequence[int] | None = None
+) -> Summary:
     """A printable table of every prunable layer: shape, block, kept, FLOPs, bytes, how it computes.
 
     Args:
         model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
+        input_size: shape of one sample that the model takes, such as (3, 32, 32), with which the FLOPs of
+            convolutions are counted: a copy of the model runs once.
     Raises:
         TypeError: neither a module nor a mapping of bool tensors.
+        ValueError: the model does not take such samples.
     """
     if isinstance(model_or_masks, nn.Module):
+        sizes = {} if input_size is None else layer_sizes(model_or_masks, input_size, "summary")
         return Summary(
             [
-                _row_of_layer(f"{name}.weight" if name else "weight", module)
+                _row_of_layer(f"{name}.weight" if name else "weight", module, sizes.get(module))
                 for name, module in model_or_masks.named_modules()
-                if isinstance(module, SparseLinear | Masked | DenseLayer)
+                if isinstance(module, Sparse | Masked | DenseLayer)
             ]
         )
     if not isinstance(model_or_masks, Mapping) or not all(
@@ -130,7 +137,7 @@ def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
                 mask.numel(),
                 int(mask.sum()),
                 _block(mask),
-                _linear_flops(mask.shape, int(mask.sum())),
+                _flops(mask.shape, int(mask.sum()), None),
                 None,
                 "mask",
             )
@@ -139,10 +146,9 @@ def summary(model_or_masks: nn.Module | Mapping[str, Tensor]) -> Summary:
     )
 
 
-def _row_of_layer(name: str, module: SparseLinear | Masked | DenseLayer) -> Row:
-    if isinstance(module, SparseLinear):
-        shape: tuple[int, ...] = (module.out_features, module.in_features)
-        kept, block = module.values.numel(), "x".join(map(str, module.block))
+def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, sizes: Sizes | None) -> Row:
+    if isinstance(module, Sparse):
+        shape, kept, block = module.weight_shape, module.values.numel(), "x".join(map(str, module.block))
     elif isinstance(module, Masked):
         shape, kept, block = tuple(module.weight.shape), int(module.mask.sum()), _block(module.mask)
     else:
@@ -153,10 +159,10 @@ def _row_of_layer(name: str, module: SparseLinear | Masked | DenseLayer) -> Row:
         math.prod(shape),
         kept,
         block,
-        _linear_flops(shape, kept),
+        _flops(shape, kept, sizes),
         weight_bytes(module),
         describe(module),
-        module.choice if isinstance(module, SparseLinear | Masked) else "",
+        module.choice if isinstance(module, Sparse | Masked) else "",
     )
 
 
@@ -164,8 +170,10 @@ def _block(mask: Tensor) -> str:
     return f"{largest_block(mask.flatten(1)) if mask.dim() > 1 else 1}x1"
 
 
-def _linear_flops(shape: tuple[int, ...], kept: int) -> int | None:
-    return 2 * kept if len(shape) == 2 else None  # a convolution's count depends on the input's size
+def _flops(shape: tuple[int, ...], kept: int, sizes: Sizes | None) -> int | None:
+    if sizes is None:
+        return 2 * kept if len(shape) == 2 else None
+    return 2 * kept * (math.prod(sizes.output) // max(shape[0], 1))
 
 
 def _total(numbers: list[int | None]) -> int | None:

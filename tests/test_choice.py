@@ -9,8 +9,10 @@ from torch import nn
 import sparseprune as sp
 from sparseprune import choice, machine
 from sparseprune.choice import Choice
-from sparseprune.nn import SparseLinear
+from sparseprune.fallback.convolution import is_batch_inner_images
+from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.nn.masked import masked_from_dense
+from sparseprune.sizes import Sizes
 
 Made = tuple[SparseLinear, nn.Module]
 
@@ -35,7 +37,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batch sizes of what was measured: 1 s sparse, 2 s dense."""
     seen: list[int] = []
-    monkeypatch.setattr(choice, "measure", lambda s, d, batch: seen.append(batch) or Choice(1.0, 2.0))
+    monkeypatch.setattr(choice, "measure", lambda s, d, batch, _: seen.append(batch) or Choice(1.0, 2.0))
     return seen
 
 
@@ -57,6 +59,79 @@ def test_measure_times_both_and_changes_nothing(frozen: bool) -> None:
     assert all(p.grad is None for layer in (sparse, dense) for p in layer.parameters())
     with torch.no_grad():
         choice.measure(sparse, dense, 4)
+
+
+def convs(block_rows: int = 1, **options: object) -> Made:
+    conv = nn.Conv2d(3, 8, 3, **options)
+    mask = (torch.arange(8 * 27 // block_rows).view(-1, 27) * 7 % 4 == 0).repeat_interleave(block_rows, 0)
+    mask = mask.view_as(conv.weight)
+    return SparseConv2d.from_dense(conv, mask, block=(block_rows, 1)), masked_from_dense(conv, mask)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "input_gradient", "expected"),
+    [(17, True, (True, True)), (17, False, (False, True)), (15, True, (False, False))],
+)
+def test_measure_runs_sparse_convolutions_batch_inner(
+    batch_size: int, input_gradient: bool, expected: tuple[bool, bool]
+) -> None:
+    made = convs()
+    seen: dict[nn.Module, tuple[bool, ...]] = {}
+    gradients: dict[nn.Module, bool] = {}
+    for layer in made:
+
+        def note(layer: nn.Module, x: tuple[torch.Tensor], y: torch.Tensor) -> None:
+            seen[layer] = (is_batch_inner_images(x[0]), is_batch_inner_images(y))
+            assert x[0].requires_grad == input_gradient
+            y.register_hook(lambda g: gradients.update({layer: is_batch_inner_images(g)}))
+
+        layer.register_forward_hook(note)
+    sizes = Sizes((3, 5, 6), (8, 3, 4), input_gradient)
+    assert all(0 < seconds < 1 for seconds in choice.measure(*made, batch_size, sizes))
+    assert seen == {made[0]: expected, made[1]: (False, False)}
+    assert gradients == {made[0]: expected[1], made[1]: False}
+    assert made[0].batch_inner is None
+    assert all(p.grad is None for layer in made for p in layer.parameters())
+
+
+def test_measure_of_a_frozen_first_layer() -> None:
+    made = [layer.requires_grad_(False) for layer in convs()]
+    assert all(0 < seconds < 1 for seconds in choice.measure(*made, 4, Sizes((3, 5, 6), (8, 3, 4), False)))
+
+
+def test_key_of_a_convolution_names_what_its_seconds_depend_on() -> None:
+    sizes = Sizes((3, 5, 6), (8, 3, 4), True)
+    key = choice.key_of(convs()[0], 16, sizes)
+    assert key == "conv 8x3x3x3, input 3x5x6, density 0.25, block 1x1, float32, batch 16"
+    others = [
+        choice.key_of(convs(**options)[0], 16, sizes)
+        for options in (
+            {"block_rows": 2},
+            {"stride": 2},
+            {"padding": (1, 0)},
+            {"padding": "same"},
+            {"dilation": 2},
+            {"padding": 1, "padding_mode": "reflect"},
+        )
+    ]
+    others += [
+        choice.key_of(convs()[0], 17, sizes),
+        choice.key_of(convs()[0], 16, sizes._replace(input=(3, 6, 6))),
+        choice.key_of(convs()[0], 16, sizes._replace(input_gradient=False)),
+        choice.key_of(convs()[0].bfloat16(), 16, sizes),
+    ]
+    assert len({key, *others}) == len(others) + 1
+    assert "conv 8x3x3x3, stride 2x2, input 3x5x6, density" in others[1]
+    linear = layers()[0]
+    assert choice.key_of(linear, 4, Sizes((7, 5), (7, 8), True)) == (
+        "linear 8x5, input 7x5, density 0.35, block 1x1, float32, batch 4"
+    )
+    assert choice.key_of(linear, 4, Sizes((5,), (8,), True)) == choice.key_of(linear, 4)
+
+
+@pytest.mark.parametrize("isa", ["scalar"], indirect=True)
+def test_assume_sparse_only_with_vector_instructions(isa: str, needs_extension: None) -> None:
+    assert not choice.assume(convs()[0], 64).use_sparse
 
 
 def test_measure_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +220,7 @@ def test_choose_goes_on_where_it_cannot_write(
 def test_choose_keeps_what_another_process_has_written(
     file: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(sparse: nn.Module, dense: nn.Module, batch_size: int) -> Choice:
+    def slowly(sparse: nn.Module, dense: nn.Module, batch_size: int, sizes: Sizes | None) -> Choice:
         monkeypatch.undo()
         monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(file))
         monkeypatch.setattr(choice, "measure", lambda *_: Choice(3.0, 4.0))

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 import sparseprune as sp
 from sparseprune import choice
 from sparseprune.choice import Choice
-from sparseprune.nn import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear, SparseLinear
+from sparseprune.nn import (
+    MaskedConv1d,
+    MaskedConv2d,
+    MaskedConv3d,
+    MaskedLinear,
+    SparseConv1d,
+    SparseConv2d,
+    SparseLinear,
+)
+from sparseprune.sizes import Sizes
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -33,7 +42,7 @@ class Residual(nn.Module):
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    conv = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU())
+    conv = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
     return nn.Sequential(conv, nn.Flatten(), nn.Linear(4 * 25, 6), Residual(), nn.Linear(6, 3))
 
 
@@ -115,10 +124,10 @@ def test_sparsify_computes_what_the_masked_model_computes(layers: Any, inplace: 
 def test_sparsify_chooses_the_kinds_of_layers_that_were_asked_for() -> None:
     model = network()
     masks = masks_of(model)
-    kinds = {"sparse": SparseLinear, "dense": MaskedLinear}
-    for layers, kind in kinds.items():
+    kinds = {"sparse": (SparseConv2d, SparseLinear), "dense": (MaskedConv2d, MaskedLinear)}
+    for layers, (conv, linear) in kinds.items():
         result = sp.sparsify(model, masks, layers=layers)
-        assert [type(layer_of(result, name)) for name in WEIGHTS] == [MaskedConv2d] + [kind] * 5
+        assert [type(layer_of(result, name)) for name in WEIGHTS] == [conv] + [linear] * 5
     measured = sp.sparsify(model, masks, batch_size=4)
     assert {type(layer_of(measured, name)) for name in WEIGHTS[1:]} <= {SparseLinear, MaskedLinear}
 
@@ -129,7 +138,8 @@ def test_sparsify_takes_the_faster_way_and_measures_a_shape_once(
 ) -> None:
     measured = []
 
-    def measure(layer: SparseLinear, twin: nn.Module, batch_size: int) -> Choice:
+    def measure(layer: SparseLinear, twin: nn.Module, batch_size: int, sizes: Sizes | None) -> Choice:
+        assert sizes is None
         assert isinstance(twin, MaskedLinear)
         assert torch.equal(twin.weight, layer.weight)
         measured.append((layer.out_features, layer.in_features, batch_size))
@@ -204,27 +214,117 @@ def test_sparsify_of_a_single_layer() -> None:
         sp.sparsify(layer, masks, layers="sparse", inplace=True)
 
 
+@pytest.mark.parametrize("layers", ["sparse", "dense", "measured"])
 @pytest.mark.parametrize(
-    ("conv", "kind", "shape"),
+    ("conv", "kinds", "shape"),
     [
-        (nn.Conv1d(4, 6, 3, stride=2, padding=1), MaskedConv1d, (2, 4, 9)),
-        (nn.Conv2d(4, 6, 3, groups=2, bias=False), MaskedConv2d, (2, 4, 7, 7)),
-        (nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), MaskedConv2d, (2, 4, 7, 7)),
-        (nn.Conv3d(2, 3, 2, dilation=2), MaskedConv3d, (1, 2, 5, 5, 5)),
+        (nn.Conv1d(4, 6, 3, stride=2, padding=1), (SparseConv1d, MaskedConv1d), (4, 9)),
+        (nn.Conv2d(4, 6, 3, groups=2, bias=False), (SparseConv2d, MaskedConv2d), (4, 7, 7)),
+        (nn.Conv2d(4, 6, (1, 3), padding=2, padding_mode="reflect"), (SparseConv2d, MaskedConv2d), (4, 7, 7)),
     ],
 )
-def test_sparsify_of_convolutions(conv: nn.Module, kind: type, shape: tuple[int, ...]) -> None:
+def test_sparsify_of_convolutions(
+    conv: nn.Module, kinds: tuple[type, type], shape: tuple[int, ...], layers: Any
+) -> None:
     model = nn.Sequential(conv)
     masks = masks_of(model, 0.4)
-    sparse = sp.sparsify(model, masks)
-    assert type(sparse[0]) is kind
-    assert sparse[0].choice == "no sparse kernels for convolutions yet"
     reference = masked(model, masks)
-    x = noise(*shape)
-    torch.testing.assert_close(sparse(x), reference(x))
-    sparse(x).square().sum().backward()
-    assert not sparse[0].weight.grad[~masks["0.weight"]].any()
-    assert sparse[0].weight.grad.any()
+    sparse = sp.sparsify(model, masks, layers=layers, input_size=shape, batch_size=17)
+    expected = {"sparse": kinds[:1], "dense": kinds[1:], "measured": kinds}[layers]
+    assert type(sparse[0]) in expected
+    for samples in (17, 2):
+        xs = [noise(samples, *shape).requires_grad_() for _ in range(2)]
+        for x, one in zip(xs, (sparse, reference), strict=True):
+            one.zero_grad()
+            one(x).square().sum().backward()
+        torch.testing.assert_close(sparse(xs[0]), reference(xs[1]))
+        torch.testing.assert_close(xs[0].grad, xs[1].grad)
+        theirs = reference[0].weight.grad
+        if isinstance(sparse[0], kinds[0]):
+            ours, theirs = sparse[0].values.grad[:, 0], theirs[masks["0.weight"]]
+        else:
+            ours, theirs = sparse[0].weight.grad, theirs * masks["0.weight"]
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)  # sums over samples and positions
+    assert type(sp.densify(sparse)[0]) is type(conv)
+    check_unchanged(sp.densify(sparse), state(reference))
+
+
+@pytest.mark.parametrize("layers", ["sparse", "measured"])
+@pytest.mark.parametrize(
+    ("layer", "kind", "reason"),
+    [
+        (nn.Conv3d(2, 3, 2, dilation=2), MaskedConv3d, "no sparse kernels for Conv3d"),
+        (nn.Conv2d(3, 6, 3, groups=3), MaskedConv2d, "depthwise: no sparse kernels"),
+        (nn.Conv1d(3, 3, 3, groups=3), MaskedConv1d, "depthwise: no sparse kernels"),
+        (nn.Conv2d(3, 6, 3).half(), MaskedConv2d, "no sparse kernels for float16"),
+        (nn.Linear(3, 6).half(), MaskedLinear, "no sparse kernels for float16"),
+    ],
+)
+def test_sparsify_says_what_has_no_sparse_kernels(
+    layer: nn.Module, kind: type, reason: str, layers: Any
+) -> None:
+    model = nn.Sequential(layer)
+    masks = masks_of(model)
+    sparse = sp.sparsify(model, masks, layers=layers)
+    assert type(sparse[0]) is kind
+    assert torch.equal(sparse[0].kept_weight(), masked(model, masks)[0].weight)
+    (row,) = sp.summary(sparse).rows
+    assert (row.computes, row.choice) == ("dense, masked", reason)
+
+
+def test_sparsify_measures_convolutions_at_the_sizes_that_they_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[tuple[str, Sizes]] = []
+
+    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, sizes: Sizes) -> Choice:
+        assert batch_size == 20
+        measured.append((type(layer).__name__, sizes))
+        return Choice(1.0, 2.0)
+
+    monkeypatch.setattr(choice, "measure", measure)
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
+    convs = [nn.Conv2d(2, 4, 3, padding=1), nn.MaxPool2d(2), *(nn.Conv2d(4, 4, 3) for _ in range(3))]
+    model = nn.Sequential(*convs, nn.Flatten(), nn.Linear(16, 3))
+    masks = {
+        name: torch.arange(p.numel()).view_as(p) % 7 == 0
+        for name, p in model.named_parameters()
+        if p.dim() > 1
+    }
+    sparse = sp.sparsify(model, masks, batch_size=20, input_size=(2, 16, 16))
+    assert measured == [
+        ("SparseConv2d", Sizes((2, 16, 16), (4, 16, 16), False)),
+        ("SparseConv2d", Sizes((4, 8, 8), (4, 6, 6), True)),
+        ("SparseConv2d", Sizes((4, 6, 6), (4, 4, 4), True)),
+        ("SparseConv2d", Sizes((4, 4, 4), (4, 2, 2), True)),
+        ("SparseLinear", Sizes((16,), (3,), True)),
+    ]
+    assert {row.choice for row in sp.summary(sparse).rows} == {str(Choice(1.0, 2.0))}
+    measured.clear()
+    sp.sparsify(model, masks, batch_size=20)
+    assert [kind for kind, _ in measured] == ["SparseLinear"]
+
+
+@pytest.mark.parametrize(
+    ("density", "rows", "batch_size", "dtype", "sparse"),
+    [
+        (0.25, 1, 16, torch.float32, True),
+        (0.5, 1, 16, torch.float32, False),
+        (0.5, 4, 16, torch.bfloat16, True),
+        (0.75, 4, 16, torch.float32, False),
+        (0.25, 1, 15, torch.float32, False),
+        (0.25, 1, 16, torch.float64, False),
+    ],
+)
+def test_sparsify_assumes_by_density_where_sizes_are_not_known(
+    density: float, rows: int, batch_size: int, dtype: torch.dtype, sparse: bool, needs_extension: None
+) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3)).to(dtype)
+    blocks = (torch.arange(8 // rows)[:, None] + torch.arange(36)) % 4 < density * 4
+    masks = {"0.weight": blocks.repeat_interleave(rows, 0).view(8, 4, 3, 3)}
+    result = sp.sparsify(model, masks, batch_size=batch_size)[0]
+    assert type(result) is (SparseConv2d if sparse else MaskedConv2d)
+    assert result.choice == f"assumed: density {density:.3g}; give input_size to measure"
 
 
 def test_sparsify_keeps_flags_and_hides_non_finite_pruned_weights() -> None:
@@ -321,6 +421,13 @@ FULL = torch.ones(5, 5, dtype=torch.bool)
         (tied_to_embedding, {"1.weight": FULL[:1].expand(7, 5)}, {}, ValueError, "is shared with 0.weight"),
         (network, {}, {"layers": "fast"}, ValueError, 'layers="measured", "sparse" or "dense", got \'fast\''),
         (network, {}, {"batch_size": 0}, ValueError, "expected batch_size >= 1, got 0"),
+        (
+            network,
+            {},
+            {"layers": "measured", "input_size": (2, 4, 4)},
+            ValueError,
+            "a sample that the model takes, got (2, 4, 4) (mat1 and mat2 shapes",
+        ),
     ],
 )
 def test_sparsify_refuses(

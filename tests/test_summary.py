@@ -36,12 +36,10 @@ def test_summary_of_a_sparse_model(needs_extension: None) -> None:
     model, masks = network()
     sparse = sp.sparsify(model, masks, layers="sparse")
     conv, first, second = sp.summary(sparse).rows
-    assert (conv.kept, conv.computes, conv.choice) == (
-        12,
-        "dense, masked",
-        "no sparse kernels for convolutions yet",
-    )
-    assert conv.bytes == 18 * 4 + 18  # and a bool per weight
+    assert (conv.shape, conv.weights, conv.kept, conv.block) == ((2, 1, 3, 3), 18, 12, "2x1")
+    assert (conv.computes, conv.choice) == ("sparse", "")
+    layer = sparse[0]
+    assert conv.bytes == sum(t.nbytes for t in (layer.values, layer.crow, layer.col, layer.plan_t))
     assert (first.weights, first.kept, first.sparsity, first.flops, first.block) == (40, 5, 0.875, 10, "1x1")
     assert (first.computes, first.choice) == ("sparse", "")
     layer = sparse[2]
@@ -49,6 +47,34 @@ def test_summary_of_a_sparse_model(needs_extension: None) -> None:
     assert first.bytes == sum(tensor.nbytes for tensor in stored)
     assert (second.kept, second.computes, second.block) == (15, "dense", "")
     assert sp.summary(sparse).kept == 12 + 5 + 15
+
+
+def test_summary_of_a_masked_convolution() -> None:
+    model, masks = network()
+    conv, _, _ = sp.summary(sp.sparsify(model, masks, layers="dense")).rows
+    assert (conv.kept, conv.computes, conv.block) == (12, "dense, masked", "2x1")
+    assert conv.bytes == 18 * 4 + 18  # and a bool per weight
+
+
+def test_summary_counts_flops_of_convolutions_for_an_input_size() -> None:
+    model, masks = network()
+    for layers in ("sparse", "dense"):
+        pruned = sp.sparsify(model, masks, layers=layers)
+        result = sp.summary(pruned, input_size=(1, 4, 4))
+        assert [row.flops for row in result.rows] == [2 * 12 * 4, 10, 30]
+        assert result.flops == 96 + 10 + 30
+        assert [row.flops for row in sp.summary(pruned).rows] == [None, 10, 30]
+    with pytest.raises(ValueError, match=r"^summary: expected input_size to be .* got \(1, 5, 5\)"):
+        sp.summary(model, input_size=(1, 5, 5))
+
+
+def test_summary_says_what_makes_a_layer_slow(needs_extension: None) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), nn.Conv1d(2, 2, 1).double())
+    masks = {f"{i}.weight": torch.ones_like(layer.weight).bool() for i, layer in enumerate(model)}
+    assert [row.computes for row in sp.summary(sp.sparsify(model, masks, layers="sparse")).rows] == [
+        "sparse (circular padding by a copy)",
+        "sparse (float64: no vector instructions)",
+    ]
 
 
 def test_summary_is_a_table(needs_extension: None) -> None:
