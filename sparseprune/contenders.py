@@ -98,7 +98,7 @@ def pruned(
         seed=seed,
         min_per_layer=1,
     )
-    sparse = sp.sparsify(model, masks, batch_size=batch_size)
+    sparse = sp.sparsify(model, masks, batch_size=batch_size, input_size=network.sample)
     seconds = clock() - start
 
     def contender(method: str, sparse: nn.Module) -> Contender:
@@ -116,7 +116,8 @@ def pruned(
 
     made = [contender(method, sparse)]
     if shuffled:
-        control = sp.sparsify(model, shuffled_masks(masks, block[0], seed), batch_size=batch_size)
+        others = shuffled_masks(masks, block[0], seed)
+        control = sp.sparsify(model, others, batch_size=batch_size, input_size=network.sample)
         made.append(contender(f"{method} shuffled", control))
     return made
 

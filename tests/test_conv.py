@@ -33,11 +33,9 @@ CASES = {
 }
 
 
-def make(
-    density: float = 0.3, block: int = 1, seed: int = 0, **arguments: object
-) -> tuple[nn.Conv2d, Tensor]:
-    """A dense convolution of 8 to 16 channels and a mask of whole blocks; its pruned weights are zero."""
-    generator = torch.Generator().manual_seed(seed)
+def make(block: int = 1, **arguments: object) -> tuple[nn.Conv2d, Tensor]:
+    """A dense convolution from 8 to 16 channels, its pruned weights zero, and its mask of whole blocks."""
+    generator = torch.Generator().manual_seed(0)
     conv = nn.Conv2d(8, 16, **arguments)  # type: ignore[arg-type]
     matrix = torch.rand(16 // block, conv.weight[0].numel(), generator=generator) < 0.3
     mask = matrix.repeat_interleave(block, 0).reshape(conv.weight.shape)
@@ -61,22 +59,21 @@ LAYOUTS = ("ordinary", "batch-inner", "channels_last", "sliced")
 
 
 def assert_same_as_dense(sparse: nn.Module, dense: nn.Module, mask: Tensor, x: Tensor) -> None:
-    """Output and all gradients agree with those of the dense layer."""
+    """Output and all gradients agree with those of the dense layer, computed in float64."""
     sparse.zero_grad()
-    x, x_dense = x.detach().requires_grad_(), x.detach().clone().requires_grad_()
+    dense = copy.deepcopy(dense).double()
+    x, x_dense = x.detach().requires_grad_(), x.detach().double().requires_grad_()
     y, y_dense = sparse(x), dense(x_dense)
-    g = torch.randn(y_dense.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     y.backward(g)
-    y_dense.backward(g)
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(y, y_dense, **close)
-    torch.testing.assert_close(x.grad, x_dense.grad, **close)
-    expected = sp.nn.sparse.at_blocks(
+    y_dense.backward(g.double())
+    of_weight = sp.nn.sparse.at_blocks(
         (dense.weight.grad * mask).flatten(1), sparse.crow, sparse.col, sparse.block[0]
     )
-    torch.testing.assert_close(sparse.values.grad, expected, **close)
-    if dense.bias is not None:
-        torch.testing.assert_close(sparse.bias.grad, dense.bias.grad, **close)
+    pairs = [(y, y_dense), (x.grad, x_dense.grad), (sparse.values.grad, of_weight)]
+    pairs += [(sparse.bias.grad, dense.bias.grad)] if dense.bias is not None else []
+    for ours, expected in pairs:
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -85,7 +82,7 @@ def test_conv2d_is_the_dense_layer_with_fewer_weights(case: str, layout: str) ->
     conv, mask = make(**CASES[case])
     for samples in (1, 17, 32):
         x = in_layout(torch.randn(samples, 8, 9, 11), layout)
-        assert_same_as_dense(SparseConv2d.from_dense(conv, mask), copy.deepcopy(conv), mask, x)
+        assert_same_as_dense(SparseConv2d.from_dense(conv, mask), conv, mask, x)
 
 
 @pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
@@ -112,6 +109,7 @@ def test_conv2d_computes_bfloat16_as_storage() -> None:
     assert (y.double() - expected).norm() <= 4e-3 * expected.norm()
 
 
+@pytest.mark.parametrize("case", ["usual", "groups", "circular, same"])
 @pytest.mark.parametrize("samples", [16, 33])
 @pytest.mark.parametrize(
     ("batch_inner", "given", "expected"),
@@ -123,9 +121,9 @@ def test_conv2d_computes_bfloat16_as_storage() -> None:
     ],
 )
 def test_conv2d_lays_its_output_out_as_asked(
-    batch_inner: bool | None, given: str, expected: str, samples: int
+    batch_inner: bool | None, given: str, expected: str, samples: int, case: str
 ) -> None:
-    conv, mask = make(**CASES["usual"])
+    conv, mask = make(**CASES[case])
     sparse = SparseConv2d.from_dense(conv, mask)
     sparse.batch_inner = batch_inner
     y = sparse(in_layout(torch.randn(samples, 8, 9, 11), given))
@@ -195,6 +193,33 @@ def test_from_dense_takes_blocks_that_do_not_cross_groups() -> None:
         SparseConv2d.from_dense(conv, mask, block=(8, 1))
 
 
+def test_a_checkpoint_brings_its_pattern() -> None:
+    arguments = CASES["groups"]
+    conv, mask = make(block=2, **arguments)
+    other = SparseConv2d.from_dense(conv, mask)
+    sparse = SparseConv2d.from_dense(nn.Conv2d(8, 16, **arguments), torch.ones_like(mask))  # type: ignore[arg-type]
+    values = sparse.values
+    sparse.load_state_dict(other.state_dict())
+    assert sparse.values is values
+    assert sparse.block == (2, 1)
+    assert_same_as_dense(sparse, conv, mask, torch.randn(18, 8, 9, 11))
+    crossing = SparseConv2d.from_dense(*make(block=16, kernel_size=3, padding=1)).state_dict()
+    with pytest.raises(RuntimeError, match="a block cannot cross groups"):
+        SparseConv2d(8, 16, **arguments).load_state_dict(crossing)  # type: ignore[arg-type]
+
+
+def test_layers_move_between_devices_and_dtypes() -> None:
+    conv, mask = make(**CASES["strided"])
+    sparse = SparseConv2d.from_dense(conv, mask)
+    x = torch.randn(18, 8, 9, 11)
+    torch.testing.assert_close(sparse.double()(x.double()), conv.double()(x.double()))
+    state = sparse.float().state_dict()
+    other = SparseConv2d(8, 16, **CASES["strided"], device="meta").to_empty(device="cpu")  # type: ignore[arg-type]
+    other.load_state_dict(state)
+    assert torch.equal(other(x), sparse(x))
+    assert sparse.to("meta")(x.to("meta")).shape == other(x).shape
+
+
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle", "state_dict"])
 def test_copies_compute_the_same(copied: str) -> None:
     conv, mask = make(**CASES["groups"])
@@ -234,11 +259,27 @@ def test_input_smaller_than_the_kernel_is_an_error() -> None:
 
 def test_dtypes_must_agree() -> None:
     conv, mask = make(**CASES["usual"])
-    with pytest.raises(ValueError, match="float32"):
+    with pytest.raises(ValueError, match="conv2d: expected values to be float64, got float32"):
         SparseConv2d.from_dense(conv, mask)(torch.randn(2, 8, 5, 5).double())
 
 
-@pytest.mark.parametrize("samples", [3, 20])
+def test_half_a_pattern_and_other_shapes_are_errors() -> None:
+    crow = torch.zeros(5, dtype=torch.int32)
+    with pytest.raises(ValueError, match="SparseConv2d: expected both crow and col, or neither"):
+        SparseConv2d(3, 4, 3, crow=crow)
+    with pytest.raises(
+        ValueError, match=r"expected crow.shape == \[4\] \(out_channels / 1 \+ 1\), got \[5\]"
+    ):
+        SparseConv2d(3, 3, 3, crow=crow, col=crow[:0])
+    with pytest.raises(ValueError, match=r"out_channels divisible by 8 \(rows of a block\), got 12"):
+        SparseConv2d(3, 12, 3, block=(8, 1))
+    with pytest.raises(ValueError, match="groups"):
+        SparseConv2d(3, 4, 3, groups=2)
+    with pytest.raises(ValueError, match=r"expected a mask of shape \[4, 3, 3, 3\] \(the weight's\)"):
+        SparseConv2d.from_dense(nn.Conv2d(3, 4, 3), torch.ones(4, 27, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("samples", [0, 3, 20])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -255,8 +296,27 @@ def test_conv1d_is_the_dense_layer_with_fewer_weights(arguments: dict[str, objec
         conv.weight.mul_(mask)
     sparse = SparseConv1d.from_dense(conv, mask)
     assert str(sparse.to_dense()) == str(conv)
-    assert_same_as_dense(sparse, copy.deepcopy(conv), mask, torch.randn(samples, 6, 23))
-    assert_same_as_dense(sparse, copy.deepcopy(conv), mask, torch.randn(6, 23))
+    assert_same_as_dense(sparse, conv, mask, torch.randn(samples, 6, 23))
+    assert_same_as_dense(sparse, conv, mask, torch.randn(6, 23))
+
+
+def test_conv1d_keeps_batch_inner_memory() -> None:
+    conv = nn.Conv1d(6, 8, 3, padding=1)
+    sparse = SparseConv1d.from_dense(conv, torch.ones_like(conv.weight, dtype=torch.bool))
+    x = torch.randn(6, 23, 20).permute(2, 0, 1)
+    y = sparse(x)
+    assert y.stride() == (1, 23 * 20, 20)
+    torch.testing.assert_close(y, conv(x))
+
+
+@pytest.mark.parametrize("shape", [(20, 8, 9, 11), (8, 9, 11)])
+def test_outputs_can_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    conv, mask = make(**CASES["usual"])
+    sparse = SparseConv2d.from_dense(conv, mask)
+    x = torch.randn(shape)
+    sparse(x).relu_().sum().backward()
+    conv(x).relu_().sum().backward()
+    torch.testing.assert_close(sparse.bias.grad, conv.bias.grad)
 
 
 def test_gradients_of_the_module_check_numerically() -> None:
@@ -264,6 +324,17 @@ def test_gradients_of_the_module_check_numerically() -> None:
     sparse = SparseConv2d.from_dense(conv, mask)
     x = torch.randn(2, 8, 5, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(sparse, (x,))
+
+
+def test_conv2d_exports_for_any_batch() -> None:
+    conv, mask = make(**CASES["usual"])
+    sparse = SparseConv2d.from_dense(conv, mask)
+    batch = torch.export.Dim("batch", min=2, max=1000)
+    program = torch.export.export(sparse, (torch.randn(17, 8, 9, 11),), dynamic_shapes=({0: batch},))
+    assert "sparseprune.conv2d" in str(program.graph)
+    for n in (3, 17, 64):
+        x = torch.randn(n, 8, 9, 11)
+        torch.testing.assert_close(program.module()(x), sparse(x))
 
 
 def test_conv2d_compiles_to_the_same_numbers() -> None:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune.layout import POINTWISE
-from sparseprune.nn import FusedReLU, SparseLinear
+from sparseprune.fallback.convolution import is_batch_inner_images
+from sparseprune.fusion import fuse
+from sparseprune.layout import POINTWISE, mark_layout
+from sparseprune.nn import FusedReLU, SparseConv2d, SparseLinear
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -273,3 +276,101 @@ def test_densify_refuses_to_drop_a_relu() -> None:
         with pytest.raises(ValueError, match=rf"^densify: expected a FusedReLU after '{name}' in an nn\.Seq"):
             sp.densify(model)
     assert [type(m) for m in sp.densify(sparse[:2])] == [nn.Linear, nn.ReLU]
+
+
+# ---- layout along a whole network ----
+
+
+def conv(inputs: int = 4, outputs: int = 4) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def sparse_convs(model: nn.Module) -> nn.Module:
+    """All convolutions sparse, pools and batch-norms fused, layout marked."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Conv2d:
+                mask = noise(*child.weight.shape) > 0
+                setattr(parent, name, SparseConv2d.from_dense(child, mask))
+    fuse(model)
+    mark_layout(model)
+    return model
+
+
+class Ends(nn.Module):
+    """A network whose last activations go through ``end``."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.end, self.a, self.b = end, conv(), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.b(F.relu(self.a(x))))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda y: y,
+        lambda y: y.view(y.size(0), -1),
+        lambda y: torch.relu(y + 1).view(y.size(0), -1),
+        lambda y: y.clone().mul_(2).view(-1),
+        lambda y: F.max_pool2d(y, 2).view(y.size(0), -1),
+        lambda y: F.adaptive_avg_pool2d(y, 1).view(y.size(0), -1),
+        lambda y: y.mean((2, 3)).view(-1),
+        lambda y: torch.cat([y, y], 1).view(y.size(0), -1),
+        lambda y: y.flatten(1).view(-1),
+        lambda y: y.permute(0, 2, 3, 1).contiguous().view(-1),
+        lambda y: torch.as_strided(y, (2, 4), (4, 1)),
+    ],
+)
+def test_what_may_depend_on_strides_gets_ordinary_memory(end: Callable[[Tensor], Tensor]) -> None:
+    model = sparse_convs(Ends(end))
+    x, seen = noise(17, 4, 6, 6), []
+    for module in (model.a, model.b):
+        module.register_forward_hook(lambda module, inputs, y: seen.append(y))
+    y = model(x)
+    assert is_batch_inner_images(seen[0])
+    model.end = nn.Identity()
+    torch.testing.assert_close(y, end(model(x).contiguous()))
+
+
+@pytest.mark.parametrize("by_numbers", [False, True])
+def test_networks_that_cannot_be_followed_are_followed_in_parts(by_numbers: bool) -> None:
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList([nn.Sequential(conv(), nn.ReLU(), conv()) for _ in range(2)])
+            self.alone = conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for stage in self.stages:
+                x = stage(x)
+                if not by_numbers or x.sum() > -1e9:
+                    x = self.alone(x)
+            return x
+
+    model = sparse_convs(Decides())
+    found = [m.batch_inner for m in model.modules() if isinstance(m, SparseConv2d)]
+    # Followed as a whole, the last call of `alone` returns what the network does.
+    assert found == ([True, False] * 2 + [False] if by_numbers else [True] * 4 + [False])
+
+
+def test_layout_of_linear_layers_after_convolutions() -> None:
+    model = sparse_convs(nn.Sequential(conv(), nn.ReLU(), conv(), nn.MaxPool2d(2), nn.Flatten(), lin(8, 16)))
+    model[5] = SparseLinear.from_dense(model[5], noise(8, 16) > 0)
+    mark_layout(model)
+    assert [m.batch_inner for m in model if hasattr(m, "batch_inner")] == [True, True, True, False]
+    seen: list[Tensor] = []
+    model[5].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    y = model(noise(17, 4, 4, 4))
+    assert seen[0].stride() == (1, 17)  # flattened without a copy
+    assert y.is_contiguous()
+
+
+def test_layers_before_dense_convolutions_give_ordinary_memory() -> None:
+    model = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU())
+    sparse_convs(model)
+    model.append(conv())
+    mark_layout(model)
+    assert [m.batch_inner for m in model if hasattr(m, "batch_inner")] == [True, False]

@@ -58,7 +58,8 @@ def prune(
         )
         seconds = time.perf_counter() - start
         bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
-    summary = sp.summary(sp.sparsify(dense, masks, batch_size=batch_size))
+    sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
+    summary = sp.summary(sparse, input_size=dataset.sample)
     if out is not None:
         mask_file.save(out, masks, network=network, seed=seed, method=method, sparsity=sparsity, block=shape)
     if as_json:

@@ -82,7 +82,7 @@ def train(
                 trained, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
             )
         if masks is not None:
-            trained = sp.sparsify(trained, masks, batch_size=batch_size)
+            trained = sp.sparsify(trained, masks, batch_size=batch_size, input_size=dataset.sample)
         label = "dense" if method is None else contenders.label_of(method, sparsity, shape)
         bars.begin(f"train: {label}")
         result = training.train(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseprune.fallback.convolution import is_batch_inner_images
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, convolve
 
@@ -161,11 +162,15 @@ class _SparseConv(SparseLayer):
             )
 
     def _convolve(self, x: Tensor) -> Tensor:
-        inner = self.batch_inner if len(x) >= FEW_SAMPLES else False
+        inner = self.batch_inner
+        if inner:
+            inner = x.shape[0] >= FEW_SAMPLES
+        if self.padding_mode != "zeros":
+            if inner is None:
+                inner = is_batch_inner_images(x)  # which the padded copy is not
+            pad = self._pad if len(self._pad) == 4 else (*self._pad, 0, 0)
+            x = F.pad(x, pad, mode=self.padding_mode)
         return convolve(x, self.values, self.pattern, self.geometry, self.bias, inner)
-
-    def _pad_as_asked(self, x: Tensor) -> Tensor:
-        return x if self.padding_mode == "zeros" else F.pad(x, self._pad, mode=self.padding_mode)
 
     def extra_repr(self) -> str:
         parts = [
@@ -199,8 +204,7 @@ class SparseConv2d(_SparseConv):
         batch_inner: layout of the output in memory. None: as the input's. False: ordinary, (N, C, H, W).
             True: samples innermost, [C, H, W, N] in memory, which is what the kernels want with 16 samples or
             more: pointwise layers keep it, so that a network is brought into it once. :func:`sparsify` sets
-            it.
-            With fewer samples the output is always ordinary. Shapes and numbers are the same.
+            it. With fewer samples the output is then ordinary. Shapes and numbers are the same.
     """
 
     dense_class = nn.Conv2d
@@ -230,7 +234,6 @@ class SparseConv2d(_SparseConv):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)``, or without N, to the same with out_channels; any memory layout."""
         self._check_input(x)
-        x = self._pad_as_asked(x)
         return self._convolve(x) if x.dim() == 4 else self._convolve(x[None])[0]
 
 
@@ -254,5 +257,5 @@ class SparseConv1d(_SparseConv):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, L)``, or without N, to the same with out_channels; any memory layout."""
         self._check_input(x)
-        x = self._pad_as_asked(x).unsqueeze(-2)  # of height 1
+        x = x.unsqueeze(-2)  # of height 1
         return (self._convolve(x) if x.dim() == 4 else self._convolve(x[None])[0]).squeeze(-2)
