@@ -39,19 +39,22 @@ def sparsify(
     input_size: Sequence[int] | None = None,
     fuse: bool = True,
 ) -> nn.Module:
-    """Replace the masked layers of a model by sparse ones where that is faster: :class:`SparseLinear`,
-    :class:`SparseConv2d`, :class:`SparseConv1d`.
+    """Replace the masked layers of a model by sparse ones where that is faster.
 
-    A layer that would be slower sparse than dense, or that has no sparse kernels, stays dense with its mask
-    enforced on weights and gradients; :func:`summary` says which and why. The mask's largest blocks of V x 1
-    are used. Sparse layers that follow one another in an ``nn.Sequential``, with pointwise modules between
-    them, hand on activations batch-innermost in memory: shapes and numbers are those of the dense model, and
-    what comes after the last of them is contiguous (see :class:`SparseLinear`, ``batch_inner``).
+    They are :class:`SparseLinear`, :class:`SparseConv2d` and :class:`SparseConv1d`. A layer that would be
+    slower sparse than dense, or that has no sparse kernels, stays dense with its mask enforced on weights and
+    gradients; :func:`summary` says which and why. The mask's largest blocks of V x 1 are used.
 
-    A sparse layer takes over the ``nn.ReLU`` that directly follows it in an ``nn.Sequential`` (``relu``), and
-    a :class:`FusedReLU`, which does nothing, stands in its place: names, indices and numbers stay the same,
-    but what the layer itself returns, as in ``model[:1]`` or to a hook, is after the ReLU. A layer or ReLU
-    that occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
+    Between sparse layers activations lie batch-innermost in memory, through batch-norm, pointwise functions,
+    residual additions, pooling and flattening, as far as torch.fx can follow the model: shapes and numbers
+    are those of the dense model, and what is not known gets contiguous tensors (see ``batch_inner`` of
+    :class:`SparseLinear` and :class:`SparseConv2d`).
+
+    A sparse linear layer takes over the ``nn.ReLU`` that directly follows it in an ``nn.Sequential``
+    (``relu``), and a batch-norm between sparse convolutions (:class:`BatchNormAct2d`) the ReLU and the
+    residual addition before it. A :class:`FusedReLU`, which does nothing, stands in a module's place: names, indices
+    and numbers stay the same, but what the layer itself returns, as in ``model[:1]`` or to a hook, is after
+    the ReLU. A layer or ReLU that occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
 
     Args:
         model: any model; left untouched unless ``inplace``.
@@ -65,7 +68,7 @@ def sparsify(
         input_size: shape of one sample, such as (3, 32, 32): one forward pass of a copy tells what sizes of
             images the convolutions meet, on which their time depends. Without it they are not measured:
             sparse where they keep at most 30 % of the weights (60 % in blocks of 4 or more output channels).
-        fuse: whether sparse layers take over ReLUs.
+        fuse: whether sparse layers take over ReLUs, and batch-norms and pools are replaced.
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.
     Raises:
@@ -91,12 +94,13 @@ def sparsify(
             replacement.choice = reason
         else:
             replacement = sparse = SPARSE[type(module)].from_dense(module, mask)
-            _take_hooks(sparse, module)
             if layers == "measured":
                 choice = _choice(sparse, make_dense, batch_size, sizes.get(module), choices)
                 if not choice.use_sparse:
                     replacement = make_dense()
                 replacement.choice = str(choice)
+            if replacement is sparse:
+                _take_hooks(sparse, module)  # measuring has not called them
         replacements[module] = replacement
     result = _replace(model, replacements, inplace)
     if fuse:

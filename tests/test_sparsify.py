@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune import choice
+from sparseprune import choice, models
 from sparseprune.choice import Choice
 from sparseprune.nn import (
     MaskedConv1d,
@@ -303,6 +303,43 @@ def test_sparsify_measures_convolutions_at_the_sizes_that_they_meet(
     measured.clear()
     sp.sparsify(model, masks, batch_size=20)
     assert [kind for kind, _ in measured] == ["SparseLinear"]
+
+
+def test_sparsify_measures_without_calling_hooks_of_sparse_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, sizes: Sizes | None) -> Choice:
+        assert not layer._forward_hooks
+        return Choice(1.0, 2.0)
+
+    monkeypatch.setattr(choice, "measure", measure)
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
+    model = nn.Sequential(nn.Linear(5, 4))
+    model[0].register_forward_hook(lambda module, x, y: calls.append(type(module).__name__))
+    sparse = sp.sparsify(model, {"0.weight": torch.eye(4, 5, dtype=torch.bool)})
+    assert calls == []
+    sparse(noise(2, 5))
+    assert calls == ["SparseLinear"]
+
+
+@pytest.mark.parametrize("make", [models.resnet8, models.vgg16_bn], ids=["resnet8", "vgg16_bn"])
+def test_sparsify_of_whole_networks(make: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make((3, 32, 32), 5, 0.125)
+    masks = masks_of(model, 0.3)
+    reference = masked(model, masks)
+    sparse = sp.sparsify(model, masks, input_size=(3, 32, 32), batch_size=16)
+    assert {row.choice.partition(" ")[0] for row in sp.summary(sparse).rows} <= {"sparse", "dense", "plain"}
+    forced = sp.sparsify(model, masks, layers="sparse")
+    assert sum(isinstance(m, SparseConv2d) for m in forced.modules()) == sum(
+        isinstance(m, nn.Conv2d) for m in model.modules()
+    )
+    x = noise(16, 3, 32, 32)
+    for one in (sparse, forced):
+        torch.testing.assert_close(one(x), copy.deepcopy(reference)(x), rtol=1e-3, atol=1e-3)
+        dense = sp.densify(one)
+        assert [type(m) for m in dense.modules()] == [type(m) for m in model.modules()]
+        torch.testing.assert_close(dense.eval()(x), one.eval()(x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

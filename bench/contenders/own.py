@@ -57,6 +57,7 @@ def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
                 problem.model,
                 problem.masks,
                 batch_size=problem.workload.batch,
+                input_size=problem.x.shape[1:],
             )
             runnable = training_step(problem, model, around=around)
             layers = [row.computes for row in sp.summary(model).rows]
@@ -74,7 +75,7 @@ def _pruning(problem: NetworkProblem, around: Around) -> Runnable:
         masks = sp.prune(
             problem.model, [(problem.x, problem.y)], method=workload.mask, sparsity=1 - workload.density
         )
-        sp.sparsify(problem.model, masks, batch_size=workload.batch)
+        sp.sparsify(problem.model, masks, batch_size=workload.batch, input_size=problem.x.shape[1:])
         return masks
 
     def answer(masks: dict[str, Tensor]) -> Answer:
