@@ -52,9 +52,9 @@ def sparsify(
 
     A sparse linear layer takes over the ``nn.ReLU`` that directly follows it in an ``nn.Sequential``
     (``relu``), and a batch-norm between sparse convolutions (:class:`BatchNormAct2d`) the ReLU and the
-    residual addition before it. A :class:`FusedReLU`, which does nothing, stands in a module's place: names, indices
-    and numbers stay the same, but what the layer itself returns, as in ``model[:1]`` or to a hook, is after
-    the ReLU. A layer or ReLU that occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
+    residual addition before it. A :class:`FusedReLU`, which does nothing, stands in a module's place: names,
+    indices and numbers stay the same, but what the layer itself returns, as in ``model[:1]`` or to a hook, is
+    after the ReLU. What occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
 
     Args:
         model: any model; left untouched unless ``inplace``.
@@ -67,7 +67,8 @@ def sparsify(
         batch_size: samples in a training step, for the measurement.
         input_size: shape of one sample, such as (3, 32, 32): one forward pass of a copy tells what sizes of
             images the convolutions meet, on which their time depends. Without it they are not measured:
-            sparse where they keep at most 30 % of the weights (60 % in blocks of 4 or more output channels).
+            sparse where they keep at most 30 % of the weights (50 % in blocks of 4 or more output channels;
+            half as many with fewer than 16 samples), in float32.
         fuse: whether sparse layers take over ReLUs, and batch-norms and pools are replaced.
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.

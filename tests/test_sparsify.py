@@ -347,9 +347,11 @@ def test_sparsify_of_whole_networks(make: Callable[..., nn.Module]) -> None:
     [
         (0.25, 1, 16, torch.float32, True),
         (0.5, 1, 16, torch.float32, False),
-        (0.5, 4, 16, torch.bfloat16, True),
+        (0.5, 4, 16, torch.float32, True),
+        (0.25, 1, 16, torch.bfloat16, False),
         (0.75, 4, 16, torch.float32, False),
         (0.25, 1, 15, torch.float32, False),
+        (0.25, 4, 15, torch.float32, True),
         (0.25, 1, 16, torch.float64, False),
     ],
 )
@@ -361,7 +363,8 @@ def test_sparsify_assumes_by_density_where_sizes_are_not_known(
     masks = {"0.weight": blocks.repeat_interleave(rows, 0).view(8, 4, 3, 3)}
     result = sp.sparsify(model, masks, batch_size=batch_size)[0]
     assert type(result) is (SparseConv2d if sparse else MaskedConv2d)
-    assert result.choice == f"assumed: density {density:.3g}; give input_size to measure"
+    facts = f"density {density:.3g}, {str(dtype).removeprefix('torch.')}, batch {batch_size}"
+    assert result.choice == f"assumed: {facts}; give input_size to measure"
 
 
 def test_sparsify_keeps_flags_and_hides_non_finite_pruned_weights() -> None:
