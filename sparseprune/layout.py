@@ -6,8 +6,8 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -40,12 +40,26 @@ POINTWISE = (
 PRODUCERS = (SparseConv1d, SparseConv2d, BatchNormAct2d, *POOL_CLASSES.values())
 
 # What a node of a network does with an input that lies batch-inner.
-# "wants": computes best from it. "keeps": takes any strides, its result may have the same.
-# "takes": takes any strides, its result is ordinary. "strict": not known, or depends on strides.
-Role: TypeAlias = Literal["wants", "keeps", "takes", "strict"]
+# "wants": computes best from it. "copies": makes it ordinary first. "passes": computes from either, and
+# decides how its result lies. "keeps": takes any strides, its result may have the same. "takes": takes any
+# strides, its result is ordinary. "strict": not known, or depends on strides.
+Role: TypeAlias = Literal["wants", "copies", "passes", "keeps", "takes", "strict"]
+
+
+class Asked(NamedTuple):
+    """What the consumers of a result ask: that it be ordinary; how many want it batch-inner or copy it."""
+
+    strict: bool = False
+    wants: int = 0
+    copies: int = 0
+
+    def and_also(self, other: Asked) -> Asked:
+        return Asked(self.strict or other.strict, self.wants + other.wants, self.copies + other.copies)
+
 
 KEEPING_MODULES = (*POINTWISE, nn.Dropout2d, nn.Flatten, nn.AdaptiveAvgPool2d)
-TAKING_MODULES = ("Linear", "Conv1d", "Conv2d", "MaskedLinear", "MaskedConv1d", "MaskedConv2d")
+TAKING_MODULES = ("Linear", "MaskedLinear")
+COPYING_MODULES = ("Conv1d", "Conv2d", "MaskedConv1d", "MaskedConv2d")
 KEEPING_FUNCTIONS: set[Callable[..., Any]] = {
     operator.add,
     operator.iadd,
@@ -102,26 +116,33 @@ TAKING_METHODS = {"size", "dim", "numel", "contiguous"}
 def mark_layout(model: nn.Module) -> None:
     """Set ``batch_inner`` of the modules of this package that choose how their output lies in memory.
 
-    True where some consumer wants samples innermost and none is known to need, or might need, ordinary
-    memory: seen through pointwise modules and functions, additions and flattening. False elsewhere. Numbers
-    do not change, but for those that Dropout drops: it draws in the order of memory.
+    Never True where some consumer is known to need, or might need, ordinary memory. Otherwise, seen through
+    pointwise modules and functions, additions and flattening: as most convolutions that read it want it,
+    which is batch-inner if they are sparse and ordinary if they are dense; where none does, what a sparse
+    convolution gives is batch-inner, and batch-norm and pools keep what they get. Numbers do not change, but
+    for those that Dropout drops: it draws in the order of memory.
 
     The network is followed with torch.fx, in training and in evaluation mode. What cannot be followed gets
     and gives ordinary tensors, and its parts are followed one by one. An ``nn.Sequential`` there is
     taken to be called as a whole.
     """
     mark_runs(model)
-    demands: dict[Any, list[Role | None]] = {}
+    asked: dict[Any, Asked] = {}
     traces = trace_all(model)
     for trace in traces:
-        for node, demand in _demands(trace).items():
+        for node, of_node in _asked(trace).items():
             module = called(trace, node)
             if module is not None and isinstance(module, PRODUCERS):
-                demands.setdefault(module, []).append("strict" if has_hooks(module) else demand)
-    for module, found in demands.items():
-        module.batch_inner = "strict" not in found and "wants" in found
+                of_node = of_node._replace(strict=of_node.strict or has_hooks(module))
+                asked[module] = asked.get(module, Asked()).and_also(of_node)
+    followers = set()
+    for module, of_module in asked.items():
+        undecided = of_module.wants == of_module.copies == 0
+        module.batch_inner = not of_module.strict and of_module.wants >= of_module.copies
+        if undecided and module.batch_inner and not isinstance(module, (SparseConv1d, SparseConv2d)):
+            followers.add(module)
     for trace in traces:
-        _end_runs(trace)
+        _follow(trace, followers)
 
 
 def role_of(trace: Trace, node: fx.Node) -> Role:
@@ -130,11 +151,14 @@ def role_of(trace: Trace, node: fx.Node) -> Role:
         module = trace.root.get_submodule(str(node.target))
         if has_hooks(module):
             return "strict"
-        if isinstance(module, (*PRODUCERS, SparseLinear)):
+        if isinstance(module, (SparseConv1d, SparseConv2d, SparseLinear)):
             return "wants"
+        if isinstance(module, PRODUCERS):
+            return "passes"
         if type(module) in KEEPING_MODULES:
             return "keeps"
-        return "takes" if type(module).__name__ in TAKING_MODULES and _is_known(module) else "strict"
+        name = type(module).__name__ if _is_known(module) else ""
+        return "copies" if name in COPYING_MODULES else "takes" if name in TAKING_MODULES else "strict"
     if node.op == "call_function":
         if node.target is getattr:
             return "takes" if node.args[1] in ("shape", "dtype", "device", "ndim") else "strict"
@@ -153,29 +177,38 @@ def _is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith(("torch.nn.", "sparseprune.nn."))
 
 
-def _demands(trace: Trace) -> dict[fx.Node, Role | None]:
-    """What each node's consumers ask of it: "strict" if any does, else "wants" if any does, else None."""
-    demands: dict[fx.Node, Role | None] = {}
+def _asked(trace: Trace) -> dict[fx.Node, Asked]:
+    """What the consumers of each node ask of its result."""
+    asked: dict[fx.Node, Asked] = {}
     for node in reversed(trace.graph.nodes):
-        asked = [(role_of(trace, user), demands[user]) for user in node.users]
-        roles = {demand if role == "keeps" else role for role, demand in asked}
-        demands[node] = "strict" if "strict" in roles else "wants" if "wants" in roles else None
-    return demands
+        total = Asked()
+        for user in node.users:
+            role = role_of(trace, user)
+            of_user = (
+                asked[user] if role == "keeps" else Asked(role == "strict", role == "wants", role == "copies")
+            )
+            total = total.and_also(of_user)
+        asked[node] = total
+    return asked
 
 
-def _end_runs(trace: Trace) -> None:
-    """A linear layer that is in no run, but after a convolution, gives back ordinary memory."""
+def _follow(trace: Trace, followers: Collection[Any]) -> None:
+    """Followers keep the layout that they get, and a linear layer that is in no run, but after a convolution,
+    gives back ordinary memory."""
     inner: set[fx.Node] = set()
     for node in trace.graph.nodes:
-        module = called(trace, node)
-        fed = any(source in inner for source in node.all_input_nodes)
+        module: Any = called(trace, node)
+        sources = node.all_input_nodes
+        fed = any(source in inner for source in sources)
         if isinstance(module, SparseLinear):
             if fed and module.batch_inner is None:
                 module.batch_inner = False
             if module.batch_inner:
                 inner.add(node)
         elif isinstance(module, PRODUCERS):
-            if getattr(module, "batch_inner", None):
+            if module in followers and sources[:1] and sources[0] not in inner:
+                module.batch_inner = False
+            if module.batch_inner:
                 inner.add(node)
         elif fed and role_of(trace, node) == "keeps":
             inner.add(node)

@@ -102,7 +102,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         Returns:
             x's shape.
         """
-        inner = self.batch_inner if len(x) >= FEW_SAMPLES else False
+        inner = self.batch_inner if x.shape[0] >= FEW_SAMPLES else False
         if self._has_kernels_for(x, residual):
             return self._fused(x, residual, inner)
         y = super().forward(x)

@@ -44,7 +44,7 @@ class _BatchInnerPool(nn.Module):
             y = pool(x)
         if self.batch_inner is None:
             return y
-        return in_layout(y, self.batch_inner and len(x) >= FEW_SAMPLES)
+        return in_layout(y, self.batch_inner and x.shape[0] >= FEW_SAMPLES)
 
 
 class BatchInnerMaxPool2d(_BatchInnerPool, nn.MaxPool2d):
