@@ -30,9 +30,9 @@ from sparseprune.sizes import Sizes
 MOST_ROUNDS = 50
 ENOUGH_SECONDS = 0.05  # of all rounds; there are two at least, since the first one warms up
 
-# Highest densities, by V, at which convolutions of unknown size are assumed to train faster sparse. Measured at
-# least 1.3 times as fast for V = 1 and about 1.2 for V = 4 (at 0.6: 1.0) on 2 cores with AVX-512, with 16 to 512
-# channels, 32 x 32 to 4 x 4, 1 x 1 and 3 x 3 kernels, 16 and 64 samples.
+# Highest densities, by V, at which convolutions of unknown size are assumed to train faster sparse. Measured
+# on 2 cores with AVX-512, 1 x 1 and 3 x 3 kernels of 16 to 512 channels, 32 x 32 to 4 x 4, 16 and 64 samples:
+# at least 1.3 times as fast for V = 1, about 1.2 for V = 4 (at 0.6: 1.0).
 DENSEST = {1: 0.3, 2: 0.3, 4: 0.5, 8: 0.5, 16: 0.5}
 
 
