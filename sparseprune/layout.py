@@ -197,7 +197,7 @@ def _follow(trace: Trace, followers: Collection[Any]) -> None:
     gives back ordinary memory."""
     inner: set[fx.Node] = set()
     for node in trace.graph.nodes:
-        module: Any = called(trace, node)
+        module = called(trace, node)
         sources = node.all_input_nodes
         fed = any(source in inner for source in sources)
         if isinstance(module, SparseLinear):
@@ -206,9 +206,10 @@ def _follow(trace: Trace, followers: Collection[Any]) -> None:
             if module.batch_inner:
                 inner.add(node)
         elif isinstance(module, PRODUCERS):
+            producer: Any = module
             if module in followers and sources[:1] and sources[0] not in inner:
-                module.batch_inner = False
-            if module.batch_inner:
+                producer.batch_inner = False
+            if producer.batch_inner:
                 inner.add(node)
         elif fed and role_of(trace, node) == "keeps":
             inner.add(node)
