@@ -111,7 +111,7 @@ def test_kernels_and_operators_under_sanitizers(compiler: list[str], tmp_path: P
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
     run([*compiler, "-shared", *SANITIZERS, *parts, *libraries, "-o", str(extension)], tmp_path)
     (tmp_path / "tests").mkdir()
-    for name in ("conftest.py", "test_ops.py", "test_conv_ops.py", "test_masks.py"):
+    for name in ("conftest.py", "test_ops.py", "test_conv_ops.py", "test_batch_norm.py", "test_masks.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
     # libstdc++ too: AddressSanitizer looks for its exceptions when it is loaded, before Python loads any C++.

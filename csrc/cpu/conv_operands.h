@@ -72,16 +72,47 @@ inline Tensor new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, in
                      : torch::stable::new_empty(like, {n, c, h, w});
 }
 
-// The same numbers with samples innermost or ordinarily laid out. Torch transposes matrices block by block.
+// The kernels that pack panels transpose whole ones, in parts that stay in the L2 cache: visit(first feature,
+// number of features, first sample, number of samples).
+template <class Visit>
+void for_parts(int64_t features, int64_t samples, Visit visit) {
+  constexpr int64_t part = 512;
+  torch::stable::parallel_for(0, (features + part - 1) / part, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t f = begin * part; f < std::min(end * part, features); f += part)
+      for (int64_t s = 0; s < samples; s += panel_width)
+        visit(f, std::min(part, features - f), s, int(std::min<int64_t>(panel_width, samples - s)));
+  });
+}
+
+// The same numbers with samples innermost or ordinarily laid out.
 inline Tensor in_layout(const Tensor& x, bool batch_inner) {
   using torch::stable::contiguous, torch::stable::transpose, torch::stable::view;
-  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
-  if (is_batch_inner_images(x))
-    return batch_inner ? x
-                       : view(contiguous(transpose(view(samples_last(x), {c * h * w, n}), 0, 1)), {n, c, h, w});
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), features = c * h * w;
+  const bool by_kernels = x.scalar_type() == ScalarType::Float && n % conv_lanes == 0 && x.numel() > 0;
+  if (is_batch_inner_images(x)) {
+    if (batch_inner) return x;
+    if (!by_kernels) return view(contiguous(transpose(view(samples_last(x), {features, n}), 0, 1)), {n, c, h, w});
+    const Tensor result = torch::stable::new_empty(x, {n, c, h, w});
+    const float* from = data_of<float>(x);
+    float* to = mutable_data_of<float>(result);
+    for_parts(features, n, [&](int64_t f, int64_t count, int64_t s, int samples) {
+      kernels<float>().unpack({from + f * n + s, n, samples}, count, samples,
+                              {to + s * features + f, 1, features});
+    });
+    return result;
+  }
   const Tensor ordinary = contiguous(x);
   if (!batch_inner) return ordinary;
-  return samples_first(view(contiguous(transpose(view(ordinary, {n, c * h * w}), 0, 1)), {c, h, w, n}));
+  if (!by_kernels)
+    return samples_first(view(contiguous(transpose(view(ordinary, {n, features}), 0, 1)), {c, h, w, n}));
+  const Tensor result = torch::stable::new_empty(x, {c, h, w, n});
+  const float* from = data_of<float>(ordinary);
+  float* to = mutable_data_of<float>(result);
+  for_parts(features, n, [&](int64_t f, int64_t count, int64_t s, int samples) {
+    kernels<float>().pack({from + s * features + f, 1, features}, {}, count, samples,
+                          {to + f * n + s, n, samples});
+  });
+  return samples_first(result);
 }
 
 // Kernels want samples innermost wherever there are enough of them to fill vectors.

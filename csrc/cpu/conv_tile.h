@@ -52,7 +52,9 @@ struct Tiling {
   bool lanes_are_samples() const { return lanes > 1; }
   int64_t samples_of_panel() const { return lanes; }
   int64_t tiles() const { return tiles_down * tiles_across; }
-  int64_t plane() const { return rows * columns * lanes; }
+  // Where lanes are pixels, zeros follow: a run ends beyond its last row, and must not meet another channel there,
+  // whose infinities would become NaN in products with zero.
+  int64_t plane() const { return rows * columns * lanes + (lanes_are_samples() ? 0 : conv_lanes); }
   int64_t numbers() const { return channels * phases * plane(); }
   // A row of the tile's results, or all of them: how many numbers a kernel computes at once.
   int64_t run(int64_t height_here, int64_t width_here) const {
@@ -128,7 +130,7 @@ inline Tiling tiling_of(const Axis& down, const Axis& across, int64_t channels, 
 // those of the source that a column index counts, `channels_of_index` of them each.
 inline std::vector<int32_t> offset_table(const char* op, const Tiling& t, const Axis& down, const Axis& across,
                                          int64_t indices, int64_t channels_of_index) {
-  check(t.numbers() + conv_lanes <= INT32_MAX, op, ": expected a convolution whose smallest tile has fewer than ",
+  check(t.numbers() <= INT32_MAX, op, ": expected a convolution whose smallest tile has fewer than ",
         "2^31 numbers, got ", t.numbers());
   const int64_t height = int64_t(down.step.size()), width = int64_t(across.step.size());
   std::vector<int32_t> table(indices * height * width);
@@ -171,15 +173,16 @@ struct PackedTile {
     const std::array<int64_t, 4> wanted{panel, first_channel, top, left};
     if (data && wanted == held) return data;
     const Tiling& t = tiling;
-    data = workspace<Sum<Element>>(gathered_block, t.numbers() + conv_lanes, 1).data;
+    data = workspace<Sum<Element>>(gathered_block, t.numbers(), 1).data;
     Sum<Element>* to = data;
     for (int64_t c = 0; c < t.channels; ++c)
       for (const int64_t phase_down : down.phases)
-        for (const int64_t phase_across : across.phases)
+        for (const int64_t phase_across : across.phases) {
           for (int64_t r = 0; r < t.rows; ++r, to += t.columns * t.lanes)
             pack_row(panel, first_channel + c, (top + r) * down.stride + phase_down + down.first,
                      left * across.stride + phase_across + across.first, to);
-    std::fill_n(to, conv_lanes, Sum<Element>(0));
+          if (!t.lanes_are_samples()) to = std::fill_n(to, conv_lanes, Sum<Element>(0));
+        }
     held = wanted;
     return data;
   }
