@@ -2,7 +2,7 @@
 //
 // The image is cut into tiles (conv_tile.h). A thread packs one tile of x and runs all rows of W over it: row r of
 // a group's pattern gives V channels of the tile's results. What is added to an output element, and in which
-// order, is fixed by the pattern alone: the same bits at any number of threads.
+// order, is fixed by the pattern and the shapes alone: the same bits at any number of threads.
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
@@ -14,7 +14,6 @@ namespace {
 
 template <class Element>
 struct Conv {
-  const ConvGeometry& g;
   const Axis& down;
   const Axis& across;
   const Tiling& tiling;
@@ -87,8 +86,7 @@ void run_conv(const ConvGeometry& g, const Axis& down, const Axis& across, const
                 columns.const_data_ptr<int32_t>(), columns.numel(), offsets.mutable_data_ptr<int32_t>()),
         "conv2d: expected col within 0 .. ", g.cols() - 1, " (weight columns), got another index");
   const Tensor value = widened_copy<Element>(values);
-  const Conv<Element> conv{g,
-                           down,
+  const Conv<Element> conv{down,
                            across,
                            tiling,
                            rows,
