@@ -27,13 +27,14 @@ struct Conv {
   Images<Element> y;
 
   // Results of rows of blocks begin .. end of a group, from a packed tile.
-  void run(const Sum<Element>* tile, int64_t panel, int64_t group, int64_t top, int64_t left, Range range) const {
+  void run(const Sum<Element>* tile, Place place, Range range) const {
+    const auto [panel, group, top, left] = place;
     const Tiling& t = tiling;
     const int64_t height = std::min(t.height, down.results - top),
                   width = std::min(t.width, across.results - left);
     const int64_t n = t.run(height, width), runs = t.lanes_are_samples() ? height : 1;
-    const int64_t first_sample = panel * t.samples_of_panel();
-    const int in_panel = int(std::min<int64_t>(t.lanes, samples - first_sample));
+    const int64_t first_sample = panel * t.lanes;
+    const int in_panel = t.samples_in(panel, samples);
     const bool in_place = std::is_same_v<Element, Sum<Element>> && t.lanes_are_samples() && in_panel == t.lanes &&
                           y.sample_stride == 1;
     for (int32_t row = range.begin; row < range.end;) {
@@ -52,16 +53,9 @@ struct Conv {
           }
         Sum<Element>* sums = workspace<Sum<Element>>(row_tile, count * block_rows * n, 1).data;
         kernels<Element>().conv(pattern, block_rows, value, x, int(n), b, {sums, n, 0, int(n)});
-        for (int64_t c = 0; c < count * block_rows; ++c) {
-          if (t.lanes_are_samples())
-            kernels<Element>().unpack_pixels(
-                sums + c * n, t.lanes,
-                {y.at(first_sample, channel + c, top + r, left), y.column_stride, int(width), in_panel});
-          else
-            for (int64_t h = 0; h < height; ++h)
-              kernels<Element>().unpack_pixels(sums + c * n + h * t.columns, int(width),
-                                               {y.at(first_sample, channel + c, top + h, left), 0, 1, int(width)});
-        }
+        for (int64_t c = 0; c < count * block_rows; ++c)
+          unpack_run(t, sums + c * n, height, width, y.at(first_sample, channel + c, top + r, left), y.row_stride,
+                     y.column_stride, in_panel);
       }
       row = end;
     }
@@ -105,15 +99,11 @@ void run_conv(const ConvGeometry& g, const Axis& down, const Axis& across, const
   torch::stable::parallel_for(0, items * parts, 1, [&](int64_t begin, int64_t end) {
     PackedTile<Element> packed{images<Element>(x), samples, down, across, tiling};
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t part = item % parts, tile = item / parts % tiling.tiles(),
-                    group = item / parts / tiling.tiles() % g.groups,
-                    panel = item / parts / tiling.tiles() / g.groups;
-      const int64_t top = tile / tiling.tiles_across * tiling.height,
-                    left = tile % tiling.tiles_across * tiling.width;
-      const int32_t* from = start + group * rows;
-      conv.run(
-          packed.get(panel, group * g.group_channels(), top, left), panel, group, top, left,
-          rows_of_part(rows, block_rows, part, parts, [&](int32_t row) { return int64_t(from[row] - from[0]); }));
+      const Place place = tiling.place_of(item / parts, g.groups);
+      const int32_t* from = start + place.group * rows;
+      conv.run(packed.get(place), place, rows_of_part(rows, block_rows, item % parts, parts, [&](int32_t row) {
+                 return int64_t(from[row] - from[0]);
+               }));
     }
   });
 }

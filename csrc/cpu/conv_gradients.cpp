@@ -31,7 +31,8 @@ struct ConvGradients {
   Sum<Element>* d_value;  // of the group of tiles
 
   // The rows range of a group of channels, over a packed tile of g.
-  void run(const Sum<Element>* tile, int64_t panel, int64_t group, int64_t top, int64_t left, Range range) const {
+  void run(const Sum<Element>* tile, Place place, Range range) const {
+    const auto [panel, group, top, left] = place;
     const int64_t channels = g.group_channels();
     for (int64_t phase = 0; phase < g.phases(); ++phase) {
       const int64_t first = phase * channels;
@@ -55,8 +56,8 @@ struct ConvGradients {
                  Position at, int64_t height, int64_t width) const {
     const Tiling& t = tiling;
     const int64_t n = t.run(height, width), runs = t.lanes_are_samples() ? height : 1;
-    const int64_t first_sample = panel * t.samples_of_panel();
-    const int in_panel = int(std::min<int64_t>(t.lanes, samples - first_sample));
+    const int64_t first_sample = panel * t.lanes;
+    const int in_panel = t.samples_in(panel, samples);
     for (int32_t row = rows.begin; row < rows.end;) {
       const int32_t end = std::min(row + rows_at_once, rows.end), count = end - row;
       const int64_t channel = group * g.group_channels() + row - first_row;
@@ -88,7 +89,8 @@ struct ConvGradients {
         kernels<Element>().conv_gradients(pattern, plan.header.block_rows, value, tile + r * t.columns * t.lanes,
                                           t.phases * t.plane(), int(n), x_run, d_x_run, d_value);
         for (int64_t c = 0; unpack && c < count; ++c)
-          unpack_run(d_x_run.data + c * n, first_sample, channel + c, from, height, width, in_panel);
+          unpack_run(t, d_x_run.data + c * n, height, width, d_x.at(first_sample, channel + c, from.h, from.w),
+                     g.stride[0] * d_x.row_stride, g.stride[1] * d_x.column_stride, in_panel);
       }
       row = end;
     }
@@ -98,35 +100,11 @@ struct ConvGradients {
   // zero, since products with it are summed.
   void pack_run(int64_t sample, int64_t channel, Position at, int64_t height, int64_t width, int in_panel,
                 Sum<Element>* to, int64_t n) const {
-    const int64_t step = g.stride[1] * x.column_stride;
-    if (tiling.lanes_are_samples())
-      return kernels<Element>().pack_pixels({x.at(sample, channel, at.h, at.w), step, int(width), in_panel}, to,
-                                            tiling.lanes);
-    std::fill_n(to, n, Sum<Element>(0));
-    for (int64_t h = 0; h < height; ++h)
-      copy_row(x.at(sample, channel, at.h + h * g.stride[0], at.w), step, width, to + h * tiling.columns);
-  }
-
-  void copy_row(const Element* from, int64_t step, int64_t width, Sum<Element>* to) const {
-    if (step == 1)
-      kernels<Element>().pack_pixels({from, 0, 1, int(width)}, to, int(width));
-    else
-      kernels<Element>().pack_pixels({from, step, int(width), 1}, to, 1);
-  }
-
-  void unpack_run(const Sum<Element>* from, int64_t sample, int64_t channel, Position at, int64_t height,
-                  int64_t width, int in_panel) const {
-    const int64_t step = g.stride[1] * d_x.column_stride;
-    if (tiling.lanes_are_samples())
-      return kernels<Element>().unpack_pixels(from, tiling.lanes,
-                                              {d_x.at(sample, channel, at.h, at.w), step, int(width), in_panel});
-    for (int64_t h = 0; h < height; ++h) {
-      Element* to = d_x.at(sample, channel, at.h + h * g.stride[0], at.w);
-      if (step == 1)
-        kernels<Element>().unpack_pixels(from + h * tiling.columns, int(width), {to, 0, 1, int(width)});
-      else
-        kernels<Element>().unpack_pixels(from + h * tiling.columns, 1, {to, step, int(width), 1});
-    }
+    const int64_t rows = tiling.lanes_are_samples() ? 1 : height;
+    if (!tiling.lanes_are_samples()) std::fill_n(to, n, Sum<Element>(0));
+    for (int64_t h = 0; h < rows; ++h)
+      pack_row(x.at(sample, channel, at.h + h * g.stride[0], at.w), g.stride[1] * x.column_stride, width, in_panel,
+               tiling.lanes, to + h * tiling.columns);
   }
 
   static constexpr int32_t rows_at_once = 16;  // as in conv.cpp
@@ -169,14 +147,11 @@ void run_gradients(const ConvGeometry& g, const ConvPlanView& plan, const Tensor
                                              d_value ? d_value + tile_group * plan.header.nnz * V : nullptr};
       for (int64_t item = items * tile_group / tile_groups; item < items * (tile_group + 1) / tile_groups;
            ++item) {
-        const int64_t tile = item % tiling.tiles(), group = item / tiling.tiles() % g.groups,
-                      panel = item / tiling.tiles() / g.groups;
-        const int64_t top = tile / tiling.tiles_across * tiling.height,
-                      left = tile % tiling.tiles_across * tiling.width;
-        const int32_t* from = plan.start + group * rows;
-        const Range range =
-            rows_of_part(rows, V, part, parts, [&](int32_t row) { return int64_t(from[row] - from[0]); });
-        gradients.run(packed.get(panel, group * group_blocks * V, top, left), panel, group, top, left, range);
+        const Place place = tiling.place_of(item, g.groups);
+        const int32_t* from = plan.start + place.group * rows;
+        gradients.run(packed.get(place), place, rows_of_part(rows, V, part, parts, [&](int32_t row) {
+                        return int64_t(from[row] - from[0]);
+                      }));
       }
     }
   });

@@ -40,6 +40,13 @@ constexpr int64_t few_samples = 16;  // below, lanes are pixels
 
 inline int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Which tile: of which panel of samples and group of channels, and where its results begin.
+struct Place {
+  int64_t panel, group, top, left;
+
+  bool operator==(const Place&) const = default;
+};
+
 // How the results of one (panel of samples, group of channels) are cut into tiles.
 struct Tiling {
   int lanes;
@@ -47,11 +54,19 @@ struct Tiling {
   int64_t rows, columns;  // of the packed source
   int64_t phases, channels;
   int64_t tiles_down, tiles_across;
-  int64_t panels;  // of `samples_of_panel` samples
+  int64_t panels;  // of `lanes` samples
 
   bool lanes_are_samples() const { return lanes > 1; }
-  int64_t samples_of_panel() const { return lanes; }
   int64_t tiles() const { return tiles_down * tiles_across; }
+  int samples_in(int64_t panel, int64_t samples) const {
+    return int(std::min<int64_t>(lanes, samples - panel * lanes));
+  }
+  // The tiles of a group of channels are neighbours, and the groups of a panel.
+  Place place_of(int64_t item, int64_t groups) const {
+    const int64_t tile = item % tiles();
+    return {item / tiles() / groups, item / tiles() % groups, tile / tiles_across * height,
+            tile % tiles_across * width};
+  }
   // Where lanes are pixels, zeros follow: a run ends beyond its last row, and must not meet another channel there,
   // whose infinities would become NaN in products with zero.
   int64_t plane() const { return rows * columns * lanes + (lanes_are_samples() ? 0 : conv_lanes); }
@@ -160,6 +175,31 @@ inline bool look_up(const std::vector<int32_t>& table, const int32_t* index, int
   return good;
 }
 
+// n pixels, `step` apart, of `samples` samples each; a single sample's neighbours are one piece.
+template <class Element>
+void pack_row(const Element* from, int64_t step, int64_t n, int samples, int lanes, Sum<Element>* to) {
+  if (lanes == 1 && step == 1)
+    kernels<Element>().pack_pixels({from, 0, 1, int(n)}, to, int(n));
+  else
+    kernels<Element>().pack_pixels({from, step, int(n), samples}, to, lanes);
+}
+template <class Element>
+void unpack_row(const Sum<Element>* from, int lanes, int64_t n, Element* to, int64_t step, int samples) {
+  if (lanes == 1 && step == 1)
+    kernels<Element>().unpack_pixels(from, int(n), {to, 0, 1, int(n)});
+  else
+    kernels<Element>().unpack_pixels(from, lanes, {to, step, int(n), samples});
+}
+
+// A run as kernels computed it, to where its first pixel is in an image.
+template <class Element>
+void unpack_run(const Tiling& t, const Sum<Element>* from, int64_t height, int64_t width, Element* to,
+                int64_t row_step, int64_t step, int samples) {
+  const int64_t rows = t.lanes_are_samples() ? 1 : height;
+  for (int64_t h = 0; h < rows; ++h)
+    unpack_row(from + h * t.columns, t.lanes, width, to + h * row_step, step, samples);
+}
+
 // A tile of one panel of samples, packed by the thread that asks for it and kept until it asks for another.
 template <class Element>
 struct PackedTile {
@@ -169,25 +209,25 @@ struct PackedTile {
   const Axis& across;
   const Tiling& tiling;
 
-  const Sum<Element>* get(int64_t panel, int64_t first_channel, int64_t top, int64_t left) {
-    const std::array<int64_t, 4> wanted{panel, first_channel, top, left};
-    if (data && wanted == held) return data;
+  const Sum<Element>* get(Place place) {
+    if (data && place == held) return data;
     const Tiling& t = tiling;
+    const int64_t first_channel = place.group * t.channels;
     data = workspace<Sum<Element>>(gathered_block, t.numbers(), 1).data;
     Sum<Element>* to = data;
     for (int64_t c = 0; c < t.channels; ++c)
       for (const int64_t phase_down : down.phases)
         for (const int64_t phase_across : across.phases) {
           for (int64_t r = 0; r < t.rows; ++r, to += t.columns * t.lanes)
-            pack_row(panel, first_channel + c, (top + r) * down.stride + phase_down + down.first,
-                     left * across.stride + phase_across + across.first, to);
+            pack(place.panel, first_channel + c, (place.top + r) * down.stride + phase_down + down.first,
+                 place.left * across.stride + phase_across + across.first, to);
           if (!t.lanes_are_samples()) to = std::fill_n(to, conv_lanes, Sum<Element>(0));
         }
-    held = wanted;
+    held = place;
     return data;
   }
 
-  void pack_row(int64_t panel, int64_t channel, int64_t h, int64_t w, Sum<Element>* to) const {
+  void pack(int64_t panel, int64_t channel, int64_t h, int64_t w, Sum<Element>* to) const {
     const Tiling& t = tiling;
     // Columns begin .. end of the row lie within the image.
     const int64_t s = across.stride;
@@ -195,23 +235,14 @@ struct PackedTile {
         h < 0 || h >= down.source ? t.columns : std::clamp<int64_t>((-w + s - 1) / s, 0, t.columns);
     const int64_t end = std::clamp<int64_t>((across.source - w + s - 1) / s, begin, t.columns);
     std::fill_n(to, begin * t.lanes, Sum<Element>(0));
-    if (begin < end) {
-      const Element* from = source.at(panel * t.samples_of_panel(), channel, h, w + begin * s);
-      const int64_t step = s * source.column_stride;
-      const int n = int(end - begin);
-      if (t.lanes_are_samples())
-        kernels<Element>().pack_pixels({from, step, n, int(std::min<int64_t>(t.lanes, samples - panel * t.lanes))},
-                                       to + begin * t.lanes, t.lanes);
-      else if (step == 1)
-        kernels<Element>().pack_pixels({from, 0, 1, n}, to + begin, n);
-      else
-        kernels<Element>().pack_pixels({from, step, n, 1}, to + begin, 1);
-    }
+    if (begin < end)
+      pack_row(source.at(panel * t.lanes, channel, h, w + begin * s), s * source.column_stride, end - begin,
+               t.samples_in(panel, samples), t.lanes, to + begin * t.lanes);
     std::fill(to + end * t.lanes, to + t.columns * t.lanes, Sum<Element>(0));
   }
 
   Sum<Element>* data = nullptr;
-  std::array<int64_t, 4> held{};
+  Place held{};
 };
 
 }  // namespace sparseprune
