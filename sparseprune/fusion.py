@@ -16,14 +16,14 @@ from torch import fx, nn
 from sparseprune.layout import (
     KEEPING_FUNCTIONS,
     KEEPING_METHODS,
-    POOL_CLASSES,
     fusible_relus,
     neighbours,
     role_of,
 )
 from sparseprune.nn import FusedReLU, SparseConv1d, SparseConv2d, SparseLinear
 from sparseprune.nn.batch_norm import BatchNormAct2d
-from sparseprune.nn.pooling import batch_inner_pool
+from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
+from sparseprune.nn.pooling import batch_inner_pool, ordinary_pool
 from sparseprune.rewriting import Rewritten, attributes_read, original_class, rewrite
 from sparseprune.tracing import Trace, called, has_hooks, trace_all, trace_block
 
@@ -51,7 +51,7 @@ def fuse(model: nn.Module) -> nn.Module:
     Returns:
         ``model``.
     """
-    _replace_in_place(model, _norms_and_pools(model))
+    replace_in_place(model, _norms_and_pools(model))
     calls = _calls(model)
     relus: dict[nn.Module, nn.Module] = {}
     for before, relu in fusible_relus(model).items():
@@ -59,7 +59,7 @@ def fuse(model: nn.Module) -> nn.Module:
         if isinstance(before, (SparseLinear, BatchNormAct2d)) and alone:
             before.relu = True
             relus[relu] = FusedReLU(relu.inplace).train(relu.training)
-    _replace_in_place(model, relus)
+    replace_in_place(model, relus)
     for block in list(model.modules()):
         _fuse_block(block, calls)
     return model
@@ -89,17 +89,15 @@ def unfuse(model: nn.Module) -> nn.Module:
             replacements[module] = module.to_batch_norm()
         elif isinstance(module, FusedReLU):
             replacements[module] = nn.ReLU(module.inplace).train(module.training)
+        elif type(module) in POOL_CLASSES.values():
+            replacements[module] = ordinary_pool(module)
     result = copy.deepcopy(model, {id(old): new for old, new in replacements.items()})
-    ordinary: dict[type[nn.Module], type[nn.Module]] = {ours: own for own, ours in POOL_CLASSES.items()}
     for module in result.modules():
         if isinstance(module, Rewritten):
             restored: nn.Module = module
             restored.__class__ = original_class(module)
         elif isinstance(module, SparseLinear):
             module.relu = False
-        elif type(module) in ordinary:
-            module.__dict__.pop("batch_inner", None)
-            module.__class__ = ordinary[type(module)]
     return result
 
 
@@ -157,7 +155,8 @@ def _calls(model: nn.Module) -> Counter[nn.Module]:
     )
 
 
-def _replace_in_place(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+def replace_in_place(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other modules in the places of some within a model."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children() omits a module's second name
             if child is not None and child in replacements:

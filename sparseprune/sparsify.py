@@ -201,10 +201,7 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], inpl
         raise ValueError(
             "sparsify: a single layer cannot be replaced in place; use the returned copy (inplace=False)"
         )
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() omits a layer's second name
-            if child is not None and child in replacements:
-                setattr(parent, name, replacements[child])
+    fusion.replace_in_place(model, replacements)
     return model
 
 

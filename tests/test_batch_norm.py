@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import fallback, ops
-from sparseprune.fallback.convolution import is_batch_inner_images
-from sparseprune.fallback.images import in_layout
+from sparseprune.fallback.images import in_layout, is_batch_inner_images
 from sparseprune.nn import BatchNormAct2d
 
 LAYOUTS = ("contiguous", "batch-inner", "channels-last", "sliced")

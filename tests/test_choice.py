@@ -9,7 +9,7 @@ from torch import nn
 import sparseprune as sp
 from sparseprune import choice, machine
 from sparseprune.choice import Choice
-from sparseprune.fallback.convolution import is_batch_inner_images
+from sparseprune.fallback.images import is_batch_inner_images
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.nn.masked import masked_from_dense
 from sparseprune.sizes import Sizes

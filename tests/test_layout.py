@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune.fallback.convolution import is_batch_inner_images
+from sparseprune.fallback.images import is_batch_inner_images
 from sparseprune.fusion import fuse
 from sparseprune.layout import POINTWISE, mark_layout
 from sparseprune.nn import FusedReLU, SparseConv2d, SparseLinear

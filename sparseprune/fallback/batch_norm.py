@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseprune.fallback.convolution import empty_images, is_batch_inner_images
+from sparseprune.fallback.images import empty_images, is_batch_inner_images
 
 SAMPLES_AND_PIXELS = (0, 2, 3)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseprune import fallback
+from sparseprune.fallback.images import empty_images, is_batch_inner_images
 
 
 class Geometry(NamedTuple):
@@ -66,24 +67,6 @@ class Geometry(NamedTuple):
                 self.stride_w,
             ),
         )
-
-
-def is_batch_inner_images(x: Tensor) -> bool:
-    """Whether ``x`` (N, C, H, W), N > 1, is [C, H, W, N] in memory; dimensions of size 1 do not count."""
-    stride = x.shape[0]  # not len(x), which export takes for a constant
-    if stride <= 1 or x.stride(0) != 1:
-        return False
-    for dim in (3, 2, 1):
-        if x.shape[dim] != 1 and x.stride(dim) != stride:
-            return False
-        stride *= x.shape[dim]
-    return True
-
-
-def empty_images(like: Tensor, shape: Sequence[int], batch_inner: bool) -> Tensor:
-    """An uninitialised ``(N, C, H, W)``, [C, H, W, N] in memory or ordinary."""
-    n, *rest = shape
-    return like.new_empty(*rest, n).permute(3, 0, 1, 2) if batch_inner else like.new_empty(n, *rest)
 
 
 def _images(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:

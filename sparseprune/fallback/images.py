@@ -1,10 +1,28 @@
-"""Images (N, C, H, W) from one layout in memory to another."""
+"""How images (N, C, H, W) lie in memory: ordinarily, or batch-inner, which is [C, H, W, N]."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from sparseprune.fallback.convolution import is_batch_inner_images
+
+def is_batch_inner_images(x: Tensor) -> bool:
+    """Whether ``x`` (N, C, H, W), N > 1, is [C, H, W, N] in memory; dimensions of size 1 do not count."""
+    stride = x.shape[0]  # not len(x), which export takes for a constant
+    if stride <= 1 or x.stride(0) != 1:
+        return False
+    for dim in (3, 2, 1):
+        if x.shape[dim] != 1 and x.stride(dim) != stride:
+            return False
+        stride *= x.shape[dim]
+    return True
+
+
+def empty_images(like: Tensor, shape: Sequence[int], batch_inner: bool) -> Tensor:
+    """An uninitialised ``(N, C, H, W)``, [C, H, W, N] in memory or ordinary."""
+    n, *rest = shape
+    return like.new_empty(*rest, n).permute(3, 0, 1, 2) if batch_inner else like.new_empty(n, *rest)
 
 
 def in_layout(x: Tensor, batch_inner: bool) -> Tensor:

@@ -8,8 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparseprune.fallback.convolution import is_batch_inner_images
-from sparseprune.fallback.images import in_layout
+from sparseprune.fallback.images import in_layout, is_batch_inner_images
 from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.ops.batch_norm import normalize, normalize_with
 

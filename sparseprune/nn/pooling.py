@@ -14,8 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.fallback.convolution import is_batch_inner_images
-from sparseprune.fallback.images import in_layout
+from sparseprune.fallback.images import in_layout, is_batch_inner_images
 from sparseprune.nn.conv import FEW_SAMPLES
 
 
@@ -83,7 +82,7 @@ CLASSES: dict[type[nn.Module], type[_BatchInnerPool]] = {
 
 def batch_inner_pool(module: nn.Module) -> _BatchInnerPool:
     """A copy of one of torch's pooling modules in ``CLASSES`` that keeps batch-inner activations."""
-    result = copy.copy(module)
+    result = copy.deepcopy(module)  # hooks too, which a shallow copy would share
     result.__class__ = CLASSES[type(module)]
     assert isinstance(result, _BatchInnerPool)
     return result
@@ -91,7 +90,7 @@ def batch_inner_pool(module: nn.Module) -> _BatchInnerPool:
 
 def ordinary_pool(module: nn.Module) -> nn.Module:
     """The other way round."""
-    result = copy.copy(module)
+    result = copy.deepcopy(module)  # hooks too, which a shallow copy would share
     result.__dict__.pop("batch_inner", None)
     result.__class__ = next(ordinary for ordinary, ours in CLASSES.items() if type(module) is ours)
     return result

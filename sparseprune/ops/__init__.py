@@ -21,6 +21,7 @@ from torch import Tensor
 from sparseprune import fallback
 from sparseprune.ops import batch_norm, convolution
 from sparseprune.ops.devices import check_devices
+from sparseprune.ops.eager import in_backward, without_views
 
 
 class Pattern(NamedTuple):
@@ -254,8 +255,7 @@ class _Linear(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         ctx.pattern = pattern
-        # Below ADInplaceOrView, the result does not count as a view, which an in-place ReLU could not change.
-        with torch._C._AutoDispatchBelowADInplaceOrView():
+        with without_views():
             y = spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
         ctx.save_for_backward(x, values, y if relu else None)
         return y
@@ -263,9 +263,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values, y = ctx.saved_tensors
-        # A second derivative needs the operators' own gradients.
-        below = torch._C._AutoDispatchBelowADInplaceOrView
-        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
+        with in_backward():
             y = None if y is None else y.t()
             d_x, d_values, d_bias = _gradients(g.t(), x.t(), values, ctx.pattern, y, ctx.needs_input_grad[:3])
         return None if d_x is None else d_x.t(), d_values, d_bias, None, None, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseprune.fallback import relu_backward
-from sparseprune.fallback.convolution import empty_images, is_batch_inner_images
+from sparseprune.fallback.images import empty_images, is_batch_inner_images
 from sparseprune.ops.devices import check_devices
+from sparseprune.ops.eager import in_backward, without_views
 
 # ---- wrappers ----------------------------------------------------------------------------------------------
 
@@ -251,16 +251,14 @@ class _BatchNormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        # Below ADInplaceOrView, the result does not count as a view, which `y += shortcut` could not change.
-        with torch._C._AutoDispatchBelowADInplaceOrView():
+        with without_views():
             output = torch.ops.sparseprune.batch_norm_act.default(*inputs)
         _save_for_batch_norm_act(ctx, inputs, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        below = torch._C._AutoDispatchBelowADInplaceOrView
-        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
+        with in_backward():
             return _batch_norm_act_gradients(ctx, g)
 
 
@@ -269,15 +267,14 @@ class _BatchNormActEval(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowADInplaceOrView():
+        with without_views():
             output = torch.ops.sparseprune.batch_norm_act_eval.default(*inputs)
         _save_for_batch_norm_act_eval(ctx, inputs, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        below = torch._C._AutoDispatchBelowADInplaceOrView
-        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
+        with in_backward():
             return _batch_norm_act_eval_gradients(ctx, g)
 
 

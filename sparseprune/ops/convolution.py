@@ -6,7 +6,6 @@ which the kernels want for 16 samples and more.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sparseprune.fallback.convolution import Geometry as Geometry
-from sparseprune.fallback.convolution import empty_images, is_batch_inner_images
+from sparseprune.fallback.images import empty_images, is_batch_inner_images
 from sparseprune.ops.devices import check_devices
+from sparseprune.ops.eager import in_backward, without_views
 
 
 class ConvPattern(NamedTuple):
@@ -263,16 +263,13 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.pattern, ctx.geometry = pattern, geometry
         ctx.save_for_backward(x, values)
-        # Below ADInplaceOrView, the result does not count as a view, which an in-place ReLU could not change.
-        with torch._C._AutoDispatchBelowADInplaceOrView():
+        with without_views():
             return conv2d(x, values, pattern, geometry, bias, batch_inner)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
-        # A second derivative needs the operators' own gradients.
-        below = torch._C._AutoDispatchBelowADInplaceOrView
-        with contextlib.nullcontext() if torch.is_grad_enabled() else below():
+        with in_backward():
             gradients = _gradients(g, x, values, ctx.pattern, ctx.geometry, ctx.needs_input_grad[:3])
         return *gradients, None, None, None
 
