@@ -35,8 +35,9 @@ struct Conv {
     const int64_t n = t.run(height, width), runs = t.lanes_are_samples() ? height : 1;
     const int64_t first_sample = panel * t.lanes;
     const int in_panel = t.samples_in(panel, samples);
-    const bool in_place = std::is_same_v<Element, Sum<Element>> && t.lanes_are_samples() && in_panel == t.lanes &&
-                          y.sample_stride == 1;
+    const bool in_place =
+        std::is_same_v<Element, Sum<Element>> &&
+        (t.lanes_are_samples() ? in_panel == t.lanes && y.sample_stride == 1 : n == width && y.column_stride == 1);
     for (int32_t row = range.begin; row < range.end;) {
       const int32_t end = std::min(row + std::max(rows_at_once / block_rows, 1), range.end), count = end - row;
       const int64_t channel = (group * rows + row) * block_rows;
@@ -46,9 +47,9 @@ struct Conv {
         const Sum<Element>* x = tile + r * t.columns * t.lanes;
         if constexpr (std::is_same_v<Element, Sum<Element>>)
           if (in_place) {
-            kernels<Element>().conv(
-                pattern, block_rows, value, x, int(n), b,
-                {y.at(first_sample, channel, top + r, left), y.channel_stride, y.column_stride, t.lanes});
+            kernels<Element>().conv(pattern, block_rows, value, x, int(n), b,
+                                    {y.at(first_sample, channel, top + r, left), y.channel_stride, y.column_stride,
+                                     t.lanes_are_samples() ? t.lanes : int(n)});
             continue;
           }
         Sum<Element>* sums = workspace<Sum<Element>>(row_tile, count * block_rows * n, 1).data;
@@ -108,7 +109,7 @@ void run_conv(const ConvGeometry& g, const Axis& down, const Axis& across, const
   });
 }
 
-Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor&,
+Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_t,
               std::vector<int64_t> geometry, const std::optional<Tensor>& bias, std::optional<bool> batch_inner) {
   const ConvGeometry g = ConvGeometry::from("conv2d", geometry);
   const ScalarType type = check_floating("conv2d", "x", x);
@@ -123,6 +124,11 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
   }
   const int64_t height = g.output_size("conv2d", 0, x.size(2)), width = g.output_size("conv2d", 1, x.size(3));
   const bool inner = batch_inner.value_or(is_batch_inner_images(x));
+  if (g.pointwise())
+    if (const auto row = as_one_row(for_kernels(x))) {
+      const Tensor y = conv2d(*row, values, crow, col, plan_t, geometry, bias, false);
+      return in_layout(from_one_row(y, x.size(0), height, width), inner);
+    }
   const Tensor y = new_images(x, x.size(0), channels, height, width, x.size(0) >= few_samples);
   if (y.numel() > 0) {
     const Axis down = Axis::forward(g, 0, x.size(2), height), across = Axis::forward(g, 1, x.size(3), width);

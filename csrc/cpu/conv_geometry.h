@@ -48,6 +48,10 @@ struct ConvGeometry {
     return result;
   }
 
+  // 1x1: every pixel on its own
+  bool pointwise() const {
+    return taps() == 1 && phases() == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0 && pad[3] == 0;
+  }
   int64_t taps() const { return kernel[0] * kernel[1]; }
   int64_t group_channels() const { return in_channels / groups; }
   int64_t cols() const { return group_channels() * taps(); }  // of the weight as a matrix

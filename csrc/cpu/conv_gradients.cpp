@@ -63,20 +63,22 @@ struct ConvGradients {
       const int64_t channel = group * g.group_channels() + row - first_row;
       const OffsetRows pattern{plan.start + group * g.phases() * g.group_channels() + row, count, offset};
       for (int64_t r = 0; r < runs; ++r) {
+        const int lanes = t.lanes_are_samples() ? t.lanes : int(n);
         const Position from{at.h + r * g.stride[0], at.w};
         const auto in_place = [&](const auto& images) {
-          return std::is_same_v<Element, Sum<Element>> && t.lanes_are_samples() && in_panel == t.lanes &&
-                 images.sample_stride == 1;
+          return std::is_same_v<Element, Sum<Element>> &&
+                 (t.lanes_are_samples() ? in_panel == t.lanes && images.sample_stride == 1
+                                        : n == width && g.stride[1] * images.column_stride == 1);
         };
         Run<const Sum<Element>> x_run{};
         Run<Sum<Element>> d_x_run{};
         if constexpr (std::is_same_v<Element, Sum<Element>>) {
           if (d_value && in_place(x))
             x_run = {x.at(first_sample, channel, from.h, from.w), x.channel_stride, g.stride[1] * x.column_stride,
-                     t.lanes};
+                     lanes};
           if (value && in_place(d_x))
             d_x_run = {d_x.at(first_sample, channel, from.h, from.w), d_x.channel_stride,
-                       g.stride[1] * d_x.column_stride, t.lanes};
+                       g.stride[1] * d_x.column_stride, lanes};
         }
         if (d_value && !x_run.data) {
           Sum<Element>* buffer = workspace<Sum<Element>>(row_tile, count * n, 1).data;
@@ -202,6 +204,14 @@ Results compute(const Operands& o, const Tensor& grad, const std::optional<Tenso
                 const std::optional<Tensor>& values) {
   const ConvGeometry& g = o.geometry;
   const int64_t samples = grad.size(0);
+  if (g.pointwise()) {
+    const auto row_of_grad = as_one_row(for_kernels(grad)), row_of_x = x ? as_one_row(for_kernels(*x)) : x;
+    if (row_of_grad && row_of_x.has_value() == x.has_value()) {
+      Results results = compute({g, o.plan, o.type, 1, row_of_grad->size(3)}, *row_of_grad, row_of_x, values);
+      if (results.d_x) results.d_x = from_one_row(*results.d_x, samples, o.height, o.width);
+      return results;
+    }
+  }
   Results results;
   if (values) results.d_x = new_images(grad, samples, g.in_channels, o.height, o.width, samples >= few_samples);
   const Axis down = Axis::gradient(g, 0, o.height, grad.size(2)),

@@ -1,5 +1,7 @@
 // What the operators of convolution share: checks of their arguments and the layout of images in memory.
 #pragma once
+#include <optional>
+
 #include "conv_plan.h"
 #include "conv_tile.h"
 #include "pattern.h"
@@ -120,6 +122,31 @@ inline Tensor for_kernels(const Tensor& x) {
   const bool inner = x.size(0) >= few_samples;
   if (inner ? x.stride(0) == 1 : x.stride(3) == 1 || x.size(3) == 1) return x;
   return in_layout(x, inner);
+}
+
+// ---- convolutions of single pixels ----
+//
+// Such a convolution is a product of matrices, W (out_channels x in_channels) times (in_channels x pixels).
+// Written as images of one row, all pixels of a sample, and with 16 samples or more those of all samples, follow
+// one another, and no lane of a vector is left empty.
+
+// x, which is laid out as the kernels want it, as images of one row; nothing where they would be no different or
+// their rows do not follow one another.
+inline std::optional<Tensor> as_one_row(const Tensor& x) {
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
+  if (x.numel() == 0) return std::nullopt;
+  if (n >= few_samples)
+    return is_batch_inner_images(x) ? std::optional(torch::stable::view(samples_last(x), {1, c, 1, h * w * n}))
+                                    : std::nullopt;
+  return h > 1 && x.stride(2) == w * x.stride(3) ? std::optional(torch::stable::view(x, {n, c, 1, h * w}))
+                                                 : std::nullopt;
+}
+
+// The images again.
+inline Tensor from_one_row(const Tensor& y, int64_t samples, int64_t height, int64_t width) {
+  const int64_t c = y.size(1);
+  return samples >= few_samples ? samples_first(torch::stable::view(y, {c, height, width, samples}))
+                                : torch::stable::view(y, {samples, c, height, width});
 }
 
 }  // namespace sparseprune

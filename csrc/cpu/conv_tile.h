@@ -78,15 +78,16 @@ struct Tiling {
   }
 };
 
-// Three quarters of the L2 cache: larger tiles read less of their neighbours.
-inline int64_t tile_bytes() {
+// Three quarters of the L2 cache: larger tiles read less of their neighbours. Half of that where they read nothing
+// of them, and the results need room too.
+inline int64_t tile_bytes(bool overlap) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
   static const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #else
   static const int64_t cache = 0;
 #endif
   constexpr int64_t usual = 1 << 20;
-  return std::clamp<int64_t>(cache > 0 ? cache : usual, usual / 4, 4 * usual) * 3 / 4;
+  return std::clamp<int64_t>(cache > 0 ? cache : usual, usual / 4, 4 * usual) * 3 / (overlap ? 4 : 8);
 }
 
 // A tiling with so many lanes, and the cache lines that it moves.
@@ -103,11 +104,13 @@ inline Candidate tiling_with(int lanes, const Axis& down, const Axis& across, in
   t.channels = channels;
   t.phases = int64_t(down.phases.size() * across.phases.size());
   t.panels = (samples + lanes - 1) / lanes;
+  const bool overlap = down.reach > 0 || across.reach > 0;  // of what neighbouring tiles read
   const int64_t pixels_in_cache =
-      tile_bytes() / (number_bytes * lanes * std::max<int64_t>(channels * t.phases, 1));
+      tile_bytes(overlap) / (number_bytes * lanes * std::max<int64_t>(channels * t.phases, 1));
   const int64_t narrowest = std::min<int64_t>(across.results, t.lanes_are_samples() ? 4 : conv_lanes);
   for (int64_t parts = 1; parts <= across.results; ++parts) {
     t.width = (across.results + parts - 1) / parts;
+    if (!t.lanes_are_samples() && parts > 1) t.width = rounded_up(t.width, conv_lanes);  // whole vectors
     t.columns = t.width + across.reach;
     if (t.width < narrowest) break;
     const int64_t most_rows = std::max<int64_t>(pixels_in_cache / t.columns - down.reach, 1);
@@ -124,6 +127,7 @@ inline Candidate tiling_with(int lanes, const Axis& down, const Axis& across, in
     const double cost = double(t.panels * lanes) * pieces * (fits ? 1 : 1000) *
                         double(t.tiles() * t.rows * t.columns * t.phases + down.results * across.results);
     if (cost < best.cost) best = {t, cost};
+    if (fits && !overlap) break;  // narrower tiles read no less
   }
   return best;
 }
