@@ -135,13 +135,12 @@ def roofline(rows: Sequence[Row], peak: dict[str, Any] | None) -> Figure | None:
             marker="^" if row.workload.kind in STEPS else "o",
             color=colour,
             markerfacecolor=colour if inner else "white",
-            markersize=6.5,
+            markersize=3.5 if row.workload.batch < CONV_BATCH else 6.5,
             linestyle="none",
         )
-        narrow = min(row.workload.sizes[:2]) < 64
-        if row.workload.batch < CONV_BATCH or narrow:
+        if min(row.workload.sizes[:2]) < 64:
             axes.annotate(
-                _times(row.workload.shape) if narrow else f"batch {row.workload.batch}",
+                _times(row.workload.shape),
                 (intensity, rate),
                 (0, 6 if row.workload.dtype == "float32" else -14),
                 textcoords="offset points",
@@ -175,11 +174,12 @@ def roofline(rows: Sequence[Row], peak: dict[str, Any] | None) -> Figure | None:
         Line2D([], [], color="black", marker=marker, markerfacecolor=face, linestyle="none", label=label)
         for marker, face, label in (
             ("o", "black", "forward, batch-inner"),
-            ("o", "white", "forward, row-major"),
+            ("o", "white", "forward, row-major or NCHW"),
             ("^", "black", "step, batch-inner"),
-            ("^", "white", "step, row-major"),
+            ("^", "white", "step, row-major or NCHW"),
         )
     ]
+    handles += [Line2D([], [], color="black", marker=".", linestyle="none", label="small: few samples")]
     legend(figure, handles, 4)
     return figure
 
