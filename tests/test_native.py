@@ -5,15 +5,14 @@ masked and gathering instructions; a page behind or before each buffer that must
 """
 
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from compiling import cxx, run, skip_without_sanitizers
 from torch.utils import cpp_extension
 
 from sparseprune import jit
@@ -33,28 +32,7 @@ OPERATOR_TESTS = (
 
 @pytest.fixture
 def compiler() -> list[str]:
-    if not jit.sources():
-        pytest.skip("the sources are not beside the package")
-    command = shlex.split(cpp_extension.get_cxx_compiler())
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"there is no C++ compiler {command[0]!r}; install one, or name one in CXX")
-    return command
-
-
-def run(command: list[str], cwd: Path, **environment: str) -> str:
-    """What the command prints; fails with it where the command fails."""
-    result = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == 0, (
-        f"{shlex.join(command)}: exit code {result.returncode}\n{result.stdout[-20000:]}"
-    )
-    return result.stdout
+    return cxx()
 
 
 def compile_all(compiler: list[str], files: dict[Path, list[str]], folder: Path) -> dict[str, Path]:
@@ -83,11 +61,7 @@ def test_kernels_stay_between_guard_pages(compiler: list[str], tmp_path: Path) -
 
 @pytest.mark.slow
 def test_kernels_and_operators_under_sanitizers(compiler: list[str], tmp_path: Path) -> None:
-    empty = tmp_path / "empty.cpp"
-    empty.write_text("int main() {}\n")
-    probe = [*compiler, *SANITIZERS, str(empty), "-o", str(tmp_path / "empty")]
-    if subprocess.run(probe, capture_output=True).returncode != 0:
-        pytest.skip("this compiler cannot link AddressSanitizer and UBSan; install libasan and libubsan")
+    skip_without_sanitizers(compiler, SANITIZERS, tmp_path)
 
     # The program's own loops and the bindings, all templates, are not what is tested.
     headers = [*jit.include_dirs(), *cpp_extension.include_paths(), sysconfig.get_path("include")]

@@ -35,7 +35,9 @@ def test_sdist_builds_a_wheel_that_works(tmp_path: Path) -> None:
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
-    sources = {p.relative_to(clean) for p in (clean / "csrc").rglob("*") if p.suffix in (".cpp", ".h")}
+    sources = {
+        p.relative_to(clean) for p in (clean / "csrc").rglob("*") if p.suffix in (".cpp", ".h", ".cuh")
+    }
     assert sources <= {p.relative_to(unpacked) for p in unpacked.rglob("*")}
 
     python("setup.py", "-q", "bdist_wheel", "--dist-dir", str(tmp_path), cwd=unpacked)

@@ -1,0 +1,291 @@
+// The CUDA kernels on the CPU (simt.h) against double precision, over awkward shapes.
+//
+//   kernels_test [brief] [seed ...]    orders of threads; 0 where none is named
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "cuda/sddmm.cuh"
+#include "cuda/spmm.cuh"
+#include "cuda/topk.cuh"
+
+namespace sparseprune::cuda {
+namespace {
+
+std::mt19937 numbers(7);
+std::string current;
+bool brief = false;  // a few shapes: under ThreadSanitizer every thread costs a millisecond
+int checks = 0;
+
+[[noreturn]] void fail(const std::string& what) {
+  fprintf(stderr, "FAILED: %s: %s\n", current.c_str(), what.c_str());
+  exit(1);
+}
+
+double uniform() { return std::uniform_real_distribution<double>(-1, 1)(numbers); }
+
+// Exactly as long as it says, 16-byte aligned: AddressSanitizer sees what goes beyond.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t n) : n_(n), data_(new char[size_t(n) * sizeof(T)]) {
+    memset(data_.get(), 0xff, bytes());
+  }
+  static Buffer random(int64_t n) {
+    Buffer result(n);
+    for (int64_t i = 0; i < n; ++i) result[i] = T(float(uniform()));
+    return result;
+  }
+  T* data() const { return reinterpret_cast<T*>(data_.get()); }
+  T& operator[](int64_t i) const { return data()[i]; }
+  int64_t size() const { return n_; }
+  size_t bytes() const { return size_t(n_) * sizeof(T); }
+
+ private:
+  int64_t n_;
+  std::unique_ptr<char[]> data_;
+};
+
+// Of the result's own rounding, and of sums of about `terms` float32 products.
+template <class T>
+double tolerance(int64_t terms) {
+  const double unit = std::is_same_v<T, float> ? 6e-8 : std::is_same_v<T, Half> ? 5e-4 : 4e-3;
+  return 4 * unit + 2e-7 * std::sqrt(double(terms) + 1);
+}
+
+void expect_close(double got, double expected, double scale, double tolerance, int64_t at) {
+  ++checks;
+  const bool same = std::isnan(expected) ? std::isnan(got)
+                                         : got == expected || std::abs(got - expected) <= tolerance * (1 + scale);
+  if (!same)
+    fail("number " + std::to_string(at) + " is " + std::to_string(got) + ", expected " + std::to_string(expected));
+}
+
+// A pattern by rows, and by columns as the transposed kernels want it. Row 0 is empty, row 1 holds one nonzero
+// where there are so many rows.
+struct Pattern {
+  int rows, cols;
+  std::vector<int32_t> start{0}, index, order;
+  std::vector<int32_t> start_t, index_t, source_t;
+
+  Pattern(int r, int c, double density) : rows(r), cols(c) {
+    for (int i = 0; i < rows; ++i) {
+      for (int j = 0; j < cols; ++j)
+        if (rows > 2 && i < 2 ? i == 1 && j == cols / 2 : uniform() < 2 * density - 1) index.push_back(j);
+      start.push_back(int32_t(index.size()));
+    }
+    for (int i = 0; i < rows; ++i) order.push_back(i);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return start[a + 1] - start[a] > start[b + 1] - start[b]; });
+    start_t.assign(1, 0);
+    for (int j = 0; j < cols; ++j) {
+      for (int i = 0; i < rows; ++i)
+        for (int32_t k = start[i]; k < start[i + 1]; ++k)
+          if (index[k] == j) index_t.push_back(i), source_t.push_back(k);
+      start_t.push_back(int32_t(index_t.size()));
+    }
+  }
+  int64_t nonzeros() const { return int64_t(index.size()); }
+};
+
+// A copy of exactly its size, so that reading beyond is seen.
+template <class T>
+Buffer<T> exactly(const std::vector<T>& from) {
+  Buffer<T> result(int64_t(from.size()));
+  std::copy(from.begin(), from.end(), result.data());
+  return result;
+}
+
+template <class T, int V>
+void linear(const char* type, int rows, int cols, int samples, double density, bool special) {
+  char text[160];
+  snprintf(text, sizeof text, "%s V=%d %dx%d blocks, %d samples, density %g%s", type, V, rows, cols, samples,
+           density, special ? ", with inf and nan" : "");
+  current = text;
+  const Pattern p(rows, cols, density);
+  const auto start = exactly(p.start), index = exactly(p.index), order = exactly(p.order);
+  const auto start_t = exactly(p.start_t), index_t = exactly(p.index_t), source_t = exactly(p.source_t);
+  const auto value = Buffer<T>::random(p.nonzeros() * V), x = Buffer<T>::random(int64_t(cols) * samples),
+             g = Buffer<T>::random(int64_t(rows) * V * samples), bias = Buffer<T>::random(int64_t(rows) * V);
+  if (special && x.size() > 1) {
+    x[x.size() / 2] = T(std::numeric_limits<float>::infinity());
+    x[x.size() - 1] = T(std::numeric_limits<float>::quiet_NaN());
+  }
+  const int turn = checks % 4;  // with and without order, bias, ReLU
+  const Rows by_rows{start.data(), index.data(), turn % 2 ? order.data() : nullptr, rows};
+  const Rows by_columns{start_t.data(), index_t.data(), nullptr, cols};
+
+  const Buffer<T> y(int64_t(rows) * V * samples);
+  const bool relu = turn >= 2;
+  spmm<T, V>(by_rows, value.data(), x.data(), samples, turn == 1 ? nullptr : bias.data(), relu, y.data(), nullptr);
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < V; ++v)
+      for (int n = 0; n < samples; ++n) {
+        double sum = turn == 1 ? 0 : double(float(bias[i * V + v])), scale = 0;
+        for (int32_t j = p.start[i]; j < p.start[i + 1]; ++j) {
+          const double term =
+              double(float(value[int64_t(j) * V + v])) * float(x[int64_t(p.index[j]) * samples + n]);
+          sum += term;
+          scale += std::abs(term);
+        }
+        if (relu && sum < 0) sum = 0;
+        const int64_t at = (int64_t(i) * V + v) * samples + n;
+        expect_close(float(y[at]), sum, scale, tolerance<T>(cols), at);
+      }
+
+  const Buffer<T> d_x(int64_t(cols) * samples);
+  spmm_t<T, V>(by_columns, source_t.data(), value.data(), g.data(), samples, d_x.data(), nullptr);
+  for (int c = 0; c < cols; ++c)
+    for (int n = 0; n < samples; ++n) {
+      double sum = 0, scale = 0;
+      for (int32_t j = p.start_t[c]; j < p.start_t[c + 1]; ++j)
+        for (int v = 0; v < V; ++v) {
+          const double term = double(float(value[int64_t(p.source_t[j]) * V + v])) *
+                              float(g[(int64_t(p.index_t[j]) * V + v) * samples + n]);
+          sum += term;
+          scale += std::abs(term);
+        }
+      const int64_t at = int64_t(c) * samples + n;
+      expect_close(float(d_x[at]), sum, scale, tolerance<T>(int64_t(rows) * V), at);
+    }
+
+  const Buffer<T> d_value(p.nonzeros() * V);
+  const Buffer<float> workspace(sddmm_parts(samples) * p.nonzeros() * V);
+  sddmm<T, V>(by_rows, p.nonzeros(), g.data(), x.data(), samples, workspace.data(), d_value.data(), nullptr);
+  for (int i = 0; i < rows; ++i)
+    for (int32_t j = p.start[i]; j < p.start[i + 1]; ++j)
+      for (int v = 0; v < V; ++v) {
+        double sum = 0, scale = 0;
+        for (int n = 0; n < samples; ++n) {
+          const double term =
+              double(float(g[(int64_t(i) * V + v) * samples + n])) * float(x[int64_t(p.index[j]) * samples + n]);
+          sum += term;
+          scale += std::abs(term);
+        }
+        const int64_t at = int64_t(j) * V + v;
+        expect_close(float(d_value[at]), sum, scale, tolerance<T>(samples), at);
+      }
+}
+
+template <class T, int V>
+void linear_shapes(const char* type) {
+  if (brief) {
+    linear<T, V>(type, 5, 41, 33, 0.9, false);
+    linear<T, V>(type, 4, 40, 72, 0.9, false);
+    return;
+  }
+  for (const int samples : {0, 1, 3, 8, 16, 33, 72}) {
+    linear<T, V>(type, 3, 5, samples, 0.5, false);
+    linear<T, V>(type, 7, 41, samples, 0.9, false);
+  }
+  linear<T, V>(type, 1, 1, 4, 1.1, false);
+  linear<T, V>(type, 4, 9, 64, 0.0, false);
+  linear<T, V>(type, 5, 70, 64, 0.6, true);
+  linear<T, V>(type, 3, 6, 17, 0.6, true);
+  if (V == 1) linear<T, V>(type, 3, 4, 4099, 0.5, false), linear<T, V>(type, 3, 4, 4160, 0.5, false);
+}
+
+template <class T>
+void linear_blocks(const char* type) {
+  linear_shapes<T, 1>(type);
+  if (!brief) linear_shapes<T, 2>(type);
+  linear_shapes<T, 4>(type);
+  if (!brief) linear_shapes<T, 8>(type);
+  linear_shapes<T, 16>(type);
+}
+
+// ---- top-k ----
+
+template <class T>
+void topk(const char* type, const std::vector<int64_t>& sizes, int64_t k, int levels) {
+  current = std::string("topk ") + type + ", " + std::to_string(sizes.size()) + " tensors, k " +
+            std::to_string(k) + (levels ? ", ties" : "");
+  std::vector<Buffer<T>> scores;
+  std::vector<Buffer<bool>> masks;
+  std::vector<Scores<T>> tensors;
+  int64_t all = 0, tiles = 0;
+  for (const int64_t n : sizes) {
+    scores.push_back(Buffer<T>::random(n));
+    masks.emplace_back(n);
+    for (int64_t i = 0; levels && i < n; ++i) {
+      const int level = int(numbers() % unsigned(levels)) - levels / 2;
+      scores.back()[i] = T(level == 0 && i % 2 ? -0.0f : float(level));
+    }
+    tensors.push_back({scores.back().data(), n, masks.back().data()});
+    all += n;
+    tiles += topk_tiles(n);
+  }
+  const Buffer<Selection> selection(1);
+  memset(selection.data(), 0, sizeof(Selection));
+  selection[0].wanted = static_cast<unsigned long long>(k);
+  const Buffer<int32_t> ties(tiles);
+  const Buffer<unsigned long long> before(tiles);
+  topk_masks<T>(tensors.data(), int(tensors.size()), selection.data(), ties.data(), before.data(), nullptr);
+
+  std::vector<std::pair<float, int64_t>> order;  // by falling score, then by position
+  for (const auto& tensor : scores)
+    for (int64_t i = 0; i < tensor.size(); ++i) order.push_back({float(tensor[i]), int64_t(order.size())});
+  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<bool> expected(size_t(all), false);
+  for (int64_t i = 0; i < k; ++i) expected[size_t(order[size_t(i)].second)] = true;
+  int64_t at = 0;
+  for (const auto& mask : masks)
+    for (int64_t i = 0; i < mask.size(); ++i, ++at, ++checks)
+      if (mask[i] != expected[size_t(at)]) fail("mask " + std::to_string(at) + " is " + std::to_string(mask[i]));
+  if (selection[0].bad_tensor) fail("finite scores were refused");
+}
+
+template <class T>
+void topk_cases(const char* type) {
+  for (const int levels : {0, 1, 3}) {
+    topk<T>(type, {1}, 1, levels);
+    topk<T>(type, {1, 0, 3}, 2, levels);
+    topk<T>(type, {5, 3}, 0, levels);
+    topk<T>(type, {1500, 1, 2100}, 700, levels);
+    if (brief) continue;
+    topk<T>(type, {1500, 1, 2100}, 1, levels);
+    topk<T>(type, {1500, 1, 2100}, 3601, levels);
+  }
+  current = "topk refuses";
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const auto scores = Buffer<T>::random(40);
+    scores[39] = T(bad);
+    const Buffer<bool> mask(40);
+    const Buffer<Selection> selection(1);
+    memset(selection.data(), 0, sizeof(Selection));
+    selection[0].wanted = 3;
+    const Buffer<int32_t> ties(1);
+    const Buffer<unsigned long long> before(1);
+    const Scores<T> tensor{scores.data(), 40, mask.data()};
+    topk_masks<T>(&tensor, 1, selection.data(), ties.data(), before.data(), nullptr);
+    if (selection[0].bad_tensor != 1) fail("a score that is not finite went unnoticed");
+    ++checks;
+  }
+}
+
+void run() {
+  linear_blocks<float>("float32");
+  if (brief) return topk_cases<float>("float32");
+  linear_blocks<Half>("float16");
+  linear_blocks<BFloat16>("bfloat16");
+  topk_cases<float>("float32");
+}
+
+}  // namespace
+}  // namespace sparseprune::cuda
+
+int main(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (!arguments.empty() && arguments[0] == "brief") {
+    sparseprune::cuda::brief = true;
+    arguments.erase(arguments.begin());
+  }
+  if (arguments.empty()) arguments.push_back("0");
+  for (const std::string& seed : arguments) {
+    simt::seed(unsigned(std::stoi(seed)));
+    sparseprune::cuda::run();
+  }
+  printf("%d numbers checked\n", sparseprune::cuda::checks);
+}
