@@ -35,9 +35,7 @@ struct Conv {
     const int64_t n = t.run(height, width), runs = t.lanes_are_samples() ? height : 1;
     const int64_t first_sample = panel * t.lanes;
     const int in_panel = t.samples_in(panel, samples);
-    const bool in_place =
-        std::is_same_v<Element, Sum<Element>> &&
-        (t.lanes_are_samples() ? in_panel == t.lanes && y.sample_stride == 1 : n == width && y.column_stride == 1);
+    const bool in_place = t.in_place(y, y.column_stride, in_panel, n, width);
     for (int32_t row = range.begin; row < range.end;) {
       const int32_t end = std::min(row + std::max(rows_at_once / block_rows, 1), range.end), count = end - row;
       const int64_t channel = (group * rows + row) * block_rows;
@@ -49,7 +47,7 @@ struct Conv {
           if (in_place) {
             kernels<Element>().conv(pattern, block_rows, value, x, int(n), b,
                                     {y.at(first_sample, channel, top + r, left), y.channel_stride, y.column_stride,
-                                     t.lanes_are_samples() ? t.lanes : int(n)});
+                                     t.lanes_in_place(n)});
             continue;
           }
         Sum<Element>* sums = workspace<Sum<Element>>(row_tile, count * block_rows * n, 1).data;
@@ -124,8 +122,9 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
   }
   const int64_t height = g.output_size("conv2d", 0, x.size(2)), width = g.output_size("conv2d", 1, x.size(3));
   const bool inner = batch_inner.value_or(is_batch_inner_images(x));
+  const Tensor input = for_kernels(x);
   if (g.pointwise())
-    if (const auto row = as_one_row(for_kernels(x))) {
+    if (const auto row = as_one_row(input)) {
       const Tensor y = conv2d(*row, values, crow, col, plan_t, geometry, bias, false);
       return in_layout(from_one_row(y, x.size(0), height, width), inner);
     }
@@ -135,8 +134,8 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
     dispatch(type, [&](auto zero) {
       using Element = decltype(zero);
       const std::optional<Tensor> sums = bias ? std::optional(widened_copy<Element>(*bias)) : std::nullopt;
-      run_conv<Element>(g, down, across, values, crow, col, sums ? data_of<Sum<Element>>(*sums) : nullptr,
-                        for_kernels(x), y);
+      run_conv<Element>(g, down, across, values, crow, col, sums ? data_of<Sum<Element>>(*sums) : nullptr, input,
+                        y);
     });
   }
   return in_layout(y, inner);

@@ -63,22 +63,19 @@ struct ConvGradients {
       const int64_t channel = group * g.group_channels() + row - first_row;
       const OffsetRows pattern{plan.start + group * g.phases() * g.group_channels() + row, count, offset};
       for (int64_t r = 0; r < runs; ++r) {
-        const int lanes = t.lanes_are_samples() ? t.lanes : int(n);
         const Position from{at.h + r * g.stride[0], at.w};
         const auto in_place = [&](const auto& images) {
-          return std::is_same_v<Element, Sum<Element>> &&
-                 (t.lanes_are_samples() ? in_panel == t.lanes && images.sample_stride == 1
-                                        : n == width && g.stride[1] * images.column_stride == 1);
+          return t.in_place(images, g.stride[1] * images.column_stride, in_panel, n, width);
         };
         Run<const Sum<Element>> x_run{};
         Run<Sum<Element>> d_x_run{};
         if constexpr (std::is_same_v<Element, Sum<Element>>) {
           if (d_value && in_place(x))
             x_run = {x.at(first_sample, channel, from.h, from.w), x.channel_stride, g.stride[1] * x.column_stride,
-                     lanes};
+                     t.lanes_in_place(n)};
           if (value && in_place(d_x))
             d_x_run = {d_x.at(first_sample, channel, from.h, from.w), d_x.channel_stride,
-                       g.stride[1] * d_x.column_stride, lanes};
+                       g.stride[1] * d_x.column_stride, t.lanes_in_place(n)};
         }
         if (d_value && !x_run.data) {
           Sum<Element>* buffer = workspace<Sum<Element>>(row_tile, count * n, 1).data;
@@ -204,8 +201,10 @@ Results compute(const Operands& o, const Tensor& grad, const std::optional<Tenso
                 const std::optional<Tensor>& values) {
   const ConvGeometry& g = o.geometry;
   const int64_t samples = grad.size(0);
+  const Tensor g_images = for_kernels(grad);
+  const std::optional<Tensor> input = x ? std::optional(for_kernels(*x)) : std::nullopt;
   if (g.pointwise()) {
-    const auto row_of_grad = as_one_row(for_kernels(grad)), row_of_x = x ? as_one_row(for_kernels(*x)) : x;
+    const auto row_of_grad = as_one_row(g_images), row_of_x = input ? as_one_row(*input) : std::nullopt;
     if (row_of_grad && row_of_x.has_value() == x.has_value()) {
       Results results = compute({g, o.plan, o.type, 1, row_of_grad->size(3)}, *row_of_grad, row_of_x, values);
       if (results.d_x) results.d_x = from_one_row(*results.d_x, samples, o.height, o.width);
@@ -226,11 +225,10 @@ Results compute(const Operands& o, const Tensor& grad, const std::optional<Tenso
         values ? std::optional(in_plan_order<Element>(*values, order)) : std::nullopt;
     const std::optional<Tensor> sums =
         x ? std::optional(new_sums<Element>(tile_groups, order, grad)) : std::nullopt;
-    const std::optional<Tensor> input = x ? std::optional(for_kernels(*x)) : std::nullopt;
     if (sums && samples == 0)
       std::fill_n(mutable_data_of<Sum<Element>>(*sums), sums->numel(), Sum<Element>(0));
     else
-      run_gradients<Element>(g, o.plan, for_kernels(grad), o.height, o.width,
+      run_gradients<Element>(g, o.plan, g_images, o.height, o.width,
                              value ? data_of<Sum<Element>>(*value) : nullptr,
                              input ? images<Element>(*input) : Images<const Element>{},
                              results.d_x ? mutable_images<Element>(*results.d_x) : Images<Element>{}, tile_groups,

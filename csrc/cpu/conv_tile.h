@@ -76,6 +76,12 @@ struct Tiling {
     return lanes_are_samples() ? width_here * lanes
                                : rounded_up((height_here - 1) * columns + width_here, conv_lanes);
   }
+  // Whether a run of n numbers lies in an image just as kernels compute it; its pixels are `step` apart.
+  template <class Scalar>
+  bool in_place(const Images<Scalar>& images, int64_t step, int in_panel, int64_t n, int64_t width_here) const {
+    return lanes_are_samples() ? in_panel == lanes && images.sample_stride == 1 : n == width_here && step == 1;
+  }
+  int lanes_in_place(int64_t n) const { return lanes_are_samples() ? lanes : int(n); }
 };
 
 // Three quarters of the L2 cache: larger tiles read less of their neighbours. Half of that where they read nothing

@@ -32,10 +32,15 @@ struct Rows {
 };
 
 // y[r V + v, n] = bias[r V + v] + sum_j value[j, v] x[index_j, n], and its maximum with 0 if relu.
-template <class T, int V, int N, int L>
+//
+// Transposed: rows are columns of the weight, nonzeros blocks of V rows of x, and source_j says which block of
+// values is nonzero j:
+//   y[r, n] = sum_jv value[source_j, v] x[index_j V + v, n]
+template <class T, int V, int N, int L, bool transposed>
 __global__ void __launch_bounds__(spmm_threads, spmm_blocks)
-    spmm_kernel(Rows rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y) {
-  constexpr int groups = spmm_threads / L, staged = staged_nonzeros<V>;
+    spmm_kernel(Rows rows, const int32_t* source, const T* value, const T* x, int64_t samples, const T* bias,
+                bool relu, T* y) {
+  constexpr int groups = spmm_threads / L, staged = staged_nonzeros<V>, results = transposed ? 1 : V;
   SHARED_ARRAY(int32_t, indices, groups* staged);
   SHARED_ARRAY(float, values, groups * staged * V);
   const int group = int(threadIdx.x) / L, lane = int(threadIdx.x) % L;
@@ -46,32 +51,35 @@ __global__ void __launch_bounds__(spmm_threads, spmm_blocks)
   const int64_t first = (int64_t(blockIdx.y) * L + lane) * N;
   const bool here = first < samples;
 
-  float sum[V][N] = {};
+  float sum[results][N] = {};
   const int32_t end = rows.start[row + 1];
   for (int32_t begin = rows.start[row]; begin < end; begin += staged) {
     const int count = end - begin < staged ? end - begin : staged;
     __syncwarp(lanes);  // all have read what was staged before
     for (int j = lane; j < count; j += L) indices[group * staged + j] = rows.index[begin + j];
-    for (int j = lane; j < count * V; j += L)
-      values[group * staged * V + j] = float(value[int64_t(begin) * V + j]);
+    for (int j = lane; j < count * V; j += L) {
+      const int64_t block = transposed ? source[begin + j / V] : begin + j / V;
+      values[group * staged * V + j] = float(value[block * V + j % V]);
+    }
     __syncwarp(lanes);
     if (here)
 #pragma unroll 2
       for (int j = 0; j < count; ++j) {
+        const T* rows_of_x = x + int64_t(indices[group * staged + j]) * (V / results) * samples + first;
         float numbers[N];
-        load<T, N>(x + indices[group * staged + j] * samples + first, numbers);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
+          if (transposed || v == 0) load<T, N>(rows_of_x + v * samples, numbers);
           const float w = values[(group * staged + j) * V + v];
 #pragma unroll
-          for (int n = 0; n < N; ++n) sum[v][n] += w * numbers[n];
+          for (int n = 0; n < N; ++n) sum[transposed ? 0 : v][n] += w * numbers[n];
         }
       }
   }
   if (here)
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const int64_t result = int64_t(row) * V + v;
+    for (int v = 0; v < results; ++v) {
+      const int64_t result = int64_t(row) * results + v;
       const float b = bias ? float(bias[result]) : 0.0f;
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -80,48 +88,6 @@ __global__ void __launch_bounds__(spmm_threads, spmm_blocks)
       }
       store<T, N>(sum[v], y + result * samples + first);
     }
-}
-
-// d_x[c, n] = sum_jv value[source_j, v] g[index_j V + v, n]: rows are columns of the weight, nonzeros blocks of V
-// rows of g, and source_j says which block of values is nonzero j.
-template <class T, int V, int N, int L>
-__global__ void __launch_bounds__(spmm_threads, spmm_blocks)
-    spmm_t_kernel(Rows rows, const int32_t* source, const T* value, const T* g, int64_t samples, T* d_x) {
-  constexpr int groups = spmm_threads / L, staged = staged_nonzeros<V>;
-  SHARED_ARRAY(int32_t, indices, groups* staged);
-  SHARED_ARRAY(float, values, groups * staged * V);
-  const int group = int(threadIdx.x) / L, lane = int(threadIdx.x) % L;
-  const unsigned lanes = lanes_of_group<L>();
-  const int64_t place = int64_t(blockIdx.x) * groups + group;
-  if (place >= rows.count) return;
-  const int32_t row = rows.order ? rows.order[place] : int32_t(place);
-  const int64_t first = (int64_t(blockIdx.y) * L + lane) * N;
-  const bool here = first < samples;
-
-  float sum[N] = {};
-  const int32_t end = rows.start[row + 1];
-  for (int32_t begin = rows.start[row]; begin < end; begin += staged) {
-    const int count = end - begin < staged ? end - begin : staged;
-    __syncwarp(lanes);
-    for (int j = lane; j < count; j += L) indices[group * staged + j] = rows.index[begin + j];
-    for (int j = lane; j < count * V; j += L)
-      values[group * staged * V + j] = float(value[int64_t(source[begin + j / V]) * V + j % V]);
-    __syncwarp(lanes);
-    if (here)
-#pragma unroll 2
-      for (int j = 0; j < count; ++j) {
-        const T* rows_of_g = g + int64_t(indices[group * staged + j]) * V * samples + first;
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          float numbers[N];
-          load<T, N>(rows_of_g + v * samples, numbers);
-          const float w = values[(group * staged + j) * V + v];
-#pragma unroll
-          for (int n = 0; n < N; ++n) sum[n] += w * numbers[n];
-        }
-      }
-  }
-  if (here) store<T, N>(sum, d_x + int64_t(row) * samples + first);
 }
 
 // ---- launching ----
@@ -147,26 +113,28 @@ void for_tile(int64_t samples, const void* a, const void* b, Run run) {
                          : run(std::integral_constant<int, vector>{}, std::integral_constant<int, 8>{});
 }
 
-template <class T, int V>
-void spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
-          cudaStream_t stream) {
+template <class T, int V, bool transposed>
+void run_spmm(const Rows& rows, const int32_t* source, const T* value, const T* x, int64_t samples, const T* bias,
+              bool relu, T* y, cudaStream_t stream) {
   if (rows.count == 0 || samples == 0) return;
   for_tile<T, V>(samples, x, y, [&](auto n, auto l) {
     constexpr int N = n.value, L = l.value;
     const dim3 grid(unsigned(divided_up(rows.count, spmm_threads / L)), unsigned(divided_up(samples, N * L)));
-    launch(spmm_kernel<T, V, N, L>, grid, dim3(spmm_threads), stream, rows, value, x, samples, bias, relu, y);
+    launch(spmm_kernel<T, V, N, L, transposed>, grid, dim3(spmm_threads), stream, rows, source, value, x, samples,
+           bias, relu, y);
   });
+}
+
+template <class T, int V>
+void spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
+          cudaStream_t stream) {
+  run_spmm<T, V, false>(rows, nullptr, value, x, samples, bias, relu, y, stream);
 }
 
 template <class T, int V>
 void spmm_t(const Rows& rows, const int32_t* source, const T* value, const T* g, int64_t samples, T* d_x,
             cudaStream_t stream) {
-  if (rows.count == 0 || samples == 0) return;
-  for_tile<T, V>(samples, g, d_x, [&](auto n, auto l) {
-    constexpr int N = n.value, L = l.value;
-    const dim3 grid(unsigned(divided_up(rows.count, spmm_threads / L)), unsigned(divided_up(samples, N * L)));
-    launch(spmm_t_kernel<T, V, N, L>, grid, dim3(spmm_threads), stream, rows, source, value, g, samples, d_x);
-  });
+  run_spmm<T, V, true>(rows, source, value, g, samples, nullptr, false, d_x, stream);
 }
 
 }  // namespace sparseprune::cuda
