@@ -34,7 +34,16 @@ def build(name: str, flags: list[str], folder: Path) -> str:
     skip_without_sanitizers(compiler, flags, folder)
     headers = [f"-I{jit.CSRC}", f"-I{SIMT}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
     program = str(folder / name)
-    options = ["-std=c++20", "-O1", "-g1", "-Wall", "-Wno-unknown-pragmas", *flags, *headers]
+    options = [
+        "-std=c++20",
+        "-O1",
+        "-g1",
+        "-Wall",
+        "-Wno-unknown-pragmas",
+        "-Wno-maybe-uninitialized",
+        *flags,
+        *headers,
+    ]
     run([*compiler, *options, str(SIMT / f"{name}.cpp"), "-o", program], folder)
     return program
 

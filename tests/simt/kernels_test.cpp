@@ -1,67 +1,15 @@
 // The CUDA kernels on the CPU (simt.h) against double precision, over awkward shapes.
 //
 //   kernels_test [brief] [seed ...]    orders of threads; 0 where none is named
-#include <cmath>
-#include <cstdio>
-#include <limits>
-#include <string>
-#include <vector>
+#include <algorithm>
 
+#include "checking.h"
 #include "cuda/sddmm.cuh"
 #include "cuda/spmm.cuh"
 #include "cuda/topk.cuh"
 
 namespace sparseprune::cuda {
 namespace {
-
-std::mt19937 numbers(7);
-std::string current;
-bool brief = false;  // a few shapes: under ThreadSanitizer every thread costs a millisecond
-int checks = 0;
-
-[[noreturn]] void fail(const std::string& what) {
-  fprintf(stderr, "FAILED: %s: %s\n", current.c_str(), what.c_str());
-  exit(1);
-}
-
-double uniform() { return std::uniform_real_distribution<double>(-1, 1)(numbers); }
-
-// Exactly as long as it says, 16-byte aligned: AddressSanitizer sees what goes beyond.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t n) : n_(n), data_(new char[size_t(n) * sizeof(T)]) {
-    memset(data_.get(), 0xff, bytes());
-  }
-  static Buffer random(int64_t n) {
-    Buffer result(n);
-    for (int64_t i = 0; i < n; ++i) result[i] = T(float(uniform()));
-    return result;
-  }
-  T* data() const { return reinterpret_cast<T*>(data_.get()); }
-  T& operator[](int64_t i) const { return data()[i]; }
-  int64_t size() const { return n_; }
-  size_t bytes() const { return size_t(n_) * sizeof(T); }
-
- private:
-  int64_t n_;
-  std::unique_ptr<char[]> data_;
-};
-
-// Of the result's own rounding, and of sums of about `terms` float32 products.
-template <class T>
-double tolerance(int64_t terms) {
-  const double unit = std::is_same_v<T, float> ? 6e-8 : std::is_same_v<T, Half> ? 5e-4 : 4e-3;
-  return 4 * unit + 2e-7 * std::sqrt(double(terms) + 1);
-}
-
-void expect_close(double got, double expected, double scale, double tolerance, int64_t at) {
-  ++checks;
-  const bool same = std::isnan(expected) ? std::isnan(got)
-                                         : got == expected || std::abs(got - expected) <= tolerance * (1 + scale);
-  if (!same)
-    fail("number " + std::to_string(at) + " is " + std::to_string(got) + ", expected " + std::to_string(expected));
-}
 
 // A pattern by rows, and by columns as the transposed kernels want it. Row 0 is empty, row 1 holds one nonzero
 // where there are so many rows.
@@ -89,14 +37,6 @@ struct Pattern {
   }
   int64_t nonzeros() const { return int64_t(index.size()); }
 };
-
-// A copy of exactly its size, so that reading beyond is seen.
-template <class T>
-Buffer<T> exactly(const std::vector<T>& from) {
-  Buffer<T> result(int64_t(from.size()));
-  std::copy(from.begin(), from.end(), result.data());
-  return result;
-}
 
 template <class T, int V>
 void linear(const char* type, int rows, int cols, int samples, double density, bool special) {
@@ -276,16 +216,4 @@ void run() {
 }  // namespace
 }  // namespace sparseprune::cuda
 
-int main(int argc, char** argv) {
-  std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (!arguments.empty() && arguments[0] == "brief") {
-    sparseprune::cuda::brief = true;
-    arguments.erase(arguments.begin());
-  }
-  if (arguments.empty()) arguments.push_back("0");
-  for (const std::string& seed : arguments) {
-    simt::seed(unsigned(std::stoi(seed)));
-    sparseprune::cuda::run();
-  }
-  printf("%d numbers checked\n", sparseprune::cuda::checks);
-}
+int main(int argc, char** argv) { return sparseprune::cuda::main_of_test(argc, argv, sparseprune::cuda::run); }
