@@ -42,7 +42,7 @@ data:
 	  echo "Fashion-MNIST cannot be installed here (apt-get install dataset-fashion-mnist): the demo takes MNIST-5k"
 
 # torch first and alone, so that no other package's range brings another build of it.
-$(VENV)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
+$(VENV)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
 	$(BIN)/pip install --quiet -r requirements-dev.txt
@@ -50,7 +50,7 @@ $(VENV)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.cp
 	touch $@
 
 # sparseprop is compiled against the torch that is there.
-$(PEERS)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
+$(PEERS)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
 	$(PEERS)/bin/pip install --quiet -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0

@@ -1,4 +1,5 @@
-"""Build of the C++ extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/jit.py."""
+"""Build of the C++/CUDA extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/jit.py (C++)
+and sparseprune/nvcc.py (CUDA)."""
 
 import os
 import runpy
@@ -8,16 +9,28 @@ from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 ROOT = Path(__file__).resolve().parent
-build = runpy.run_path(str(ROOT / "sparseprune" / "jit.py"))
+cxx = runpy.run_path(str(ROOT / "sparseprune" / "jit.py"))
+nvcc = runpy.run_path(str(ROOT / "sparseprune" / "nvcc.py"))
+
+
+class Build(BuildExtension):
+    def build_extensions(self) -> None:
+        (extension,) = self.extensions
+        cuda = nvcc["compile"](Path(self.build_temp) / "cuda")
+        extension.extra_objects += cuda.objects
+        extension.extra_link_args += cuda.link_flags
+        extension.extra_compile_args += cuda.cxx_flags
+        super().build_extensions()
+
 
 setup(
     ext_modules=[
         CppExtension(
             "sparseprune._C",
-            [os.path.relpath(path, ROOT) for path in build["sources"]()],
-            include_dirs=build["include_dirs"](),
-            extra_compile_args=build["CXX_FLAGS"],
+            [os.path.relpath(path, ROOT) for path in cxx["sources"]()],
+            include_dirs=cxx["include_dirs"](),
+            extra_compile_args=cxx["CXX_FLAGS"],
         )
     ],
-    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True)},
+    cmdclass={"build_ext": Build.with_options(use_ninja=True)},
 )

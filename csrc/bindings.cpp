@@ -29,6 +29,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("available_isas", &sparseprune::available_isas,
         "Instruction sets that this processor can run, best first.");
   m.def("set_isa", &sparseprune::set_isa, pybind11::arg("name"), "Use this instruction set from now on.");
-  m.def("has_cuda", [] { return false; }, "Whether CUDA kernels are compiled in (not whether a GPU is here).");
+#ifdef SPARSEPRUNE_CUDA
+  const bool with_cuda = true;
+#else
+  const bool with_cuda = false;
+#endif
+  m.def(
+      "has_cuda", [with_cuda] { return with_cuda; },
+      "Whether CUDA kernels are compiled in (not whether a GPU is here).");
   m.def("build_info", &build_info, "Compiler, C++ standard, torch headers and ABI target of this build.");
 }

@@ -1,6 +1,7 @@
-"""Build the C++ extension: the list of sources and flags, and a just-in-time build for a source tree.
+"""Build the extension: the list of C++ sources and flags, and a just-in-time build for a source tree.
 
-``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here: both builds compile the same files the same way.
+``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here: both builds compile the same files the same way. The
+CUDA part is in :mod:`sparseprune.nvcc`.
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
 
@@ -43,7 +44,7 @@ def include_dirs() -> list[str]:
 def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = False) -> Any:
     """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
 
-    For a source tree that was never installed. Where an extension is loaded already, built or just in time,
+    For a source tree that was never installed; with CUDA where nvcc is found (see :mod:`sparseprune.nvcc`). Where an extension is loaded already, built or just in time,
     it is returned; a later process finds the compiled file in the cache and only loads it. Call it before
     making sparse layers: those made in plain torch lack what the kernels need, and only a deepcopy gets it.
 
@@ -55,6 +56,7 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
     Raises:
         FileNotFoundError: the C++ sources are not beside the package (it was installed from a wheel).
         RuntimeError: there is no compiler, or it failed, or a stale lock file is in the cache folder.
+        ValueError: an environment variable of :mod:`sparseprune.nvcc` says something else than expected.
     """
     from sparseprune import ops
 
@@ -87,11 +89,17 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
             f"jit.load: {lock} exists: another build is running, or one was killed; "
             "wait for the other build, or delete that file and call again"
         )
+    from sparseprune import nvcc
+
+    cuda = nvcc.compile(folder / "cuda", verbose)
+    # Torch looks for changes of C++ sources and of flags only.
+    cuda_flags = [f"{flag}={cuda.digest}" for flag in cuda.cxx_flags]
     with ops.replaced_library():
         module = cpp_extension.load(
             name,
             sources(),
-            extra_cflags=CXX_FLAGS,
+            extra_cflags=[*CXX_FLAGS, *cuda_flags],
+            extra_ldflags=[*cuda.objects, *cuda.link_flags],
             extra_include_paths=include_dirs(),
             build_directory=str(folder),
             verbose=verbose,

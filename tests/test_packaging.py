@@ -35,7 +35,7 @@ def test_sdist_builds_a_wheel_that_works(tmp_path: Path) -> None:
     subprocess.run(["tar", "-xf", str(archive), "-C", str(tmp_path / "unpacked")], check=True)
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     sources = {
-        p.relative_to(clean) for p in (clean / "csrc").rglob("*") if p.suffix in (".cpp", ".h", ".cuh")
+        p.relative_to(clean) for p in (clean / "csrc").rglob("*") if p.suffix in (".cpp", ".h", ".cuh", ".cu")
     }
     assert sources <= {p.relative_to(unpacked) for p in unpacked.rglob("*")}
 

@@ -61,9 +61,9 @@ ScalarType sums_of(ScalarType type) { return type == ScalarType::Double ? type :
 
 void check_channels(const char* op, const char* what, const std::optional<Tensor>& t, const Tensor& x) {
   if (!t) return;
-  if (t->scalar_type() != x.scalar_type()) check_type(op, what, *t, sums_of(x.scalar_type()));
-  check(t->is_cpu() && t->dim() == 1 && t->size(0) == x.size(1), op, ": expected ", what, ".shape == [", x.size(1),
-        " (channels)], got ", shape_of(*t));
+  const ScalarType type = x.scalar_type();
+  check_type(op, what, *t, t->scalar_type() == type ? type : sums_of(type));
+  check_vector(op, what, *t, x.size(1), "channels");
 }
 
 ScalarType check_input(const char* op, const Tensor& x) {

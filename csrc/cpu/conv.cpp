@@ -117,8 +117,7 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
   const int64_t channels = check_conv_pattern("conv2d", crow, col, g, values.size(1));
   if (bias) {
     check_type("conv2d", "bias", *bias, type);
-    check(bias->dim() == 1 && bias->size(0) == channels, "conv2d: expected bias.shape == [", channels,
-          " (out_channels)], got ", shape_of(*bias));
+    check_vector("conv2d", "bias", *bias, channels, "out_channels");
   }
   const int64_t height = g.output_size("conv2d", 0, x.size(2)), width = g.output_size("conv2d", 1, x.size(3));
   const bool inner = batch_inner.value_or(is_batch_inner_images(x));

@@ -9,10 +9,9 @@
 namespace sparseprune {
 
 inline void check_images(const char* op, const char* what, const Tensor& t, ScalarType type, int64_t channels,
-                         const char* expected) {
+                         const char* meaning) {
   check_type(op, what, t, type);
-  check(t.dim() == 4 && t.size(1) == channels, op, ": expected ", what, ".shape == [samples, ", channels, " (",
-        expected, "), height, width], got ", shape_of(t));
+  check_images(op, what, t, channels, meaning);
 }
 
 inline int64_t check_conv_pattern(const char* op, const Tensor& crow, const Tensor& col, const ConvGeometry& g,
@@ -47,32 +46,6 @@ inline void check_conv_values(const char* op, const Tensor& values, const Tensor
 }
 
 // ---- layout ----
-
-// Samples innermost and nothing between them: [C, H, W, N] in memory, where dimensions of size 1 do not count.
-inline bool is_batch_inner_images(const Tensor& x) {
-  if (x.size(0) <= 1) return false;
-  int64_t stride = x.size(0);
-  for (int dim = 3; dim >= 1; --dim) {
-    if (x.size(dim) != 1 && x.stride(dim) != stride) return false;
-    stride *= x.size(dim);
-  }
-  return x.stride(0) == 1;
-}
-
-// [C, H, W, N] as (N, C, H, W)
-inline Tensor samples_first(const Tensor& x) {
-  using torch::stable::transpose;
-  return transpose(transpose(transpose(x, 0, 3), 1, 3), 2, 3);
-}
-inline Tensor samples_last(const Tensor& x) {
-  using torch::stable::transpose;
-  return transpose(transpose(transpose(x, 2, 3), 1, 3), 0, 3);
-}
-
-inline Tensor new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool batch_inner) {
-  return batch_inner ? samples_first(torch::stable::new_empty(like, {c, h, w, n}))
-                     : torch::stable::new_empty(like, {n, c, h, w});
-}
 
 // The kernels that pack panels transpose whole ones, in parts that stay in the L2 cache: visit(first feature,
 // number of features, first sample, number of samples).

@@ -1,8 +1,5 @@
 // What the sparse products share: checks of their arguments, views of tensors, and a thread's buffers.
 #pragma once
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 
 #include <algorithm>
@@ -11,25 +8,20 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
-#include <string>
 
-#include "check.h"
+#include "arguments.h"
 #include "isa.h"
 #include "kernels.h"
 #include "plan.h"
 
 namespace sparseprune {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 // ---- checks ----
 
 inline void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected) {
   check(t.is_cpu(), op, ": expected ", what,
         " on the CPU like the other tensors, got another device; move all to one device");
-  check(t.scalar_type() == expected, op, ": expected ", what, " to be ", name_of(expected), ", got ",
-        name_of(t.scalar_type()));
+  check_dtype(op, what, t, expected);
 }
 
 inline ScalarType check_floating(const char* op, const char* what, const Tensor& t) {
@@ -38,18 +30,6 @@ inline ScalarType check_floating(const char* op, const char* what, const Tensor&
         what, " to be float32 or bfloat16 (or float64, slow, for checking gradients), got ", name_of(type),
         "; convert with .float()");
   return type;
-}
-
-inline std::string shape_of(const Tensor& t) {
-  std::string text;
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
-  return "[" + text + "]";
-}
-
-inline void check_activation(const char* op, const char* what, const Tensor& t, int64_t features,
-                             const char* meaning) {
-  check(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (", meaning,
-        "), batch], got ", shape_of(t));
 }
 
 inline PlanView check_plan(const char* op, const Tensor& crow, const Tensor& col, const Tensor& plan,
@@ -73,14 +53,10 @@ inline PlanView check_plan(const char* op, const Tensor& crow, const Tensor& col
 }
 
 inline void check_nonzeros(const char* op, const Tensor& values, const PlanHeader& plan) {
-  check(values.dim() == 2 && values.size(0) == plan.nnz && values.size(1) == plan.block_rows, op,
-        ": expected values.shape == [", plan.nnz, " (nonzero blocks of the pattern), ", plan.block_rows,
-        " (rows of a block)], got ", shape_of(values));
+  check_values(op, values, plan.nnz, plan.block_rows);
 }
 
 // ---- layout ----
-
-inline bool is_batch_inner(const Tensor& x) { return x.stride(1) == 1 && x.stride(0) != 1; }
 
 // [features, batch] in which one of the strides is 1; a copy only where neither is.
 inline Tensor with_unit_stride(const Tensor& x) {
@@ -93,11 +69,6 @@ inline Tensor in_layout_of(const Tensor& like, const Tensor& x) {
   if (like.stride(1) == 1) return x.stride(1) == 1 ? x : torch::stable::contiguous(x);
   if (x.stride(0) == 1) return x;
   return torch::stable::transpose(torch::stable::contiguous(torch::stable::transpose(x, 0, 1)), 0, 1);
-}
-
-inline Tensor new_activation(const Tensor& like, int64_t features, int64_t batch, bool batch_inner) {
-  if (batch_inner) return torch::stable::new_empty(like, {features, batch});
-  return torch::stable::transpose(torch::stable::new_empty(like, {batch, features}), 0, 1);
 }
 
 // ---- from tensors to what kernels see ----

@@ -93,8 +93,7 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
   check_activation("spmm", "x", x, plan.header.cols, "weight columns");
   if (bias) {
     check_type("spmm", "bias", *bias, type);
-    check(bias->dim() == 1 && bias->size(0) == rows, "spmm: expected bias.shape == [", rows,
-          " (weight rows)], got ", shape_of(*bias));
+    check_vector("spmm", "bias", *bias, rows, "weight rows");
   }
   const int64_t batch = x.size(1);
   Tensor y = new_activation(x, rows, batch, batch_inner.value_or(is_batch_inner(x)));

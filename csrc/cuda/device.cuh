@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #ifdef __CUDACC__
@@ -50,6 +52,14 @@ namespace sparseprune::cuda {
 constexpr int warp_size = 32;
 
 __host__ __device__ constexpr int64_t divided_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Blocks of threads in one dimension, the only one of which there may be more than 65535.
+inline dim3 grid_of(int64_t blocks) {
+  if (blocks > INT32_MAX)
+    throw std::invalid_argument("expected at most 2^31 - 1 blocks of CUDA threads, got " + std::to_string(blocks) +
+                                "; use smaller batches");
+  return dim3(unsigned(blocks));
+}
 
 // What is loaded or stored at once; its address is a multiple of its size.
 template <int bytes>

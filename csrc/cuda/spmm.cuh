@@ -45,10 +45,12 @@ __global__ void __launch_bounds__(spmm_threads, spmm_blocks)
   SHARED_ARRAY(float, values, groups * staged * V);
   const int group = int(threadIdx.x) / L, lane = int(threadIdx.x) % L;
   const unsigned lanes = lanes_of_group<L>();
-  const int64_t place = int64_t(blockIdx.x) * groups + group;
+  // Neighbours share the samples: what one of them has read of x, others find in the L2 cache.
+  const unsigned row_blocks = unsigned(divided_up(rows.count, groups));
+  const int64_t place = int64_t(blockIdx.x % row_blocks) * groups + group;
   if (place >= rows.count) return;  // the whole group: others do not wait for it
   const int32_t row = rows.order ? rows.order[place] : int32_t(place);
-  const int64_t first = (int64_t(blockIdx.y) * L + lane) * N;
+  const int64_t first = (int64_t(blockIdx.x / row_blocks) * L + lane) * N;
   const bool here = first < samples;
 
   float sum[results][N] = {};
@@ -119,20 +121,20 @@ void run_spmm(const Rows& rows, const int32_t* source, const T* value, const T* 
   if (rows.count == 0 || samples == 0) return;
   for_tile<T, V>(samples, x, y, [&](auto n, auto l) {
     constexpr int N = n.value, L = l.value;
-    const dim3 grid(unsigned(divided_up(rows.count, spmm_threads / L)), unsigned(divided_up(samples, N * L)));
-    launch(spmm_kernel<T, V, N, L, transposed>, grid, dim3(spmm_threads), stream, rows, source, value, x, samples,
-           bias, relu, y);
+    const int64_t blocks = divided_up(rows.count, spmm_threads / L) * divided_up(samples, N * L);
+    launch(spmm_kernel<T, V, N, L, transposed>, grid_of(blocks), dim3(spmm_threads), stream, rows, source, value, x,
+           samples, bias, relu, y);
   });
 }
 
 template <class T, int V>
-void spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
+void launch_spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
           cudaStream_t stream) {
   run_spmm<T, V, false>(rows, nullptr, value, x, samples, bias, relu, y, stream);
 }
 
 template <class T, int V>
-void spmm_t(const Rows& rows, const int32_t* source, const T* value, const T* g, int64_t samples, T* d_x,
+void launch_spmm_t(const Rows& rows, const int32_t* source, const T* value, const T* g, int64_t samples, T* d_x,
             cudaStream_t stream) {
   run_spmm<T, V, true>(rows, source, value, g, samples, nullptr, false, d_x, stream);
 }

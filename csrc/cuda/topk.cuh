@@ -1,8 +1,8 @@
 // topk_masks: the k largest numbers of a list of tensors, exactly k, ties to the earlier position; the same masks
 // as the CPU's (cpu/topk.cpp).
 //
-// A radix select, which sorts nothing: keys are 32-bit integers in the order of the floats; four passes each count
-// the next 8 bits of those keys that may still be the k-th largest, and choose these bits. Then everything above
+// A radix select, which sorts nothing: keys are integers in the order of the numbers; passes each count the next 8
+// bits of those keys that may still be the k-th largest, and choose these bits. Then everything above
 // that key is kept, and as many of those equal to it as are wanting, by position: a count for each tile, a scan
 // over them, and a rank within the tile. Counts are integers, so the order in which threads add them up does not
 // matter.
@@ -14,40 +14,56 @@ namespace sparseprune::cuda {
 constexpr int topk_threads = 256, topk_digits = 256, topk_tile = 1024;
 constexpr int topk_warps = topk_threads / warp_size;
 
-// What passes hand on, in device memory; zero at first but for `wanted`, which is k.
+// What passes hand on, in device memory; zero at first.
 struct Selection {
   unsigned long long count[topk_digits];  // of the keys of this pass, by digit
+  unsigned long long key;                 // of the k-th largest, its higher bits so far
   unsigned long long wanted;              // this many of the keys that begin like `key`
-  uint32_t key;                           // of the k-th largest, its higher bits so far
-  int32_t bad_tensor;                     // 1 + the last tensor with a number that is not finite
+  int32_t bad;                            // not 0: of a tensor with a number that is not finite; see bad_code
 };
 
 // Sign and magnitude to an unsigned integer: key(a) < key(b) exactly when a < b; both zeros are equal.
 __device__ __forceinline__ uint32_t key_of(float number) {
-  union {
-    float number;
-    int32_t bits;
-  } same{number};
-  const int32_t sign = same.bits >> 31, magnitude = same.bits & 0x7fffffff;
+  int32_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  const int32_t sign = bits >> 31, magnitude = bits & 0x7fffffff;
   return uint32_t((magnitude ^ sign) - sign) ^ 0x80000000u;
 }
-__device__ __forceinline__ bool is_finite(float number) { return number - number == 0; }
+__device__ __forceinline__ uint64_t key_of(double number) {
+  int64_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  const int64_t sign = bits >> 63, magnitude = bits & 0x7fffffffffffffff;
+  return uint64_t((magnitude ^ sign) - sign) ^ 0x8000000000000000u;
+}
+template <class T>
+using Key = decltype(key_of(T()));
+
+template <class T>
+__device__ __forceinline__ bool is_finite(T number) {
+  return number - number == 0;
+}
+
+// Of the bad numbers, the first tensor's count, and among those a NaN: the largest code.
+__host__ __device__ constexpr int32_t bad_code(int tensors_after, bool is_nan) {
+  return 2 * tensors_after + 1 + is_nan;
+}
 
 // Adds to selection->count the digits at `shift` of those keys whose higher bits are selection->key's.
 template <class T>
 __global__ void __launch_bounds__(topk_threads)
-    count_digits_kernel(const T* scores, int64_t n, int32_t tensor, int shift, Selection* selection) {
+    count_digits_kernel(const T* scores, int64_t n, int32_t tensors_after, int shift, Selection* selection) {
   SHARED_ARRAY(unsigned, count, topk_digits);
   for (int d = int(threadIdx.x); d < topk_digits; d += topk_threads) count[d] = 0;
   __syncthreads();
-  const uint32_t key = selection->key;
+  const Key<T> key = Key<T>(selection->key);
+  constexpr int bits = 8 * sizeof(T);
   const int higher = shift + 8;
   for (int64_t i = int64_t(blockIdx.x) * topk_threads + threadIdx.x; i < n;
        i += int64_t(gridDim.x) * topk_threads) {
-    const float score = float(scores[i]);
-    if (!is_finite(score)) atomicMax(&selection->bad_tensor, tensor + 1);
-    const uint32_t own = key_of(score);
-    if (higher == 32 || own >> higher == key >> higher) atomicAdd(&count[own >> shift & (topk_digits - 1)], 1u);
+    const T score = scores[i];
+    if (!is_finite(score)) atomicMax(&selection->bad, bad_code(tensors_after, score != score));
+    const Key<T> own = key_of(score);
+    if (higher == bits || own >> higher == key >> higher) atomicAdd(&count[own >> shift & (topk_digits - 1)], 1u);
   }
   __syncthreads();
   for (int d = int(threadIdx.x); d < topk_digits; d += topk_threads)
@@ -55,11 +71,11 @@ __global__ void __launch_bounds__(topk_threads)
 }
 
 // One thread: the digit of the k-th largest, and how many of those that share it are wanted.
-__global__ void choose_digit_kernel(int shift, Selection* selection) {
-  unsigned long long wanted = selection->wanted;
+__global__ void choose_digit_kernel(int shift, bool first, unsigned long long k, Selection* selection) {
+  unsigned long long wanted = first ? k : selection->wanted;
   int digit = topk_digits - 1;
   for (; digit > 0 && selection->count[digit] < wanted; --digit) wanted -= selection->count[digit];
-  selection->key |= uint32_t(digit) << shift;
+  selection->key |= static_cast<unsigned long long>(digit) << shift;
   selection->wanted = wanted;
   for (int d = 0; d < topk_digits; ++d) selection->count[d] = 0;
 }
@@ -73,7 +89,7 @@ __global__ void __launch_bounds__(topk_threads)
   int count = 0;
   for (int i = int(threadIdx.x); i < topk_tile; i += topk_threads) {
     const int64_t at = int64_t(blockIdx.x) * topk_tile + i;
-    count += at < n && key_of(float(scores[at])) == selection->key;
+    count += at < n && key_of(scores[at]) == Key<T>(selection->key);
   }
   for (int by = warp_size / 2; by > 0; by /= 2) count += __shfl_xor_sync(0xffffffffu, count, by);
   if (lane == 0) of_warp[warp] = count;
@@ -120,8 +136,8 @@ __global__ void __launch_bounds__(topk_threads)
   unsigned long long rank = before[blockIdx.x];  // of the first tie of this part of the tile
   for (int i = int(threadIdx.x); i < topk_tile; i += topk_threads) {
     const int64_t at = int64_t(blockIdx.x) * topk_tile + i;
-    const uint32_t key = at < n ? key_of(float(scores[at])) : 0;
-    const bool tie = at < n && key == selection->key;
+    const Key<T> key = at < n ? key_of(scores[at]) : 0, last = Key<T>(selection->key);
+    const bool tie = at < n && key == last;
     const unsigned ties = __ballot_sync(0xffffffffu, tie);
     if (lane == 0) of_warp[warp] = __popc(ties);
     __syncthreads();
@@ -130,7 +146,7 @@ __global__ void __launch_bounds__(topk_threads)
       if (w < warp) own += static_cast<unsigned long long>(of_warp[w]);
       rank += static_cast<unsigned long long>(of_warp[w]);
     }
-    if (at < n) mask[at] = key > selection->key || (tie && own < selection->wanted);
+    if (at < n) mask[at] = key > last || (tie && own < selection->wanted);
     __syncthreads();  // all have read the counts
   }
 }
@@ -146,32 +162,33 @@ struct Scores {
 
 inline int64_t topk_tiles(int64_t n) { return divided_up(n, topk_tile); }
 
-// Masks of `count` tensors: their first min(k, numbers) largest. *selection as its comment says; ties and before
-// hold a number for each tile of each tensor. A number that is not finite makes bad_tensor positive and the masks
+// Masks of `count` tensors: their k largest numbers, k <= numbers of all. *selection is zero; ties and before hold
+// a number for each tile of each tensor. A number that is not finite sets selection->bad and makes the masks
 // meaningless.
 template <class T>
-void topk_masks(const Scores<T>* tensors, int count, Selection* selection, int32_t* ties,
+void launch_topk(const Scores<T>* tensors, int count, int64_t k, Selection* selection, int32_t* ties,
                 unsigned long long* before, cudaStream_t stream) {
   constexpr int64_t most_blocks = 1024;
-  for (int shift = 24; shift >= 0; shift -= 8) {
+  constexpr int highest = 8 * sizeof(T) - 8;
+  for (int shift = highest; shift >= 0; shift -= 8) {
     for (int i = 0; i < count; ++i)
       if (tensors[i].n > 0) {
         const int64_t blocks = divided_up(tensors[i].n, topk_threads * 4);
-        launch(count_digits_kernel<T>, dim3(unsigned(blocks < most_blocks ? blocks : most_blocks)),
-               dim3(topk_threads), stream, tensors[i].numbers, tensors[i].n, i, shift, selection);
+        launch(count_digits_kernel<T>, grid_of(blocks < most_blocks ? blocks : most_blocks), dim3(topk_threads),
+               stream, tensors[i].numbers, tensors[i].n, count - 1 - i, shift, selection);
       }
-    launch(choose_digit_kernel, dim3(1), dim3(1), stream, shift, selection);
+    launch(choose_digit_kernel, dim3(1), dim3(1), stream, shift, shift == highest, k, selection);
   }
   int64_t tiles = 0;
   for (int i = 0; i < count; tiles += topk_tiles(tensors[i++].n))
     if (tensors[i].n > 0)
-      launch(count_ties_kernel<T>, dim3(unsigned(topk_tiles(tensors[i].n))), dim3(topk_threads), stream,
+      launch(count_ties_kernel<T>, grid_of(topk_tiles(tensors[i].n)), dim3(topk_threads), stream,
              tensors[i].numbers, tensors[i].n, selection, ties + tiles);
   launch(scan_ties_kernel, dim3(1), dim3(topk_threads), stream, ties, tiles, before);
   tiles = 0;
   for (int i = 0; i < count; tiles += topk_tiles(tensors[i++].n))
     if (tensors[i].n > 0)
-      launch(write_masks_kernel<T>, dim3(unsigned(topk_tiles(tensors[i].n))), dim3(topk_threads), stream,
+      launch(write_masks_kernel<T>, grid_of(topk_tiles(tensors[i].n)), dim3(topk_threads), stream,
              tensors[i].numbers, tensors[i].n, selection, before + tiles, tensors[i].mask);
 }
 

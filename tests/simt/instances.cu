@@ -8,9 +8,9 @@ namespace sparseprune::cuda {
 
 template <class T, int V>
 void all_of(Rows rows, const T* a, T* b, float* workspace) {
-  spmm<T, V>(rows, a, a, 0, a, true, b, nullptr);
-  spmm_t<T, V>(rows, rows.index, a, a, 0, b, nullptr);
-  sddmm<T, V>(rows, 0, a, a, 0, workspace, b, nullptr);
+  launch_spmm<T, V>(rows, a, a, 0, a, true, b, nullptr);
+  launch_spmm_t<T, V>(rows, rows.index, a, a, 0, b, nullptr);
+  launch_sddmm<T, V>(rows, 0, a, a, 0, workspace, b, nullptr);
 }
 
 template <class T>
@@ -25,6 +25,7 @@ void all_blocks(Rows rows, const T* a, T* b, float* workspace) {
 template void all_blocks(Rows, const float*, float*, float*);
 template void all_blocks(Rows, const Half*, Half*, float*);
 template void all_blocks(Rows, const BFloat16*, BFloat16*, float*);
-template void topk_masks(const Scores<float>*, int, Selection*, int32_t*, unsigned long long*, cudaStream_t);
+template void launch_topk(const Scores<float>*, int, int64_t, Selection*, int32_t*, unsigned long long*, cudaStream_t);
+template void launch_topk(const Scores<double>*, int, int64_t, Selection*, int32_t*, unsigned long long*, cudaStream_t);
 
 }  // namespace sparseprune::cuda

@@ -1,12 +1,9 @@
-// The CUDA kernels on the CPU (simt.h) against double precision, over awkward shapes.
-//
-//   kernels_test [brief] [seed ...]    orders of threads; 0 where none is named
+// The kernels of linear layers on the CPU (simt.h) against double precision, over awkward shapes.
 #include <algorithm>
 
 #include "checking.h"
 #include "cuda/sddmm.cuh"
 #include "cuda/spmm.cuh"
-#include "cuda/topk.cuh"
 
 namespace sparseprune::cuda {
 namespace {
@@ -59,7 +56,7 @@ void linear(const char* type, int rows, int cols, int samples, double density, b
 
   const Buffer<T> y(int64_t(rows) * V * samples);
   const bool relu = turn >= 2;
-  spmm<T, V>(by_rows, value.data(), x.data(), samples, turn == 1 ? nullptr : bias.data(), relu, y.data(), nullptr);
+  launch_spmm<T, V>(by_rows, value.data(), x.data(), samples, turn == 1 ? nullptr : bias.data(), relu, y.data(), nullptr);
   for (int i = 0; i < rows; ++i)
     for (int v = 0; v < V; ++v)
       for (int n = 0; n < samples; ++n) {
@@ -76,7 +73,7 @@ void linear(const char* type, int rows, int cols, int samples, double density, b
       }
 
   const Buffer<T> d_x(int64_t(cols) * samples);
-  spmm_t<T, V>(by_columns, source_t.data(), value.data(), g.data(), samples, d_x.data(), nullptr);
+  launch_spmm_t<T, V>(by_columns, source_t.data(), value.data(), g.data(), samples, d_x.data(), nullptr);
   for (int c = 0; c < cols; ++c)
     for (int n = 0; n < samples; ++n) {
       double sum = 0, scale = 0;
@@ -93,7 +90,7 @@ void linear(const char* type, int rows, int cols, int samples, double density, b
 
   const Buffer<T> d_value(p.nonzeros() * V);
   const Buffer<float> workspace(sddmm_parts(samples) * p.nonzeros() * V);
-  sddmm<T, V>(by_rows, p.nonzeros(), g.data(), x.data(), samples, workspace.data(), d_value.data(), nullptr);
+  launch_sddmm<T, V>(by_rows, p.nonzeros(), g.data(), x.data(), samples, workspace.data(), d_value.data(), nullptr);
   for (int i = 0; i < rows; ++i)
     for (int32_t j = p.start[i]; j < p.start[i + 1]; ++j)
       for (int v = 0; v < V; ++v) {
@@ -136,81 +133,11 @@ void linear_blocks(const char* type) {
   linear_shapes<T, 16>(type);
 }
 
-// ---- top-k ----
-
-template <class T>
-void topk(const char* type, const std::vector<int64_t>& sizes, int64_t k, int levels) {
-  current = std::string("topk ") + type + ", " + std::to_string(sizes.size()) + " tensors, k " +
-            std::to_string(k) + (levels ? ", ties" : "");
-  std::vector<Buffer<T>> scores;
-  std::vector<Buffer<bool>> masks;
-  std::vector<Scores<T>> tensors;
-  int64_t all = 0, tiles = 0;
-  for (const int64_t n : sizes) {
-    scores.push_back(Buffer<T>::random(n));
-    masks.emplace_back(n);
-    for (int64_t i = 0; levels && i < n; ++i) {
-      const int level = int(numbers() % unsigned(levels)) - levels / 2;
-      scores.back()[i] = T(level == 0 && i % 2 ? -0.0f : float(level));
-    }
-    tensors.push_back({scores.back().data(), n, masks.back().data()});
-    all += n;
-    tiles += topk_tiles(n);
-  }
-  const Buffer<Selection> selection(1);
-  memset(selection.data(), 0, sizeof(Selection));
-  selection[0].wanted = static_cast<unsigned long long>(k);
-  const Buffer<int32_t> ties(tiles);
-  const Buffer<unsigned long long> before(tiles);
-  topk_masks<T>(tensors.data(), int(tensors.size()), selection.data(), ties.data(), before.data(), nullptr);
-
-  std::vector<std::pair<float, int64_t>> order;  // by falling score, then by position
-  for (const auto& tensor : scores)
-    for (int64_t i = 0; i < tensor.size(); ++i) order.push_back({float(tensor[i]), int64_t(order.size())});
-  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-  std::vector<bool> expected(size_t(all), false);
-  for (int64_t i = 0; i < k; ++i) expected[size_t(order[size_t(i)].second)] = true;
-  int64_t at = 0;
-  for (const auto& mask : masks)
-    for (int64_t i = 0; i < mask.size(); ++i, ++at, ++checks)
-      if (mask[i] != expected[size_t(at)]) fail("mask " + std::to_string(at) + " is " + std::to_string(mask[i]));
-  if (selection[0].bad_tensor) fail("finite scores were refused");
-}
-
-template <class T>
-void topk_cases(const char* type) {
-  for (const int levels : {0, 1, 3}) {
-    topk<T>(type, {1}, 1, levels);
-    topk<T>(type, {1, 0, 3}, 2, levels);
-    topk<T>(type, {5, 3}, 0, levels);
-    topk<T>(type, {1500, 1, 2100}, 700, levels);
-    if (brief) continue;
-    topk<T>(type, {1500, 1, 2100}, 1, levels);
-    topk<T>(type, {1500, 1, 2100}, 3601, levels);
-  }
-  current = "topk refuses";
-  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    const auto scores = Buffer<T>::random(40);
-    scores[39] = T(bad);
-    const Buffer<bool> mask(40);
-    const Buffer<Selection> selection(1);
-    memset(selection.data(), 0, sizeof(Selection));
-    selection[0].wanted = 3;
-    const Buffer<int32_t> ties(1);
-    const Buffer<unsigned long long> before(1);
-    const Scores<T> tensor{scores.data(), 40, mask.data()};
-    topk_masks<T>(&tensor, 1, selection.data(), ties.data(), before.data(), nullptr);
-    if (selection[0].bad_tensor != 1) fail("a score that is not finite went unnoticed");
-    ++checks;
-  }
-}
-
 void run() {
   linear_blocks<float>("float32");
-  if (brief) return topk_cases<float>("float32");
+  if (brief) return;
   linear_blocks<Half>("float16");
   linear_blocks<BFloat16>("bfloat16");
-  topk_cases<float>("float32");
 }
 
 }  // namespace
