@@ -34,6 +34,10 @@ ENOUGH_SECONDS = 0.05  # of all rounds; there are two at least, since the first 
 # on 2 cores with AVX-512, 1 x 1 and 3 x 3 kernels of 16 to 512 channels, 32 x 32 to 4 x 4, 16 and 64 samples:
 # at least 1.3 times as fast for V = 1, about 1.2 for V = 4 (at 0.6: 1.0).
 DENSEST = {1: 0.3, 2: 0.3, 4: 0.5, 8: 0.5, 16: 0.5}
+# The same on GPUs, by dtype, for V < 8 and V >= 8 (on tensor cores where there are such kernels). A model, not
+# a measurement: dense convolutions run on tensor cores, in TF32 or half precision, at eight and more times the
+# rate of ordinary float32 arithmetic.
+DENSEST_ON_CUDA = {torch.float32: (0.05, 0.05), torch.float16: (0.02, 0.1), torch.bfloat16: (0.02, 0.1)}
 
 
 class Choice(NamedTuple):
@@ -72,7 +76,7 @@ def assume(sparse: SparseLayer, batch_size: int) -> Assumption:
     """Sparse where training is faster at all sizes of images that were tried, not only at some.
 
     That is up to the densities ``DENSEST`` (half of them with few samples), in float32, with vector
-    instructions.
+    instructions; on a GPU up to ``DENSEST_ON_CUDA``.
 
     Args:
         sparse: the sparse layer.
@@ -80,11 +84,12 @@ def assume(sparse: SparseLayer, batch_size: int) -> Assumption:
     """
     density, dtype = _density(sparse), sparse.values.dtype
     densest = DENSEST[sparse.block[0]] * (1 if batch_size >= FEW_SAMPLES else 0.5)
+    facts = f"density {density:.3g}, {_name(dtype)}, batch {batch_size}"
+    if sparse.values.is_cuda:
+        densest = DENSEST_ON_CUDA[dtype][sparse.block[0] >= 8]
+        return Assumption(facts + ", CUDA", ops.has_kernels(sparse.values.device) and density <= densest)
     vectors = ops.extension is not None and ops.extension.isa() != "scalar"
-    return Assumption(
-        f"density {density:.3g}, {_name(dtype)}, batch {batch_size}",
-        vectors and dtype == torch.float32 and density <= densest,
-    )
+    return Assumption(facts, vectors and dtype == torch.float32 and density <= densest)
 
 
 def choose(
@@ -98,7 +103,7 @@ def choose(
         batch_size: samples in a step.
         sizes: of the layer's activations; a linear layer has its input's size itself.
     """
-    file, on, layer = choices_file(), machine.key(), key_of(sparse, batch_size, sizes)
+    file, on, layer = choices_file(), machine.key(sparse.values.device), key_of(sparse, batch_size, sizes)
     known = load(file).get(on, {}).get(layer)
     if known is None:
         known = measure(sparse, make_dense(), batch_size, sizes)
@@ -175,15 +180,22 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, sizes: Sizes
         with torch.enable_grad():
             while rounds < 2 or (rounds < MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_SECONDS):
                 for i, (layer, x, g, wanted) in enumerate(timed):
-                    start = time.perf_counter()
+                    start = _clock(like.device)
                     y = layer(x)
                     if wanted:
                         torch.autograd.grad(y, wanted, g)
-                    best[i] = min(best[i], time.perf_counter() - start)
+                    best[i] = min(best[i], _clock(like.device) - start)
                 rounds += 1
     finally:
         sparse.batch_inner = layout
     return Choice(*best)
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, when all that was launched is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _ramp(like: Tensor, batch_size: int, size: tuple[int, ...], batch_inner: bool) -> Tensor:

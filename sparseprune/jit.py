@@ -1,7 +1,7 @@
 """Build the extension: the list of C++ sources and flags, and a just-in-time build for a source tree.
 
-``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here: both builds compile the same files the same way. The
-CUDA part is in :mod:`sparseprune.nvcc`.
+``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here: both builds compile the same files the same way.
+The CUDA part is in :mod:`sparseprune.nvcc`.
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
 
@@ -44,9 +44,10 @@ def include_dirs() -> list[str]:
 def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = False) -> Any:
     """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
 
-    For a source tree that was never installed; with CUDA where nvcc is found (see :mod:`sparseprune.nvcc`). Where an extension is loaded already, built or just in time,
-    it is returned; a later process finds the compiled file in the cache and only loads it. Call it before
-    making sparse layers: those made in plain torch lack what the kernels need, and only a deepcopy gets it.
+    For a source tree that was never installed; with CUDA where nvcc is found (see :mod:`sparseprune.nvcc`).
+    Where an extension is loaded already, built or just in time, it is returned; a later process finds the
+    compiled file in the cache and only loads it. Call it before making sparse layers: those made in plain
+    torch lack what the kernels need, and only a deepcopy gets it.
 
     Args:
         build_directory: cache folder; torch's own cache (``TORCH_EXTENSIONS_DIR``) when None.

@@ -32,8 +32,13 @@ def facts() -> dict[str, Any]:
     }
 
 
-def key() -> str:
-    """What the speed of the kernels depends on, in one line."""
+def key(device: torch.device | None = None) -> str:
+    """What the speed of the kernels on a device (the CPU by default) depends on, in one line."""
+    if device is not None and device.type == "cuda":
+        return (
+            f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, torch {torch.__version__}, "
+            f"sparseprune {sp.__version__}" + ("" if sp.ops.has_kernels(device) else ", plain torch")
+        )
     threads = torch.get_num_threads()
     return (
         f"{cpu_name()}, {sp.ops.info()['isa'] or 'plain torch'}, torch {torch.__version__}, "

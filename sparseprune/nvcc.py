@@ -1,8 +1,8 @@
 """Compile the CUDA part of the extension, ``csrc/cuda/*.cu``, with nvcc where there is one.
 
-``USE_CUDA`` says whether: ``auto`` (the default: where nvcc is found), ``1`` or ``0``. ``TORCH_CUDA_ARCH_LIST``
-says for which GPUs, like ``"8.0;9.0+PTX"``. Neither a GPU nor a CUDA build of torch is needed: CUDA's runtime is
-linked in, and the kernels reach torch through its stable ABI.
+``USE_CUDA`` says whether: ``auto`` (the default: where nvcc is found), ``1`` or ``0``.
+``TORCH_CUDA_ARCH_LIST`` says for which GPUs, like ``"8.0;9.0+PTX"``. Neither a GPU nor a CUDA build of torch
+is needed: CUDA's runtime is linked in, and the kernels reach torch through its stable ABI.
 
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
-# Ampere, Hopper, and Blackwell in data centres and elsewhere; GPUs between them run the one before. The last one's
-# PTX is for GPUs to come.
+# Ampere, Hopper, and Blackwell in data centres and elsewhere; GPUs between them run the one before. The last
+# one's PTX is for GPUs to come.
 ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0+PTX")
 LOWEST = (8, 0)  # cp.async, and mma of bfloat16
 
@@ -56,7 +56,7 @@ def sources() -> list[str]:
 
 
 def find() -> str | None:
-    """The command of nvcc: of the toolkit that CUDA_HOME or CUDA_PATH names, on the PATH, or at the usual place."""
+    """The command of nvcc: of the toolkit in CUDA_HOME or CUDA_PATH, on the PATH, or at the usual place."""
     for name in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(name):
             return shutil.which(Path(os.environ[name], "bin", "nvcc"))
@@ -83,7 +83,7 @@ def wanted() -> str | None:
 
 
 def targets(nvcc: str) -> list[str]:
-    """nvcc's flags for the GPUs to compile for: those of ``TORCH_CUDA_ARCH_LIST``, otherwise ``ARCHITECTURES``.
+    """nvcc's flags for the GPUs in ``TORCH_CUDA_ARCH_LIST``, or those in ``ARCHITECTURES``.
 
     Raises:
         ValueError: one that is not written like 9.0, too old for the kernels, or not known to this nvcc.
@@ -100,8 +100,8 @@ def targets(nvcc: str) -> list[str]:
         major, minor, suffix, ptx = match.groups()
         if (int(major), int(minor)) < LOWEST:
             raise ValueError(
-                f"TORCH_CUDA_ARCH_LIST: expected compute capabilities of 8.0 (Ampere) or higher, got {name}: the "
-                "kernels need its asynchronous copies and tensor cores"
+                f"TORCH_CUDA_ARCH_LIST: expected compute capabilities of 8.0 (Ampere) or higher, got {name}: "
+                "the kernels need its asynchronous copies and tensor cores"
             )
         if f"compute_{major}{minor}" not in known:
             if not named:
@@ -135,13 +135,16 @@ def compile(folder: str | os.PathLike[str], verbose: bool = False) -> CudaPart:
     includes = [f"-I{CSRC}", *(f"-isystem={path}" for path in cpp_extension.include_paths())]
     command = shlex.join([nvcc, *FLAGS, *targets(nvcc), *includes])
     objects = {source: str(folder / f"{Path(source).stem}.cuda.o") for source in sources()}
-    rules = [f"rule nvcc\n  command = {command} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"]
+    rules = [
+        f"rule nvcc\n  command = {command} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+    ]
     rules += [f"build {_escaped(to)}: nvcc {_escaped(source)}\n" for source, to in objects.items()]
     (folder / "build.ninja").write_text("\n".join(rules))
     jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
     ninja = shutil.which("ninja")
     said = _output(
-        [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), *jobs, *(["-v"] if verbose else [])], folder
+        [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), *jobs, *(["-v"] if verbose else [])],
+        folder,
     )
     if verbose:
         print(said)

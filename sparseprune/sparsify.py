@@ -137,7 +137,7 @@ def why_not_sparse(module: DenseLayer) -> str:
     if type(module) not in SPARSE:
         return f"no sparse kernels for {type(module).__name__}"
     try:
-        check_dtype(module.weight.dtype, type(module).__name__)
+        check_dtype(module.weight, type(module).__name__)
     except TypeError:
         return f"no sparse kernels for {str(module.weight.dtype).removeprefix('torch.')}"
     if isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1 and module.weight.shape[1] == 1:
@@ -210,7 +210,7 @@ def describe(module: nn.Module) -> str:
     if not isinstance(module, Sparse):
         return "dense, masked" if isinstance(module, Masked) else "dense"
     slow = []
-    if ops.extension is None:
+    if not ops.has_kernels(module.values.device):
         slow.append("plain torch")
     elif module.values.dtype == torch.float64:
         slow.append("float64: no vector instructions")

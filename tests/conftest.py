@@ -10,6 +10,12 @@ import torch
 
 import sparseprune
 
+# A library with the CUDA operators compiled for the CPU, in place of the extension; see test_simt.py.
+EMULATED = "SPARSEPRUNE_EMULATED" in os.environ
+if EMULATED:
+    with sparseprune.ops.replaced_library():
+        torch.ops.load_library(os.environ["SPARSEPRUNE_EMULATED"])
+
 COMPILED = sparseprune.ops.extension is not None
 ISAS = sparseprune.ops.extension.available_isas() if COMPILED else ["plain torch"]
 

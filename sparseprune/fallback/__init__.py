@@ -7,7 +7,8 @@ an infinite or NaN activation reaches every row of its sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,8 +87,8 @@ def _activation(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """bfloat16 as float32: sums are made in that and rounded once."""
-    return x.float() if x.dtype == torch.bfloat16 else x
+    """bfloat16 and float16 as float32: sums are made in that and rounded once."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -172,12 +173,19 @@ SCHEMAS = {
     spmm_backward: f"spmm_backward(Tensor g, Tensor x, Tensor values, {PATTERN}, Tensor? y=None) "
     "-> (Tensor, Tensor, Tensor)",
 }
+ALL_SCHEMAS: dict[Callable[..., Any], str] = SCHEMAS | convolution.SCHEMAS | batch_norm.SCHEMAS
 
 
 def define() -> torch.library.Library:
     """Define and implement ``torch.ops.sparseprune`` in plain torch, for as long as the result lives."""
     library = torch.library.Library("sparseprune", "DEF")
-    for function, schema in (SCHEMAS | convolution.SCHEMAS | batch_norm.SCHEMAS).items():
+    for schema in ALL_SCHEMAS.values():
         library.define(schema)
-        library.impl(function.__name__, function, "CompositeExplicitAutograd")
+    implement(library, "CompositeExplicitAutograd")
     return library
+
+
+def implement(library: torch.library.Library, key: str) -> None:
+    """Implement the operators for one of torch's dispatch keys, such as "CUDA"."""
+    for function in ALL_SCHEMAS:
+        library.impl(function.__name__, function, key)

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from sparseprune.fallback.images import in_layout, is_batch_inner_images
 from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.ops.batch_norm import normalize, normalize_with
-
-# Dtypes of activations that have kernels: those of their sums, which parameters may have too.
-KERNEL_DTYPES = {
-    torch.float32: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float64: torch.float64,
-}
+from sparseprune.ops.devices import dtypes_of_sums
 
 Norm = TypeVar("Norm", bound=nn.BatchNorm2d)
 
@@ -113,16 +107,19 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     def _has_kernels_for(self, x: Tensor, residual: Tensor | None) -> bool:
         numbers = (self.weight, self.bias, self.running_mean, self.running_var)
+        sums = dtypes_of_sums(x.device)
         return (
-            x.is_cpu
-            and x.dtype in KERNEL_DTYPES
+            (x.is_cpu or x.is_cuda)
+            and x.dtype in sums
             and x.dim() == 4
             and x.shape[1] == self.num_features
             and x.numel() > self.num_features  # torch refuses a single value per channel
-            and all(t is None or (t.is_cpu and t.dtype in (x.dtype, KERNEL_DTYPES[x.dtype])) for t in numbers)
+            and all(
+                t is None or (t.device == x.device and t.dtype in (x.dtype, sums[x.dtype])) for t in numbers
+            )
             and (
                 residual is None
-                or (residual.is_cpu and residual.dtype == x.dtype and residual.shape == x.shape)
+                or (residual.device == x.device and residual.dtype == x.dtype and residual.shape == x.shape)
             )
         )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sparseprune import ops
 from sparseprune.fallback import at_blocks, dense_weight
+from sparseprune.ops.devices import dtypes_of_sums
 from sparseprune.pattern import (
     BLOCK_ROWS,
     bsr_from_mask,
@@ -71,7 +74,7 @@ class SparseLayer(nn.Module):
             crow = torch.zeros(rows // block_rows + 1, dtype=torch.int32, device=device)
             col = torch.zeros(0, dtype=torch.int32, device=device)
         self.values = nn.Parameter(torch.zeros(len(col), block_rows, device=device, dtype=dtype))
-        check_dtype(self.values.dtype, name)
+        check_dtype(self.values, name)
         if bias:
             self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype))
         else:
@@ -88,6 +91,13 @@ class SparseLayer(nn.Module):
             raise ValueError(
                 f"{name}: expected crow.shape == [{rows // block_rows + 1}] "
                 f"({self.rows_name} / {block_rows} + 1), got {list(crow.shape)}"
+            )
+        if crow.is_cuda and not ops.has_kernels(crow.device):
+            warnings.warn(
+                "sparseprune: there are no CUDA kernels in this build, so sparse layers on a GPU compute in plain "
+                "torch, no faster than dense ones; install the CUDA toolkit (nvcc) and build it again",
+                RuntimeWarning,
+                stacklevel=2,
             )
         plans = self._plans(crow, col, block_rows)
         self.register_buffer("crow", crow)
@@ -145,7 +155,7 @@ class SparseLayer(nn.Module):
     # ---- plans follow the pattern --------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLayer:
-        check_dtype(fn(self.values.new_empty(0)).dtype, type(self).__name__)  # before anything is changed
+        check_dtype(fn(self.values.new_empty(0)), type(self).__name__)  # before anything is changed
         device = self.crow.device
         super()._apply(fn, recurse)
         if device.type == "meta" and not self.crow.is_meta:
@@ -189,7 +199,7 @@ class SparseLayer(nn.Module):
                 f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(shape)}"
             )
         if assign:
-            check_dtype(given["values"].dtype, type(self).__name__)
+            check_dtype(given["values"], type(self).__name__)
         device = given["crow"].device if assign else self.crow.device
         crow, col = given["crow"].to(device), given["col"].to(device)
         same = (
@@ -227,7 +237,7 @@ def pattern_of_mask(
         groups: of a convolution: V divides the output channels of each.
     """
     check_mask(mask, weight.shape, op)
-    check_dtype(weight.dtype, op.partition(".")[0])
+    check_dtype(weight, op.partition(".")[0])
     matrix = mask.flatten(1)
     if block is None:
         block_rows = largest_block(matrix)
@@ -242,10 +252,15 @@ def pattern_of_mask(
     return crow, col, block_rows
 
 
-def check_dtype(dtype: torch.dtype, layer: str) -> None:
-    """Raise unless there are kernels for this dtype."""
-    if dtype not in (torch.float32, torch.bfloat16, torch.float64):
-        raise TypeError(
-            f"{layer}: expected float32 or bfloat16 (or float64, for checking gradients), got {dtype}, "
-            "which has no sparse kernels; use bfloat16, or densify() the model first"
-        )
+def check_dtype(values: Tensor, layer: str) -> None:
+    """Raise unless there are kernels for values of this dtype on this device."""
+    if values.dtype in dtypes_of_sums(values.device):
+        return
+    if values.is_cuda:
+        expected, instead = "float32, float16 or bfloat16 on a GPU", "convert it first, or stay on the CPU"
+    else:
+        expected = "float32 or bfloat16 (or float64, for checking gradients)"
+        instead = "use bfloat16, or densify() the model first"
+    raise TypeError(
+        f"{layer}: expected {expected}, got {values.dtype}, which has no sparse kernels; {instead}"
+    )

@@ -295,9 +295,18 @@ _registrations: list[torch.library.Library] = []
 extension: Any = None
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether the operators have compiled kernels for a device; otherwise they are plain torch there."""
+    return extension is not None and (
+        device.type == "cpu" or (device.type == "cuda" and extension.has_cuda())
+    )
+
+
 def _register() -> None:
     library = torch.library.Library("sparseprune", "FRAGMENT")
     _registrations.append(library)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparseprune::spmm", "CUDA"):
+        fallback.implement(library, "CUDA")
     fakes: dict[str, Callable[..., Any]] = {
         "topk_masks": _fake_topk_masks,
         "spmm": _fake_spmm,

@@ -1,8 +1,28 @@
-"""Checks that the operators' fake kernels share."""
+"""What there are kernels for: devices and dtypes."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+# In which dtype the kernels add up numbers of another.
+_SUMS_ON_CPU = {
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float64: torch.float64,
+}
+_SUMS_ON_CUDA = {
+    torch.float32: torch.float32,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+}
+
+
+def dtypes_of_sums(device: torch.device) -> dict[torch.dtype, torch.dtype]:
+    """``{dtype of the operands: dtype in which they are added up}`` of the kernels on a device."""
+    if device.type == "meta":  # a device is still to be chosen
+        return _SUMS_ON_CPU | _SUMS_ON_CUDA
+    return _SUMS_ON_CUDA if device.type == "cuda" else _SUMS_ON_CPU
 
 
 def check_devices(op: str, *tensors: Tensor | None) -> None:

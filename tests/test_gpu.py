@@ -1,0 +1,286 @@
+"""The CUDA operators and the modules on them, against plain torch in float64.
+
+On a GPU: ``pytest -m gpu``. Without one, ``test_simt.py`` runs these same tests over the operators
+compiled for the CPU, where an emulator executes their kernels (``SPARSEPRUNE_EMULATED`` names that library).
+"""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import EMULATED
+from torch import Tensor
+
+import sparseprune as sp
+from sparseprune import fallback, ops
+from sparseprune.fallback import ordered_as_integers
+from sparseprune.pattern import bsr_from_mask
+
+DEVICE = torch.device("cpu" if EMULATED else "cuda")
+WHY_NOT = (
+    ""
+    if EMULATED
+    else "there is no CUDA device"
+    if not torch.cuda.is_available()
+    else "the extension was compiled without CUDA"
+    if not ops.info()["cuda_compiled"]
+    else ""
+)
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "on a GPU")]
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# Of sums of a few dozen products of numbers around 1.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape).to(DEVICE, dtype)
+
+
+def assert_close(got: Tensor, expected: Tensor, like: torch.dtype) -> None:
+    assert got.dtype == like
+    assert got.device.type == DEVICE.type
+    torch.testing.assert_close(
+        got.double().cpu(), expected.double().cpu(), rtol=TOLERANCE[like], atol=4 * TOLERANCE[like]
+    )
+
+
+def blocks(rows: int, cols: int, block_rows: int, density: float) -> Tensor:
+    """A mask (rows, cols) of blocks; its first block row is empty where there are others."""
+    mask = torch.rand(rows // block_rows, cols) < density
+    if len(mask) > 2:
+        mask[0] = False
+    return mask.repeat_interleave(block_rows, 0)
+
+
+def pattern_on_device(mask: Tensor, block_rows: int) -> ops.Pattern:
+    crow, col = bsr_from_mask(mask, block_rows)
+    return ops.plans(crow.to(DEVICE), col.to(DEVICE), mask.shape[1], block_rows)
+
+
+def features_innermost(x: Tensor) -> Tensor:
+    return x.t().contiguous().t()
+
+
+def reference(pattern: Any) -> list[Tensor]:
+    """The pattern for plain torch on the CPU."""
+    return [t.cpu() for t in pattern]
+
+
+def wide(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.cpu().double() for t in tensors]
+
+
+# ---- linear ------------------------------------------------------------------------------------------------
+
+SHAPES = [(32, 24, 40), (16, 70, 33), (48, 5, 8), (16, 9, 1), (32, 40, 72)]  # rows, cols, batch
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_operators(dtype: torch.dtype, block_rows: int, shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(sum(shape) + block_rows)
+    rows, cols, batch = shape
+    pattern = pattern_on_device(blocks(rows, cols, block_rows, 0.4), block_rows)
+    values = random(len(pattern.col), block_rows, dtype=dtype)
+    x, g, bias = (random(*size, dtype=dtype) for size in ((cols, batch), (rows, batch), (rows,)))
+    if batch % 2:
+        x, g = features_innermost(x), features_innermost(g)
+    relu, bias = bool(batch % 8), bias if cols % 2 else None
+
+    y = ops.spmm(x, values, pattern, bias, relu=relu)
+    wide_x, wide_values, wide_bias, wide_g = wide(x, values, bias, g)
+    of = reference(pattern)
+    assert_close(y, fallback.spmm(wide_x, wide_values, *of, wide_bias, relu=relu), dtype)
+    assert_close(ops.spmm_t(g, values, pattern, cols), fallback.spmm_t(wide_g, wide_values, *of, cols), dtype)
+    assert_close(ops.sddmm(g, x, pattern, block_rows), fallback.sddmm(wide_g, wide_x, *of, block_rows), dtype)
+    output, (wide_output,) = (y, wide(y)) if relu else (None, [None])
+    got = ops.spmm_backward(g, x, values, pattern, output)
+    expected = fallback.spmm_backward(wide_g, wide_x, wide_values, *of, wide_output)
+    for one, other in zip(got, expected, strict=True):
+        assert_close(one, other, dtype)
+    again = ops.spmm_backward(g, x, values, pattern, output)
+    assert all(torch.equal(one, other) for one, other in zip(got, again, strict=True))  # no atomics
+
+
+@pytest.mark.parametrize("batch_inner", [True, False, None])
+@pytest.mark.parametrize("of_input", [True, False])
+def test_layout_of_results(batch_inner: bool | None, of_input: bool) -> None:
+    pattern = pattern_on_device(blocks(8, 6, 1, 0.5), 1)
+    values, x = random(len(pattern.col), 1), random(6, 12)
+    x = x if of_input else features_innermost(x)
+    y = ops.spmm(x, values, pattern, batch_inner=batch_inner)
+    inner = of_input if batch_inner is None else batch_inner
+    assert y.stride() == ((12, 1) if inner else (1, 8))
+    assert ops.spmm_t(y, values, pattern, 6).stride() == ((12, 1) if inner else (1, 6))
+    d_x, _, _ = ops.spmm_backward(y, x, values, pattern)
+    assert d_x.stride() == x.stride()
+
+
+def test_sizes_of_zero() -> None:
+    empty = pattern_on_device(torch.zeros(4, 6, dtype=torch.bool), 1)
+    x, bias = random(6, 8), random(4)
+    y = ops.spmm(x, random(0, 1), empty, bias)
+    assert torch.equal(y, bias[:, None].expand(4, 8))
+    d_x, d_values, d_bias = ops.spmm_backward(random(4, 8), x, random(0, 1), empty)
+    assert torch.equal(d_x, torch.zeros_like(x))
+    assert d_values.shape == (0, 1)
+    assert d_bias.shape == (4,)
+    pattern = pattern_on_device(blocks(4, 6, 1, 0.5), 1)
+    values = random(len(pattern.col), 1)
+    assert ops.spmm(random(6, 0), values, pattern).shape == (4, 0)
+    d_x, d_values, d_bias = ops.spmm_backward(random(4, 0), random(6, 0), values, pattern)
+    assert d_x.shape == (6, 0)
+    assert torch.equal(d_values, torch.zeros_like(values))
+    assert torch.equal(d_bias, torch.zeros_like(d_bias))
+
+
+def test_infinite_inputs_reach_what_uses_them_only() -> None:
+    mask = torch.tensor([[True, False, True], [False, True, False]])
+    pattern = pattern_on_device(mask, 1)
+    x = random(3, 20)
+    x[0, 3], x[1, 4] = torch.inf, torch.nan
+    y = ops.spmm(x, random(3, 1).abs() + 1, pattern, relu=True)
+    bad = torch.zeros(2, 20, dtype=torch.bool)
+    bad[0, 3] = bad[1, 4] = True
+    assert torch.equal(~y.isfinite().cpu(), bad)
+
+
+def test_operators_pass_torchs_own_checks() -> None:
+    pattern = pattern_on_device(blocks(8, 6, 2, 0.5), 2)
+    x, values = random(6, 9).requires_grad_(), random(len(pattern.col), 2).requires_grad_()
+    bias = random(8).requires_grad_()
+    for arguments in (
+        (x, values, *pattern, bias),
+        (features_innermost(x), values, *pattern, None, True, True),
+    ):
+        torch.library.opcheck(torch.ops.sparseprune.spmm.default, arguments, test_utils=OPCHECKS)
+    g = random(8, 9).requires_grad_()
+    torch.library.opcheck(torch.ops.sparseprune.spmm_t.default, (g, values, *pattern, 6), test_utils=OPCHECKS)
+    torch.library.opcheck(torch.ops.sparseprune.sddmm.default, (g, x, *pattern, 2), test_utils=OPCHECKS)
+    torch.library.opcheck(
+        torch.ops.sparseprune.spmm_backward.default, (g, x, values, *pattern, None), test_utils=OPCHECKS
+    )
+
+
+OPCHECKS = ["test_schema", "test_faketensor"]
+
+
+def test_bad_arguments_name_what_was_expected() -> None:
+    pattern = pattern_on_device(blocks(8, 6, 1, 0.5), 1)
+    other = pattern_on_device(blocks(16, 6, 1, 0.9), 1)
+    values, x = random(len(pattern.col), 1), random(6, 5)
+    with pytest.raises(ValueError, match="plans made by sparseprune::plan on a GPU, of this pattern"):
+        ops.spmm(x, values, pattern._replace(plan=other.plan))
+    with pytest.raises(ValueError, match="plans made by sparseprune::plan on a GPU, of this pattern"):
+        ops.spmm(x, values, pattern._replace(plan_t=other.plan_t[:-1]))
+    with pytest.raises(ValueError, match=r"x\.shape == \[6 \(weight columns\), batch\], got \[7, 5\]"):
+        ops.spmm(random(7, 5), values, pattern)
+    with pytest.raises(
+        ValueError, match="float32, float16 or bfloat16 on a GPU, got float64, of which there are"
+    ):
+        ops.spmm(x.double(), values.double(), pattern)
+    with pytest.raises(ValueError, match="expected values to be float32, got float16"):
+        ops.spmm(x, values.half(), pattern)
+    with pytest.raises(ValueError, match=r"expected columns of a row to ascend within 0 \.\. 4"):
+        ops.plans(pattern.crow, torch.full_like(pattern.col, 5), 5)
+    with pytest.raises(ValueError, match="block_rows to be 1, 2, 4, 8 or 16"):
+        ops.plans(pattern.crow, pattern.col, 6, 3)
+
+
+@pytest.mark.skipif(EMULATED, reason="there is one device")
+def test_tensors_of_another_device_are_refused() -> None:
+    pattern = pattern_on_device(blocks(8, 6, 1, 0.5), 1)
+    values, x = random(len(pattern.col), 1), random(6, 5)
+    for arguments in ((x.cpu(), values, pattern), (x, values.cpu(), pattern)):
+        with pytest.raises(ValueError, match="on the GPU of the other tensors"):
+            ops.spmm(*arguments)
+    on_cpu = ops.plans(pattern.crow.cpu(), pattern.col.cpu(), 6)
+    with pytest.raises(ValueError, match="on the GPU of the other tensors"):
+        ops.spmm(x, values, on_cpu)
+
+
+# ---- top-k -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_topk_masks_are_those_of_the_cpu(dtype: torch.dtype, levels: int) -> None:
+    torch.manual_seed(levels)
+    scores = [torch.randn(size, dtype=dtype) for size in ((33, 20), (1,), (0,), (1500,))]
+    if levels:
+        scores = [
+            (s * levels).round() / levels * (-1) ** torch.arange(s.numel()).view(s.shape) for s in scores
+        ]
+    n = sum(s.numel() for s in scores)
+    for k in (0, 1, 700, n):
+        masks = sp.topk_masks([s.to(DEVICE) for s in scores], k)
+        expected = fallback.topk_masks(scores, k)
+        assert sum(int(m.sum()) for m in masks) == k
+        for mask, like in zip(masks, expected, strict=True):
+            assert mask.device.type == DEVICE.type
+            assert torch.equal(mask.cpu(), like)
+
+
+def test_topk_masks_of_denormals() -> None:
+    scores = torch.tensor([1e-45, 0.0, -1e-45, 3e-45, -0.0]).to(DEVICE)
+    assert ordered_as_integers(scores.cpu()).argmax() == 3
+    assert sp.topk_masks([scores], 2)[0].tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_topk_masks_refuse_what_is_not_finite(bad: str) -> None:
+    scores = [random(5), random(1300), random(7)]
+    scores[1][1200] = float(bad)
+    scores[2][0] = -torch.inf
+    with pytest.raises(ValueError, match=rf"expected finite scores, got {bad} in scores\[1\]"):
+        sp.topk_masks(scores, 3)
+    with pytest.raises(ValueError, match=r"expected k in 0..5"):
+        sp.topk_masks(scores[:1], 6)
+
+
+# ---- modules -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_rows", [1, 4])
+def test_sparse_linear_is_the_dense_layer(block_rows: int) -> None:
+    torch.manual_seed(0)
+    dense = torch.nn.Linear(20, 16)
+    mask = blocks(16, 20, block_rows, 0.5)
+    with torch.no_grad():
+        dense.weight *= mask
+    sparse = sp.SparseLinear.from_dense(dense, mask).to(DEVICE)
+    dense = dense.double()
+    x = random(6, 20).requires_grad_()
+    wide_x = x.detach().double().cpu().requires_grad_()
+    y, expected = sparse(x), dense(wide_x)
+    assert_close(y, expected, torch.float32)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    assert x.grad is not None
+    assert wide_x.grad is not None
+    assert_close(x.grad, wide_x.grad, torch.float32)
+    assert_close(sparse.bias.grad, dense.bias.grad, torch.float32)
+    d_weight = fallback.at_blocks(dense.weight.grad, sparse.crow.cpu(), sparse.col.cpu(), block_rows)
+    assert_close(sparse.values.grad, d_weight, torch.float32)
+
+
+def test_sparse_linear_travels_with_its_plans() -> None:
+    dense = torch.nn.Linear(20, 16)
+    sparse = sp.SparseLinear.from_dense(dense, torch.rand(16, 20) < 0.3)
+    there = copy.deepcopy(sparse).to(DEVICE)
+    x = torch.randn(3, 20)
+    expected = sparse.weight @ x.t() + sparse.bias[:, None]
+    assert {name: t.device.type for name, t in there.named_buffers()} == dict.fromkeys(
+        ("crow", "col", "plan", "plan_t"), DEVICE.type
+    )
+    assert_close(there(x.to(DEVICE)), expected.t(), torch.float32)
+    assert_close(copy.deepcopy(there)(x.to(DEVICE)), expected.t(), torch.float32)
+    again = sp.SparseLinear(20, 16, device=DEVICE)
+    again.load_state_dict(sparse.state_dict())
+    assert_close(again(x.to(DEVICE)), expected.t(), torch.float32)
+    back = there.cpu()
+    torch.testing.assert_close(back(x), expected.t())
