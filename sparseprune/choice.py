@@ -34,9 +34,8 @@ ENOUGH_SECONDS = 0.05  # of all rounds; there are two at least, since the first 
 # on 2 cores with AVX-512, 1 x 1 and 3 x 3 kernels of 16 to 512 channels, 32 x 32 to 4 x 4, 16 and 64 samples:
 # at least 1.3 times as fast for V = 1, about 1.2 for V = 4 (at 0.6: 1.0).
 DENSEST = {1: 0.3, 2: 0.3, 4: 0.5, 8: 0.5, 16: 0.5}
-# The same on GPUs, by dtype, for V < 8 and V >= 8 (on tensor cores where there are such kernels). A model, not
-# a measurement: dense convolutions run on tensor cores, in TF32 or half precision, at eight and more times the
-# rate of ordinary float32 arithmetic.
+# The same on GPUs, by dtype, for V < 8 and V >= 8. A model, not a measurement: dense convolutions run on
+# tensor cores, in TF32 or half precision, at eight and more times the rate of ordinary float32 arithmetic.
 DENSEST_ON_CUDA = {torch.float32: (0.05, 0.05), torch.float16: (0.02, 0.1), torch.bfloat16: (0.02, 0.1)}
 
 

@@ -140,7 +140,14 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
   return in_layout(y, inner);
 }
 
+Tensor conv2d_plan(const Tensor& crow, const Tensor& col, std::vector<int64_t> geometry, int64_t block_rows) {
+  return make_conv_plan(crow, col, ConvGeometry::from("conv2d_plan", geometry), block_rows);
+}
+
 }  // namespace
 }  // namespace sparseprune
 
-STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("conv2d", TORCH_BOX(&sparseprune::conv2d)); }
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) {
+  m.impl("conv2d_plan", TORCH_BOX(&sparseprune::conv2d_plan));
+  m.impl("conv2d", TORCH_BOX(&sparseprune::conv2d));
+}

@@ -163,7 +163,7 @@ def spmm_backward(
 
 
 PATTERN = "Tensor crow, Tensor col, Tensor plan, Tensor plan_t"
-SCHEMAS = {
+SCHEMAS: dict[Callable[..., Any], str] = {
     topk_masks: "topk_masks(Tensor[] scores, int k) -> Tensor[]",
     plan: "plan(Tensor crow, Tensor col, int cols, int block_rows, bool transposed) -> Tensor",
     spmm: f"spmm(Tensor x, Tensor values, {PATTERN}, Tensor? bias=None, bool? batch_inner=None, "

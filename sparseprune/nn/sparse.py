@@ -94,8 +94,8 @@ class SparseLayer(nn.Module):
             )
         if crow.is_cuda and not ops.has_kernels(crow.device):
             warnings.warn(
-                "sparseprune: there are no CUDA kernels in this build, so sparse layers on a GPU compute in plain "
-                "torch, no faster than dense ones; install the CUDA toolkit (nvcc) and build it again",
+                "sparseprune: there are no CUDA kernels in this build, so sparse layers on a GPU compute in "
+                "plain torch, no faster than dense ones; install the CUDA toolkit (nvcc) and build it again",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -5,6 +5,8 @@
 // start[r] .. start[r + 1], in the order of the pattern; `index` = block row within the group * taps + tap,
 // `source` says which block of `values` it is.
 #pragma once
+#include <torch/csrc/stable/tensor.h>
+
 #include <array>
 #include <cstdint>
 
@@ -40,5 +42,9 @@ struct ConvPlanView {
     source = index + header.nnz;
   }
 };
+
+// The plan of a pattern of blocks of `block_rows` x 1, checked; all on the CPU.
+torch::stable::Tensor make_conv_plan(const torch::stable::Tensor& crow, const torch::stable::Tensor& col,
+                                     const ConvGeometry& g, int64_t block_rows);
 
 }  // namespace sparseprune

@@ -1,18 +1,18 @@
-// Operator conv2d_plan: from a pattern of V x 1 blocks to its transpose, phase by phase.
 #include "conv_plan.h"
 
-#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <numeric>
 
-#include "operands.h"
 #include "pattern.h"
 
 namespace sparseprune {
-namespace {
 
-Tensor conv2d_plan(const Tensor& crow, const Tensor& col, std::vector<int64_t> geometry, int64_t block_rows) {
-  const ConvGeometry g = ConvGeometry::from("conv2d_plan", geometry);
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+Tensor make_conv_plan(const Tensor& crow, const Tensor& col, const ConvGeometry& g, int64_t block_rows) {
   check_block_rows("conv2d_plan", block_rows);
   const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
   const Csr pattern = checked_pattern("conv2d_plan", crow_c, col_c, g.cols(), block_rows);
@@ -56,7 +56,4 @@ Tensor conv2d_plan(const Tensor& crow, const Tensor& col, std::vector<int64_t> g
   return plan;
 }
 
-}  // namespace
 }  // namespace sparseprune
-
-STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("conv2d_plan", TORCH_BOX(&sparseprune::conv2d_plan)); }
