@@ -86,4 +86,16 @@ inline Tensor new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, in
                      : torch::stable::new_empty(like, {n, c, h, w});
 }
 
+// The same numbers in the other layout, or as they are where they have it: torch transposes matrices faster than
+// it permutes.
+inline Tensor images_in_layout(const Tensor& x, bool batch_inner) {
+  using torch::stable::contiguous, torch::stable::transpose, torch::stable::view;
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), features = c * h * w;
+  if (is_batch_inner_images(x))
+    return batch_inner ? x : view(contiguous(transpose(view(samples_last(x), {features, n}), 0, 1)), {n, c, h, w});
+  const Tensor ordinary = contiguous(x);
+  if (!batch_inner) return ordinary;
+  return samples_first(view(contiguous(transpose(view(ordinary, {n, features}), 0, 1)), {c, h, w, n}));
+}
+
 }  // namespace sparseprune

@@ -15,6 +15,7 @@ from torch import Tensor
 import sparseprune as sp
 from sparseprune import fallback, ops
 from sparseprune.fallback import ordered_as_integers
+from sparseprune.fallback.images import empty_images
 from sparseprune.pattern import bsr_from_mask
 
 DEVICE = torch.device("cpu" if EMULATED else "cuda")
@@ -201,6 +202,76 @@ def test_tensors_of_another_device_are_refused() -> None:
     on_cpu = ops.plans(pattern.crow.cpu(), pattern.col.cpu(), 6)
     with pytest.raises(ValueError, match="on the GPU of the other tensors"):
         ops.spmm(x, values, on_cpu)
+
+
+# ---- batch norm --------------------------------------------------------------------------------------------
+
+
+def images(n: int, c: int, h: int, w: int, inner: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+    return empty_images(random(1, dtype=dtype), (n, c, h, w), inner).copy_(random(n, c, h, w))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("inner", [True, False])
+@pytest.mark.parametrize(("relu", "with_residual"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm(dtype: torch.dtype, inner: bool, relu: bool, with_residual: bool, training: bool) -> None:
+    torch.manual_seed(1)
+    x, g = (images(17, 3, 4, 5, inner, dtype) for _ in range(2))
+    residual = images(17, 3, 4, 5, not inner, dtype) if with_residual else None
+    weight, bias = random(3), random(3, dtype=dtype)
+    mean, var = random(3), random(3).abs() + 0.5
+    operators, plain = torch.ops.sparseprune, fallback.batch_norm
+    wide_x, wide_g, wide_w, wide_b, wide_r, wide_m, wide_v = wide(x, g, weight, bias, residual, mean, var)
+    if training:
+        y, mean, var = operators.batch_norm_act.default(x, weight, bias, residual, 1e-3, relu)
+        expected, wide_m, wide_v = plain.batch_norm_act(wide_x, wide_w, wide_b, wide_r, 1e-3, relu)
+        assert_close(mean, wide_m, torch.float32)
+        assert_close(var, wide_v, torch.float32)
+    else:
+        y = operators.batch_norm_act_eval.default(x, weight, bias, mean, var, residual, 1e-3, relu)
+        expected = plain.batch_norm_act_eval(wide_x, wide_w, wide_b, wide_m, wide_v, wide_r, 1e-3, relu)
+    assert y.stride() == x.stride()
+    assert_close(y, expected, dtype)
+    output = y if with_residual else None
+    rest = (1e-3, relu, training, with_residual)
+    got = operators.batch_norm_act_backward.default(g, x, weight, bias, mean, var, output, *rest)
+    (wide_y,) = wide(y)
+    like = plain.batch_norm_act_backward(wide_g, wide_x, wide_w, wide_b, wide_m, wide_v, wide_y, *rest)
+    for one, other, of in zip(got, like, (dtype, dtype, torch.float32, torch.float32), strict=True):
+        assert_close(one, other, of)
+    assert got[0].stride() == x.stride()
+    again = operators.batch_norm_act_backward.default(g, x, weight, bias, mean, var, output, *rest)
+    assert all(torch.equal(one, other) for one, other in zip(got, again, strict=True))
+
+
+def test_batch_norm_refuses_what_does_not_fit() -> None:
+    x = random(2, 3, 4, 5)
+    operator = torch.ops.sparseprune.batch_norm_act.default
+    with pytest.raises(ValueError, match=r"weight\.shape == \[3 \(channels\)\], got \[4\]"):
+        operator(x, random(4), None, None, 1e-5, True)
+    with pytest.raises(ValueError, match="expected residual to be float32, got float16"):
+        operator(x, None, None, x.half(), 1e-5, True)
+    with pytest.raises(ValueError, match="on a GPU, got float64"):
+        operator(x.double(), None, None, None, 1e-5, True)
+
+
+def test_batch_norm_module_is_torchs() -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.BatchNorm2d(3)
+    fused = sp.nn.BatchNormAct2d.from_batch_norm(copy.deepcopy(plain), relu=True).to(DEVICE)
+    x = random(6, 3, 4, 5).requires_grad_()
+    wide_x = x.detach().cpu().requires_grad_()
+    for _ in range(2):
+        y, expected = fused(x), plain(wide_x).relu()
+        assert_close(y, expected, torch.float32)
+    assert_close(fused.running_var, plain.running_var, torch.float32)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    assert x.grad is not None
+    assert wide_x.grad is not None
+    assert_close(x.grad, wide_x.grad, torch.float32)
+    assert_close(fused.weight.grad, plain.weight.grad, torch.float32)
 
 
 # ---- top-k -------------------------------------------------------------------------------------------------

@@ -61,12 +61,10 @@ void for_parts(int64_t features, int64_t samples, Visit visit) {
 
 // The same numbers with samples innermost or ordinarily laid out.
 inline Tensor in_layout(const Tensor& x, bool batch_inner) {
-  using torch::stable::contiguous, torch::stable::transpose, torch::stable::view;
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), features = c * h * w;
   const bool by_kernels = x.scalar_type() == ScalarType::Float && n % conv_lanes == 0 && x.numel() > 0;
-  if (is_batch_inner_images(x)) {
-    if (batch_inner) return x;
-    if (!by_kernels) return view(contiguous(transpose(view(samples_last(x), {features, n}), 0, 1)), {n, c, h, w});
+  if (!by_kernels || is_batch_inner_images(x) == batch_inner) return images_in_layout(x, batch_inner);
+  if (!batch_inner) {
     const Tensor result = torch::stable::new_empty(x, {n, c, h, w});
     const float* from = data_of<float>(x);
     float* to = mutable_data_of<float>(result);
@@ -76,11 +74,7 @@ inline Tensor in_layout(const Tensor& x, bool batch_inner) {
     });
     return result;
   }
-  const Tensor ordinary = contiguous(x);
-  if (!batch_inner) return ordinary;
-  if (!by_kernels)
-    return samples_first(view(contiguous(transpose(view(ordinary, {n, features}), 0, 1)), {c, h, w, n}));
-  const Tensor result = torch::stable::new_empty(x, {c, h, w, n});
+  const Tensor ordinary = torch::stable::contiguous(x), result = torch::stable::new_empty(x, {c, h, w, n});
   const float* from = data_of<float>(ordinary);
   float* to = mutable_data_of<float>(result);
   for_parts(features, n, [&](int64_t f, int64_t count, int64_t s, int samples) {
