@@ -5,6 +5,10 @@
 
 #include "cpu/isa.h"
 
+#ifdef SPARSEPRUNE_CUDA
+#include "cuda/build_info.h"
+#endif
+
 #define STRING_OF(x) #x
 #define STRING(x) STRING_OF(x)
 
@@ -19,6 +23,10 @@ pybind11::dict build_info() {
   info["torch_headers"] =
       STRING(TORCH_VERSION_MAJOR) "." STRING(TORCH_VERSION_MINOR) "." STRING(TORCH_VERSION_PATCH);
   info["stable_abi"] = STRING(TORCH_TARGET_VERSION);
+#ifdef SPARSEPRUNE_CUDA
+  info["cuda"] = sparseprune::cuda::toolkit();
+  info["cuda_architectures"] = sparseprune::cuda::architectures();
+#endif
   return info;
 }
 

@@ -1,7 +1,8 @@
 // Batch normalisation with what surrounds it, y = relu(batch_norm(x) + residual), and its gradients.
 //
 // A block of threads takes a part of a channel. Its sums go to a workspace, where a second kernel adds up those of
-// a channel in order: no atomics, the same bits every time. Every pass reads its operands once, from device memory.
+// a channel in order: no atomics, the same bits every time. Every pass reads its operands once, from device
+// memory.
 #pragma once
 #include <cmath>
 
@@ -10,9 +11,14 @@
 namespace sparseprune::cuda {
 
 constexpr int norm_threads = 128, norm_warps = norm_threads / warp_size;
+// Blocks of threads for which a multiprocessor has registers: named, since nvcc spills a few to fit more
+// otherwise.
 constexpr int norm_blocks = 6;
 // Numbers of a channel that a block of threads takes: each thread can keep its own in registers.
 constexpr int norm_part = 32 * norm_threads;
+// Vectors of N numbers that a thread asks for before it waits for the first.
+template <int N>
+constexpr int norm_batch = N == 1 ? 8 : 16 / N;
 
 // Where a channel's numbers are: `pieces` runs of `piece` numbers. All images of a call have the same layout.
 struct Channels {
@@ -21,7 +27,8 @@ struct Channels {
 
   __host__ __device__ int64_t numbers() const { return pieces * piece; }
   __host__ __device__ int64_t parts() const { return divided_up(numbers(), norm_part); }
-  // Number k of a channel. There are less than 2^31: a division of 32 bits takes a fraction of the time of one of 64.
+  // Number k of a channel. There are less than 2^31: a division of 32 bits takes a fraction of the time of one
+  // of 64.
   __device__ __forceinline__ int64_t at(int32_t channel, uint32_t k) const {
     const uint32_t p = k / uint32_t(piece);
     return channel * channel_stride + p * piece_stride + (k - p * uint32_t(piece));
@@ -29,15 +36,39 @@ struct Channels {
 };
 
 // Numbers `begin` .. `end` - 1 of a channel: what the calling block of threads takes.
-struct Part {
+struct NormPart {
   int32_t channel;
   uint32_t begin, end;
 };
 
-__device__ __forceinline__ Part part_of_block(const Channels& of) {
+__device__ __forceinline__ NormPart part_of_block(const Channels& of) {
   const uint32_t parts = uint32_t(of.parts()), numbers = uint32_t(of.numbers());
   const uint32_t begin = blockIdx.x % parts * norm_part;
   return {int32_t(blockIdx.x / parts), begin, numbers - begin < norm_part ? numbers : begin + norm_part};
+}
+
+// Where the calling thread's vectors of N numbers are: number k of the channel, and the next ones of its batch.
+// Those beyond the part are replaced by the last in it, so that no branch comes between loads.
+template <int N, int B>
+__device__ __forceinline__ void places_of_vectors(const Channels& of, const NormPart& part, uint32_t k,
+                                                  int64_t (&at)[B]) {
+#pragma unroll
+  for (int b = 0; b < B; ++b, k += norm_threads * N) at[b] = of.at(part.channel, k < part.end ? k : part.end - N);
+}
+
+template <class T, int N, int B>
+__device__ __forceinline__ void load_batch(const T* from, const int64_t (&at)[B], float (&to)[B][N]) {
+#pragma unroll
+  for (int b = 0; b < B; ++b) load<T, N>(from + at[b], to[b]);
+}
+
+// Without those vectors that are not in the part.
+template <class T, int N, int B>
+__device__ __forceinline__ void store_batch(const float (&from)[B][N], const NormPart& part, uint32_t k,
+                                            const int64_t (&at)[B], T* to) {
+#pragma unroll
+  for (int b = 0; b < B; ++b, k += norm_threads * N)
+    if (k < part.end) store<T, N>(from[b], to + at[b]);
 }
 
 // Statistics and parameters, a number for each channel; weight and bias may be null, for 1 and 0.
@@ -78,32 +109,43 @@ __device__ __forceinline__ double sum_of_warp(double value) {
   return value;
 }
 
-// moments[channel, part] = mean of the part, and the sum of squared differences from it. Two passes over numbers in
-// registers: accurate however large the mean is.
+// moments[channel, part] = mean of the part, and the sum of squared differences from it. Two passes over numbers
+// in registers: accurate however large the mean is.
 template <class T, int N>
 __global__ void __launch_bounds__(norm_threads, norm_blocks)
     part_moments_kernel(Channels of, const T* __restrict__ x, float* __restrict__ moments) {
   SHARED_ARRAY(float, sums, norm_warps);
   SHARED_ARRAY(float, squares, norm_warps);
-  constexpr int step = norm_threads * N, vectors = norm_part / step;
-  const Part part = part_of_block(of);
+  constexpr int B = norm_batch<N>, step = norm_threads * N, batches = norm_part / (B * step);
+  const NormPart part = part_of_block(of);
   const uint32_t first = part.begin + threadIdx.x * N;
-  float numbers[vectors][N] = {};
+  const auto here = [&](int i, int b) { return first + uint32_t(i * B + b) * step < part.end; };
+  float numbers[batches][B][N] = {};
 #pragma unroll
-  for (int i = 0; i < vectors; ++i)
-    if (first + i * step < part.end) load<T, N>(x + of.at(part.channel, first + i * step), numbers[i]);
+  for (int i = 0; i < batches; ++i)
+    if (here(i, 0)) {
+      int64_t at[B];
+      places_of_vectors<N>(of, part, first + i * B * step, at);
+      load_batch<T, N>(x, at, numbers[i]);
+    }
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < vectors; ++i)
+  for (int i = 0; i < batches; ++i)
 #pragma unroll
-    for (int n = 0; n < N; ++n) sum += numbers[i][n];
+    for (int b = 0; b < B; ++b)
+#pragma unroll
+      for (int n = 0; n < N; ++n) sum += here(i, b) ? numbers[i][b][n] : 0;
   const float mean = sum_of_block(sum, sums) / float(part.end - part.begin);
   float square = 0;
 #pragma unroll
-  for (int i = 0; i < vectors; ++i)
-    if (first + i * step < part.end)
+  for (int i = 0; i < batches; ++i)
 #pragma unroll
-      for (int n = 0; n < N; ++n) square += (numbers[i][n] - mean) * (numbers[i][n] - mean);
+    for (int b = 0; b < B; ++b)
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const float away = here(i, b) ? numbers[i][b][n] - mean : 0;
+        square += away * away;
+      }
   square = sum_of_block(square, squares);
   if (threadIdx.x == 0) {
     moments[2 * int64_t(blockIdx.x)] = mean;
@@ -116,9 +158,9 @@ __device__ __forceinline__ int64_t channel_of_warp() {
   return int64_t(blockIdx.x) * norm_warps + threadIdx.x / warp_size;
 }
 
-// Mean and variance of a channel from those of its parts: its numbers' differences from the mean are those from the
-// mean of their part, and that of the part (Chan, Golub, LeVeque, 1983).
-__global__ void __launch_bounds__(norm_threads, norm_blocks)
+// Mean and variance of a channel from those of its parts: its numbers' differences from the mean are those from
+// the mean of their part, and that of the part (Chan, Golub, LeVeque, 1983).
+static __global__ void __launch_bounds__(norm_threads, norm_blocks)
     statistics_kernel(Channels of, const float* __restrict__ moments, float* __restrict__ mean,
                       float* __restrict__ var) {
   const int64_t channel = channel_of_warp(), parts = of.parts();
@@ -148,46 +190,50 @@ template <class T, int N>
 __global__ void __launch_bounds__(norm_threads, norm_blocks)
     normalize_kernel(Channels of, const T* __restrict__ x, BatchNorm norm, const T* __restrict__ residual,
                      bool relu, T* __restrict__ y) {
-  const Part part = part_of_block(of);
+  const NormPart part = part_of_block(of);
   const ChannelNorm channel = norm_of(norm, part.channel);
-#pragma unroll 4
-  for (uint32_t k = part.begin + threadIdx.x * N; k < part.end; k += norm_threads * N) {
-    const int64_t at = of.at(part.channel, k);
-    float numbers[N], added[N] = {};
-    load<T, N>(x + at, numbers);
-    if (residual) load<T, N>(residual + at, added);
+  constexpr int B = norm_batch<N>;
+  for (uint32_t k = part.begin + threadIdx.x * N; k < part.end; k += B * norm_threads * N) {
+    int64_t at[B];
+    places_of_vectors<N>(of, part, k, at);
+    float numbers[B][N], added[B][N] = {};
+    load_batch<T, N>(x, at, numbers);
+    if (residual) load_batch<T, N>(residual, at, added);
+#pragma unroll
+    for (int b = 0; b < B; ++b)
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        float& number = numbers[b][n];
+        number = normalized(number, channel.mean, channel.scale, channel.bias);
+        if (residual) number += added[b][n];
+        if (relu && number < 0) number = 0;  // NaN stays NaN
+      }
+    store_batch<T, N>(numbers, part, k, at, y);
+  }
+}
+
+// Vectors of g, 0 where relu made the output 0. Outputs are those of y or, where that is null, computed again from
+// x and rounded as they were for y.
+template <class T, int N, int B>
+__device__ __forceinline__ void load_gated(const T* g, const T* y, const int64_t (&at)[B], bool relu,
+                                           const float (&x)[B][N], const ChannelNorm& channel,
+                                           float (&gated)[B][N]) {
+  load_batch<T, N>(g, at, gated);
+  if (!relu) return;
+  float outputs[B][N];
+  if (y) load_batch<T, N>(y, at, outputs);
+#pragma unroll
+  for (int b = 0; b < B; ++b)
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      numbers[n] = normalized(numbers[n], channel.mean, channel.scale, channel.bias);
-      if (residual) numbers[n] += added[n];
-      if (relu && numbers[n] < 0) numbers[n] = 0;  // NaN stays NaN
+      const float output =
+          y ? outputs[b][n] : float(T(normalized(x[b][n], channel.mean, channel.scale, channel.bias)));
+      if (output <= 0) gated[b][n] = 0;  // not where it is NaN
     }
-    store<T, N>(numbers, y + at);
-  }
 }
 
-// N numbers of g, 0 where relu made the output 0. Outputs are those of y or, where that is null, computed again
-// from x and rounded as they were for y.
-template <class T, int N>
-__device__ __forceinline__ void load_gated(const T* g, const float (&x)[N], const ChannelNorm& channel, const T* y,
-                                           bool relu, float (&numbers)[N]) {
-  load<T, N>(g, numbers);
-  if (relu) {
-    float outputs[N];
-    if (y) {
-      load<T, N>(y, outputs);
-    } else {
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-        outputs[n] = float(T(normalized(x[n], channel.mean, channel.scale, channel.bias)));
-    }
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-      if (outputs[n] <= 0) numbers[n] = 0;  // not where it is NaN
-  }
-}
-
-// sums[channel, part] = sum of gated g, and of gated g (x - mean), over the part; gated g to d_residual unless null
+// sums[channel, part] = sum of gated g, and of gated g (x - mean), over the part; gated g to d_residual unless
+// null
 template <class T, int N>
 __global__ void __launch_bounds__(norm_threads, norm_blocks)
     part_gradient_sums_kernel(Channels of, const T* __restrict__ g, const T* __restrict__ x, BatchNorm norm,
@@ -195,21 +241,25 @@ __global__ void __launch_bounds__(norm_threads, norm_blocks)
                               float* __restrict__ sums) {
   SHARED_ARRAY(float, sums_of_g, norm_warps);
   SHARED_ARRAY(float, sums_of_product, norm_warps);
-  const Part part = part_of_block(of);
+  const NormPart part = part_of_block(of);
   const ChannelNorm channel = norm_of(norm, part.channel);
   float of_g = 0, of_product = 0;
-#pragma unroll 4
-  for (uint32_t k = part.begin + threadIdx.x * N; k < part.end; k += norm_threads * N) {
-    const int64_t at = of.at(part.channel, k);
-    float of_x[N], gated[N];
-    load<T, N>(x + at, of_x);
-    load_gated<T, N>(g + at, of_x, channel, y ? y + at : nullptr, relu, gated);
-    if (d_residual) store<T, N>(gated, d_residual + at);
+  constexpr int B = norm_batch<N>;
+  for (uint32_t k = part.begin + threadIdx.x * N; k < part.end; k += B * norm_threads * N) {
+    int64_t at[B];
+    places_of_vectors<N>(of, part, k, at);
+    float of_x[B][N], gated[B][N];
+    load_batch<T, N>(x, at, of_x);
+    load_gated<T, N>(g, y, at, relu, of_x, channel, gated);
+    if (d_residual) store_batch<T, N>(gated, part, k, at, d_residual);
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      of_g += gated[n];
-      of_product += gated[n] * (of_x[n] - channel.mean);
-    }
+    for (int b = 0; b < B; ++b)
+      if (k + b * norm_threads * N < part.end)
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          of_g += gated[b][n];
+          of_product += gated[b][n] * (of_x[b][n] - channel.mean);
+        }
   }
   of_g = sum_of_block(of_g, sums_of_g);
   of_product = sum_of_block(of_product, sums_of_product);
@@ -220,7 +270,7 @@ __global__ void __launch_bounds__(norm_threads, norm_blocks)
 }
 
 // d_bias = sum of gated g, d_weight = sum of gated g (x - mean) / sqrt(var + eps)
-__global__ void __launch_bounds__(norm_threads, norm_blocks)
+static __global__ void __launch_bounds__(norm_threads, norm_blocks)
     parameter_gradients_kernel(Channels of, const float* __restrict__ sums, BatchNorm norm,
                                float* __restrict__ d_weight, float* __restrict__ d_bias) {
   const int64_t channel = channel_of_warp(), parts = of.parts();
@@ -246,29 +296,32 @@ __global__ void __launch_bounds__(norm_threads, norm_blocks)
     gradient_kernel(Channels of, const T* __restrict__ g, const T* __restrict__ x, BatchNorm norm,
                     const T* __restrict__ y, bool relu, bool training, const float* __restrict__ d_weight,
                     const float* __restrict__ d_bias, T* __restrict__ d_x) {
-  const Part part = part_of_block(of);
+  const NormPart part = part_of_block(of);
   const ChannelNorm channel = norm_of(norm, part.channel);
   const float share = 1 / float(of.numbers());
   const float of_g = share * d_bias[part.channel], of_away = share * d_weight[part.channel] * channel.rstd;
-#pragma unroll 4
-  for (uint32_t k = part.begin + threadIdx.x * N; k < part.end; k += norm_threads * N) {
-    const int64_t at = of.at(part.channel, k);
-    float of_x[N], gated[N];
-    load<T, N>(x + at, of_x);
-    load_gated<T, N>(g + at, of_x, channel, y ? y + at : nullptr, relu, gated);
+  constexpr int B = norm_batch<N>;
+  for (uint32_t k = part.begin + threadIdx.x * N; k < part.end; k += B * norm_threads * N) {
+    int64_t at[B];
+    places_of_vectors<N>(of, part, k, at);
+    float of_x[B][N], gated[B][N];
+    load_batch<T, N>(x, at, of_x);
+    load_gated<T, N>(g, y, at, relu, of_x, channel, gated);
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      if (training) gated[n] -= of_g + (of_x[n] - channel.mean) * of_away;
-      gated[n] *= channel.scale;
-    }
-    store<T, N>(gated, d_x + at);
+    for (int b = 0; b < B; ++b)
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        if (training) gated[b][n] -= of_g + (of_x[b][n] - channel.mean) * of_away;
+        gated[b][n] *= channel.scale;
+      }
+    store_batch<T, N>(gated, part, k, at, d_x);
   }
 }
 
 // ---- launching ----
 
-// Numbers of workspace for the functions below.
-inline int64_t batch_norm_workspace(const Channels& of) { return 2 * of.channels * of.parts(); }
+// Numbers of workspace for the functions below, whose results may not overlap what they read.
+inline int64_t batch_norm_workspace(const Channels& of) { return 2 * of.parts() * of.channels; }
 
 // A block for each part of each channel.
 inline dim3 blocks_of_parts(const Channels& of) {
