@@ -1,16 +1,21 @@
 """CUDA kernels without a GPU: run on the CPU by ``simt/simt.h``, and compiled by nvcc where there is one."""
 
+import os
 import re
-import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from compiling import attempt, cxx, run, skip_without_sanitizers
 from torch.utils import cpp_extension
 
-from sparseprune import jit
+from sparseprune import jit, nvcc
 
-SIMT = Path(__file__).resolve().parent / "simt"
+ROOT = Path(__file__).resolve().parent.parent
+SIMT = ROOT / "tests" / "simt"
+# What the CUDA operators use of the C++ part.
+SHARED = [jit.CSRC / name for name in ("ops.cpp", "pattern.cpp", "conv_plan.cpp")]
 ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREAD = ["-fsanitize=thread"]
 
@@ -48,15 +53,20 @@ def build(name: str, flags: list[str], folder: Path) -> str:
     return program
 
 
+TESTS = sorted(path.stem for path in SIMT.glob("*_test.cpp"))
+
+
 @pytest.mark.slow
-def test_kernels_against_double_precision_under_address_sanitizer(tmp_path: Path) -> None:
-    program = build("kernels_test", ADDRESS, tmp_path)
+@pytest.mark.parametrize("name", TESTS)
+def test_kernels_against_double_precision_under_address_sanitizer(name: str, tmp_path: Path) -> None:
+    program = build(name, ADDRESS, tmp_path)
     assert " numbers checked" in run([program, "0", "1"], tmp_path)
 
 
 @pytest.mark.slow
-def test_kernels_have_no_races(tmp_path: Path) -> None:
-    program = build("kernels_test", THREAD, tmp_path)
+@pytest.mark.parametrize("name", TESTS)
+def test_kernels_have_no_races(name: str, tmp_path: Path) -> None:
+    program = build(name, THREAD, tmp_path)
     assert " numbers checked" in run([program, "brief", "0"], tmp_path)
 
 
@@ -73,50 +83,104 @@ def test_planted_bugs_are_found(sanitizer: str, tmp_path: Path) -> None:
         assert words in result.stdout, f"{bug}: expected {words!r} in\n{result.stdout[-4000:]}"
 
 
+@pytest.mark.slow
+def test_operators_on_the_emulator(tmp_path: Path) -> None:
+    """What runs on a GPU, test_gpu.py, over the CUDA operators compiled as C++ for the CPU."""
+    compiler = cxx()
+    headers = [f"-I{jit.CSRC}", f"-I{SIMT}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
+    options = [*jit.CXX_FLAGS, "-O1", "-fPIC", "-Wno-unknown-pragmas", *headers]
+    sources = [*SHARED, *map(Path, nvcc.sources())]
+    sources = [source for source in sources if source.stem != "build_info"]
+
+    def compile_one(source: Path) -> str:
+        result = str(tmp_path / f"{source.stem}.o")
+        run([*compiler, *options, "-x", "c++", "-c", str(source), "-o", result], tmp_path)
+        return result
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    library = str(tmp_path / "emulated.so")
+    libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
+    run([*compiler, "-shared", *objects, *libraries, "-o", library], tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests" / "test_gpu.py"),
+    ]
+    said = run(command, ROOT, SPARSEPRUNE_FALLBACK="1", SPARSEPRUNE_EMULATED=library)
+    assert " passed" in said
+    assert not re.search("error|failed", said.splitlines()[-1])
+
+
 # ---- what nvcc says ----
 
-ARCHITECTURES = ("80", "90", "100", "120")
-# Of a block of 128 or 256 threads: what leaves room for four of them and more on a multiprocessor.
-MOST_REGISTERS, MOST_SHARED = 128, 18 * 1024
+ARCHITECTURES = {"80", "90", "100", "120"}
+# Of a block of threads: what leaves room for four of them and more on a multiprocessor. Tiles of tensor cores are
+# staged twice over.
+MOST_REGISTERS, MOST_SHARED, MOST_SHARED_BY_TENSOR_CORES = 128, 18 * 1024, 26 * 1024
 
 
 @pytest.fixture
-def nvcc() -> str:
-    found = shutil.which("nvcc")
-    if found is None:
-        pytest.skip("there is no nvcc on the PATH")
-    return found
+def found(monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("USE_CUDA", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    path = nvcc.find()
+    if path is None:
+        pytest.skip("there is no nvcc")
+    return path
+
+
+def compile_with_nvcc(found: str, source: str, *flags: str, folder: Path) -> str:
+    headers = [f"-I{jit.CSRC}", *(f"-isystem={path}" for path in cpp_extension.include_paths())]
+    return run([found, *nvcc.FLAGS, *headers, *flags, source], folder)
 
 
 @pytest.mark.slow
-def test_kernels_compile_within_their_budgets(nvcc: str, tmp_path: Path) -> None:
-    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    command = [nvcc, "-std=c++17", "-O3", f"-I{jit.CSRC}", *targets, "--threads=2", "-Xptxas=-v", "-c"]
-    said = run([*command, str(SIMT / "instances.cu"), "-o", str(tmp_path / "instances.o")], tmp_path)
+@pytest.mark.parametrize("source", nvcc.sources(), ids=lambda source: Path(source).stem)
+def test_kernels_stay_within_their_budgets(found: str, source: str, tmp_path: Path) -> None:
+    flags = [*nvcc.targets(found), "-Xptxas=-v", "-c", "-o", str(tmp_path / "object.o")]
+    said = compile_with_nvcc(found, source, *flags, folder=tmp_path)
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)\w*'", said)
-    assert {architecture for _, architecture in kernels} == set(ARCHITECTURES)
+    assert not kernels or {architecture for _, architecture in kernels} == ARCHITECTURES
+    assert bool(kernels) == (Path(source).stem in KERNEL_FILES)
     for kernel in said.split("Compiling entry function ")[1:]:
         name = kernel.split("'")[1]
         used = re.search(r"Used (\d+) registers", kernel)
         shared = re.search(r"(\d+) bytes smem", kernel)
+        most_shared = MOST_SHARED_BY_TENSOR_CORES if "tensor_cores" in name else MOST_SHARED
         assert ", 0 bytes spill stores, 0 bytes spill loads" in kernel, f"{name} spills"
         assert used is not None, name
         assert int(used[1]) <= MOST_REGISTERS, f"{name}: {used[1]} registers"
-        assert shared is None or int(shared[1]) <= MOST_SHARED, f"{name}: {shared[1] if shared else 0} bytes"
+        assert shared is None or int(shared[1]) <= most_shared, f"{name}: {shared[1] if shared else 0} bytes"
+
+
+KERNEL_FILES = {"batch_norm", "conv", "linear", "topk"}
+
+
+def entries(found: str, source: str, folder: Path) -> dict[str, str]:
+    """PTX of every kernel of a file, by name. Names hold the template's arguments."""
+    ptx = folder / "kernels.ptx"
+    path = str(jit.CSRC / "cuda" / f"{source}.cu")
+    compile_with_nvcc(found, path, "-arch=compute_80", "-ptx", "-o", str(ptx), folder=folder)
+    parts = ptx.read_text().split(".entry ")[1:]
+    return {part.split("(")[0].strip(): part for part in parts}
 
 
 @pytest.mark.slow
-def test_wide_loads_are_in_the_ptx(nvcc: str, tmp_path: Path) -> None:
-    ptx = tmp_path / "instances.ptx"
-    command = [nvcc, "-std=c++17", "-O3", f"-I{jit.CSRC}", "-arch=compute_80", "-ptx"]
-    run([*command, str(SIMT / "instances.cu"), "-o", str(ptx)], tmp_path)
-    found = 0
-    for entry in ptx.read_text().split(".entry ")[1:]:
-        name = entry.split("(")[0].strip()
-        # Names hold the template's arguments: the type, V, and how many numbers are loaded at once.
-        kernel = re.search(r"(?:spmm_kernel|sddmm_kernel)I(.*?)Li\d+ELi(\d+)E", name)
-        if kernel is not None and kernel[2] != "1":
-            found += 1
-            words = int(kernel[2]) * (4 if kernel[1] == "f" else 2) // 4
-            assert f"ld.global.v{words}." in entry, f"{name} loads no {words} words at once"
-    assert found > 40
+def test_wide_loads_are_in_the_ptx(found: str, tmp_path: Path) -> None:
+    """Where the template says that N > 1 numbers are loaded at once, they are."""
+    checked = 0
+    for source in ("linear", "conv"):
+        for name, code in entries(found, source, tmp_path).items():
+            kernel = re.search(r"(spmm_kernel|sddmm_kernel|conv\w*_kernel)I(.*?)Li\d+ELi(\d+)E", name)
+            if kernel is not None and kernel[3] != "1":
+                checked += 1
+                words = int(kernel[3]) * (4 if kernel[2] == "f" else 2) // 4
+                assert f"ld.global.v{words}." in code or f"ld.global.nc.v{words}." in code, (
+                    f"{name} loads no {words} words at once"
+                )
+    assert checked > 60

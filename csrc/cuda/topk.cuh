@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(topk_threads)
 }
 
 // One thread: the digit of the k-th largest, and how many of those that share it are wanted.
-__global__ void choose_digit_kernel(int shift, bool first, unsigned long long k, Selection* selection) {
+static __global__ void choose_digit_kernel(int shift, bool first, unsigned long long k, Selection* selection) {
   unsigned long long wanted = first ? k : selection->wanted;
   int digit = topk_digits - 1;
   for (; digit > 0 && selection->count[digit] < wanted; --digit) wanted -= selection->count[digit];
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(topk_threads)
 }
 
 // before[tile] = ties of all tiles before it; one block
-__global__ void __launch_bounds__(topk_threads)
+static __global__ void __launch_bounds__(topk_threads)
     scan_ties_kernel(const int32_t* ties, int64_t tiles, unsigned long long* before) {
   SHARED_ARRAY(unsigned long long, of_warp, topk_warps);
   SHARED_ARRAY(unsigned long long, carry, 1);
