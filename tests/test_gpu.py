@@ -16,6 +16,15 @@ import sparseprune as sp
 from sparseprune import fallback, ops
 from sparseprune.fallback import ordered_as_integers
 from sparseprune.fallback.images import empty_images
+from sparseprune.ops.convolution import (
+    ConvPattern,
+    Geometry,
+    conv2d,
+    conv2d_backward,
+    conv2d_sddmm,
+    conv2d_t,
+    conv_pattern,
+)
 from sparseprune.pattern import bsr_from_mask
 
 DEVICE = torch.device("cpu" if EMULATED else "cuda")
@@ -59,6 +68,10 @@ def blocks(rows: int, cols: int, block_rows: int, density: float) -> Tensor:
 def pattern_on_device(mask: Tensor, block_rows: int) -> ops.Pattern:
     crow, col = bsr_from_mask(mask, block_rows)
     return ops.plans(crow.to(DEVICE), col.to(DEVICE), mask.shape[1], block_rows)
+
+
+def images(n: int, c: int, h: int, w: int, inner: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+    return empty_images(random(1, dtype=dtype), (n, c, h, w), inner).copy_(random(n, c, h, w))
 
 
 def features_innermost(x: Tensor) -> Tensor:
@@ -204,11 +217,137 @@ def test_tensors_of_another_device_are_refused() -> None:
         ops.spmm(x, values, on_cpu)
 
 
+# ---- convolution -------------------------------------------------------------------------------------------
+
+# Geometry, input's height and width
+CONVOLUTIONS = [
+    (Geometry(6, 3, 3, 1, 1, 1, 1, 1, 1), 5, 6),
+    (Geometry(6, 3, 3, 2, 2, 1, 1, 1, 1), 5, 6),
+    (Geometry(6, 1, 1), 4, 3),
+    (Geometry(6, 1, 1, 2, 2), 5, 4),
+    (Geometry(6, 2, 3, 2, 1, 0, 2, 1, 0, 1, 2), 6, 7),
+    (Geometry(6, 1, 5, 1, 3, 0, 0, 2, 2), 1, 9),
+    (Geometry(6, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2), 4, 5),
+    (Geometry(8, 3, 3, 1, 2, 1, 1, 1, 1, 1, 1, 2), 4, 5),
+    (Geometry(8, 1, 1, groups=2), 3, 3),
+]
+
+
+def conv_pattern_on_device(mask: Tensor, geometry: Geometry, block_rows: int) -> ConvPattern:
+    crow, col = bsr_from_mask(mask, block_rows)
+    return conv_pattern(crow.to(DEVICE), col.to(DEVICE), geometry, block_rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_rows", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("which", range(len(CONVOLUTIONS)))
+def test_convolutions(dtype: torch.dtype, block_rows: int, which: int) -> None:
+    torch.manual_seed(which)
+    of, height, width = CONVOLUTIONS[which]
+    samples, channels = ((16, 1, 3, 20)[(which + block_rows) % 4], 32)
+    pattern = conv_pattern_on_device(blocks(channels, of.cols, block_rows, 0.4), of, block_rows)
+    values = random(len(pattern.col), block_rows, dtype=dtype)
+    x = images(samples, of.in_channels, height, width, bool(which % 2), dtype)
+    g = images(samples, channels, *of.output_size(height, width), bool(block_rows % 3), dtype)
+    bias = random(channels, dtype=dtype) if which % 3 else None
+
+    plain = fallback.convolution
+    like = reference(pattern)
+    wide_x, wide_g, wide_values, wide_bias = wide(x, g, values, bias)
+    y = conv2d(x, values, pattern, of, bias)
+    assert_close(y, plain.conv2d(wide_x, wide_values, *like, of, wide_bias), dtype)
+    d_x = conv2d_t(g, values, pattern, of, (height, width))
+    assert_close(d_x, plain.conv2d_t(wide_g, wide_values, *like, of, (height, width)), dtype)
+    d_values = conv2d_sddmm(g, x, pattern, of, block_rows)
+    assert_close(d_values, plain.conv2d_sddmm(wide_g, wide_x, *like, of, block_rows), dtype)
+    got = conv2d_backward(g, x, values, pattern, of)
+    expected = plain.conv2d_backward(wide_g, wide_x, wide_values, *like, of)
+    for one, other in zip(got, expected, strict=True):
+        assert_close(one, other, dtype)
+    assert torch.equal(got[0], d_x)
+    assert torch.equal(got[1], d_values)
+
+
+@pytest.mark.parametrize("batch_inner", [True, False, None])
+@pytest.mark.parametrize("of_input", [True, False])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_layout_of_images(batch_inner: bool | None, of_input: bool, kernel: int) -> None:
+    geometry = Geometry(4, kernel, kernel)
+    pattern = conv_pattern_on_device(blocks(8, geometry.cols, 2, 0.5), geometry, 2)
+    values, x = random(len(pattern.col), 2), images(6, 4, 5, 5, of_input)
+    y = conv2d(x, values, pattern, geometry, batch_inner=batch_inner)
+    inner = of_input if batch_inner is None else batch_inner
+    assert y.stride() == empty_images(x, y.shape, inner).stride()
+    assert conv2d_t(y, values, pattern, geometry, (5, 5)).stride() == empty_images(x, x.shape, inner).stride()
+    assert conv2d_backward(y, x, values, pattern, geometry)[0].stride() == x.stride()
+
+
+def test_images_of_sizes_of_zero() -> None:
+    geometry = Geometry(4, 3, 3)
+    pattern = conv_pattern_on_device(blocks(8, geometry.cols, 1, 0.5), geometry, 1)
+    values = random(len(pattern.col), 1)
+    x, g = random(0, 4, 5, 5), random(0, 8, 3, 3)
+    assert conv2d(x, values, pattern, geometry).shape == (0, 8, 3, 3)
+    d_x, d_values, d_bias = conv2d_backward(g, x, values, pattern, geometry)
+    assert d_x.shape == x.shape
+    assert torch.equal(d_values, torch.zeros_like(values))
+    assert torch.equal(d_bias, torch.zeros_like(d_bias))
+    empty = conv_pattern_on_device(torch.zeros(8, geometry.cols, dtype=torch.bool), geometry, 1)
+    y = conv2d(random(2, 4, 5, 5), random(0, 1), empty, geometry, bias := random(8))
+    assert torch.equal(y, bias[:, None, None].expand(2, 8, 3, 3))
+
+
+def test_infinite_pixels_do_not_leak_through_padding() -> None:
+    geometry = Geometry(1, 3, 3, 1, 1, 1, 1, 1, 1)
+    mask = torch.zeros(1, 9, dtype=torch.bool)
+    mask[0, 0] = True  # reads the pixel above, to the left
+    pattern = conv_pattern_on_device(mask, geometry, 1)
+    x = random(3, 1, 4, 4)
+    x[1, 0, 3, 1] = torch.inf  # below all results that are in the image
+    x[2, 0, 0, 0] = torch.nan
+    bad = ~conv2d(x, random(1, 1).abs() + 1, pattern, geometry).isfinite()
+    assert bad.nonzero().tolist() == [[2, 0, 1, 1]]
+
+
+def test_convolutions_refuse_what_does_not_fit() -> None:
+    geometry = Geometry(4, 3, 3)
+    pattern = conv_pattern_on_device(blocks(8, geometry.cols, 1, 0.5), geometry, 1)
+    values, x = random(len(pattern.col), 1), random(2, 4, 5, 5)
+    other = geometry._replace(stride_h=2)
+    with pytest.raises(ValueError, match="a plan made by sparseprune::conv2d_plan on a GPU, of this pattern"):
+        conv2d(x, values, pattern, other)
+    with pytest.raises(ValueError, match=r"x\.shape == \[samples, 4 \(in_channels\), height, width\]"):
+        conv2d(random(2, 3, 5, 5), values, pattern, geometry)
+    with pytest.raises(ValueError, match="expected bias to be float32, got float16"):
+        conv2d(x, values, pattern, geometry, random(8).half())
+    with pytest.raises(ValueError, match="of at least 3 \\(the kernel's reach\\) in width, got 2"):
+        conv2d(random(2, 4, 5, 2), values, pattern, geometry)
+    with pytest.raises(ValueError, match=r"g of height and width 3 x 3 \(the output's\), got 4 x 3"):
+        conv2d_t(random(2, 8, 4, 3), values, pattern, geometry, (5, 5))
+    far = Geometry(1, 3, 1, dilation_h=20000)
+    pattern = conv_pattern_on_device(torch.ones(1, 3, dtype=torch.bool), far, 1)
+    with pytest.raises(
+        ValueError, match=r"kernels that reach less than 2\^15 pixels, padding included, got 60001"
+    ):
+        conv2d(random(1, 1, 40001, 1), random(3, 1), pattern, far)
+
+
+def test_convolutions_pass_torchs_own_checks() -> None:
+    geometry = Geometry(4, 3, 3, 2, 2, 1, 1, 1, 1)
+    pattern = conv_pattern_on_device(blocks(8, geometry.cols, 2, 0.5), geometry, 2)
+    values, x, g = random(len(pattern.col), 2), random(3, 4, 5, 5), random(3, 8, 3, 3)
+    sizes = list(geometry)
+    operators = torch.ops.sparseprune
+    for operator, arguments in (
+        (operators.conv2d, (x, values, *pattern, sizes, random(8))),
+        (operators.conv2d_t, (g, values, *pattern, sizes, [5, 5])),
+        (operators.conv2d_sddmm, (g, x, *pattern, sizes, 2)),
+        (operators.conv2d_backward, (g, x, values, *pattern, sizes)),
+    ):
+        torch.library.opcheck(operator.default, arguments, test_utils=OPCHECKS)
+
+
 # ---- batch norm --------------------------------------------------------------------------------------------
-
-
-def images(n: int, c: int, h: int, w: int, inner: bool, dtype: torch.dtype = torch.float32) -> Tensor:
-    return empty_images(random(1, dtype=dtype), (n, c, h, w), inner).copy_(random(n, c, h, w))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

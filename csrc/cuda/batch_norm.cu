@@ -1,8 +1,7 @@
 // Operators batch_norm_act, batch_norm_act_eval and batch_norm_act_backward on a GPU.
-#include "batch_norm.cuh"
-
 #include <tuple>
 
+#include "batch_norm.cuh"
 #include "operands.h"
 
 namespace sparseprune::cuda {
@@ -60,7 +59,11 @@ struct Parameters {
 
   Parameters(const Tensor& mean, const Tensor& var, const std::optional<Tensor>& weight,
              const std::optional<Tensor>& bias, double eps)
-      : mean(in_float(mean)), var(in_float(var)), weight(in_float(weight)), bias(in_float(bias)), eps(float(eps)) {}
+      : mean(in_float(mean)),
+        var(in_float(var)),
+        weight(in_float(weight)),
+        bias(in_float(bias)),
+        eps(float(eps)) {}
 
   BatchNorm view() const {
     return {data_or_null<float>(mean), data_or_null<float>(var), data_or_null<float>(weight),

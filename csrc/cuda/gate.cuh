@@ -45,8 +45,8 @@ void launch_gate(int64_t rows, const T* g, const T* y, int64_t samples, T* gated
   if (rows == 0) return;
   constexpr int vector = 16 / int(sizeof(T));
   const bool fit = vectors_fit<T>(vector, samples, g, g) && vectors_fit<T>(vector, samples, y, gated);
-  launch(fit ? gate_kernel<T, vector> : gate_kernel<T, 1>, grid_of(rows), dim3(gate_threads), stream, g, y, samples,
-         gated, sum);
+  launch(fit ? gate_kernel<T, vector> : gate_kernel<T, 1>, grid_of(rows), dim3(gate_threads), stream, g, y,
+         samples, gated, sum);
 }
 
 }  // namespace sparseprune::cuda

@@ -32,8 +32,8 @@ Weight checked_weight(const char* op, const Tensor& crow, const Tensor& col, con
   const int64_t rows = crow.numel() - 1, nnz = col.numel(), twice_cols = plan_t.numel() - 1 - 2 * nnz;
   check(crow.dim() == 1 && col.dim() == 1 && rows >= 0 && plan.is_contiguous() && plan.numel() == rows &&
             plan_t.is_contiguous() && twice_cols >= 0 && twice_cols % 2 == 0,
-        op, ": expected plans made by sparseprune::plan on a GPU, of this pattern (", rows, " rows of blocks, ", nnz,
-        " nonzeros), got ones of ", plan.numel(), " and ", plan_t.numel(),
+        op, ": expected plans made by sparseprune::plan on a GPU, of this pattern (", rows, " rows of blocks, ",
+        nnz, " nonzeros), got ones of ", plan.numel(), " and ", plan_t.numel(),
         " numbers; build them again after changing or moving the pattern");
   const Tensor start = torch::stable::contiguous(crow), index = torch::stable::contiguous(col);
   const int64_t cols = twice_cols / 2;
@@ -78,7 +78,7 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
     using T = decltype(zero);
     for_block_rows(w.block_rows, [&](auto v) {
       launch_spmm<T, v.value>(w.by_rows, data_of<T>(value), data_of<T>(in), batch, data_or_null<T>(b), relu,
-                       mutable_data_of<T>(y), device.stream);
+                              mutable_data_of<T>(y), device.stream);
     });
   });
   device.check_launches();
@@ -93,8 +93,8 @@ Tensor input_gradient(const Weight& w, const Tensor& g, const Tensor& values, cu
   dispatch(g.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     for_block_rows(w.block_rows, [&](auto v) {
-      launch_spmm_t<T, v.value>(w.by_columns.rows, w.by_columns.source, data_of<T>(value), data_of<T>(g), g.size(1),
-                         mutable_data_of<T>(d_x), stream);
+      launch_spmm_t<T, v.value>(w.by_columns.rows, w.by_columns.source, data_of<T>(value), data_of<T>(g),
+                                g.size(1), mutable_data_of<T>(d_x), stream);
     });
   });
   return d_x;
@@ -108,8 +108,8 @@ Tensor weight_gradient(const Weight& w, const Tensor& g, const Tensor& x, cudaSt
   dispatch(g.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     for_block_rows(w.block_rows, [&](auto v) {
-      launch_sddmm<T, v.value>(w.by_rows, w.nnz, data_of<T>(g), data_of<T>(x), samples, mutable_data_of<float>(workspace),
-                        mutable_data_of<T>(d_values), stream);
+      launch_sddmm<T, v.value>(w.by_rows, w.nnz, data_of<T>(g), data_of<T>(x), samples,
+                               mutable_data_of<float>(workspace), mutable_data_of<T>(d_values), stream);
     });
   });
   return d_values;
@@ -174,7 +174,7 @@ std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& 
   dispatch(type, [&](auto zero) {
     using T = decltype(zero);
     launch_gate<T>(g.size(0), data_of<T>(grad), data_or_null<T>(output), g.size(1),
-            y ? mutable_data_of<T>(gated) : nullptr, mutable_data_of<T>(d_bias), device.stream);
+                   y ? mutable_data_of<T>(gated) : nullptr, mutable_data_of<T>(d_bias), device.stream);
   });
   const Tensor d_x = input_gradient(w, gated, values, device.stream),
                d_values = weight_gradient(w, gated, in, device.stream);

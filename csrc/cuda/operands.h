@@ -90,7 +90,8 @@ inline void check_device(const char* op, const char* what, const Tensor& t, cons
         t.is_cpu() ? "one on the CPU" : "one elsewhere", "; move all to one device");
 }
 
-inline void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected, const Tensor& like) {
+inline void check_type(const char* op, const char* what, const Tensor& t, ScalarType expected,
+                       const Tensor& like) {
   check_device(op, what, t, like);
   check_dtype(op, what, t, expected);
 }
@@ -101,7 +102,8 @@ inline ScalarType check_floating(const char* op, const char* what, const Tensor&
         "move all to one device");
   check(type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16, op, ": expected ",
         what, " to be float32, float16 or bfloat16 on a GPU, got ", name_of(type),
-        type == ScalarType::Double ? ", of which there are kernels on the CPU only" : "", "; convert with .float()");
+        type == ScalarType::Double ? ", of which there are kernels on the CPU only" : "",
+        "; convert with .float()");
   return type;
 }
 

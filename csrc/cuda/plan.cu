@@ -1,30 +1,9 @@
 // Operator plan on a GPU: made on the CPU once, and copied.
-#include <algorithm>
-#include <numeric>
-
-#include "operands.h"
 #include "pattern.h"
 #include "plan.h"
 
 namespace sparseprune::cuda {
 namespace {
-
-// Rows by falling number of nonzeros, as they were among equals.
-void fill_order(const int32_t* start, int32_t rows, int32_t* order) {
-  std::iota(order, order + rows, 0);
-  std::stable_sort(order, order + rows,
-                   [&](int32_t a, int32_t b) { return start[a + 1] - start[a] > start[b + 1] - start[b]; });
-}
-
-Tensor on_cpu(const Tensor& t) {
-  return torch::stable::contiguous(torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU)));
-}
-Tensor on_device_of(const Tensor& like, const Tensor& t) {
-  const Tensor result = torch::stable::new_empty(like, {t.numel()}, t.scalar_type());
-  Tensor to = result;
-  torch::stable::copy_(to, t);
-  return result;
-}
 
 Tensor plan_of_weight(const Csr& a, const Tensor& like) {
   const Tensor plan = torch::stable::new_empty(like, {int64_t(a.rows)}, ScalarType::Int);

@@ -65,7 +65,7 @@ inline int sddmm_parts(int64_t samples) {
 // workspace: sddmm_parts(samples) x nonzeros x V numbers
 template <class T, int V>
 void launch_sddmm(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples, float* workspace,
-           T* d_value, cudaStream_t stream) {
+                  T* d_value, cudaStream_t stream) {
   if (nonzeros == 0) return;
   constexpr int vector = vector_numbers<T, V>;
   const int parts = sddmm_parts(samples);

@@ -122,20 +122,20 @@ void run_spmm(const Rows& rows, const int32_t* source, const T* value, const T* 
   for_tile<T, V>(samples, x, y, [&](auto n, auto l) {
     constexpr int N = n.value, L = l.value;
     const int64_t blocks = divided_up(rows.count, spmm_threads / L) * divided_up(samples, N * L);
-    launch(spmm_kernel<T, V, N, L, transposed>, grid_of(blocks), dim3(spmm_threads), stream, rows, source, value, x,
-           samples, bias, relu, y);
+    launch(spmm_kernel<T, V, N, L, transposed>, grid_of(blocks), dim3(spmm_threads), stream, rows, source, value,
+           x, samples, bias, relu, y);
   });
 }
 
 template <class T, int V>
 void launch_spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
-          cudaStream_t stream) {
+                 cudaStream_t stream) {
   run_spmm<T, V, false>(rows, nullptr, value, x, samples, bias, relu, y, stream);
 }
 
 template <class T, int V>
 void launch_spmm_t(const Rows& rows, const int32_t* source, const T* value, const T* g, int64_t samples, T* d_x,
-            cudaStream_t stream) {
+                   cudaStream_t stream) {
   run_spmm<T, V, true>(rows, source, value, g, samples, nullptr, false, d_x, stream);
 }
 

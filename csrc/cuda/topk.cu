@@ -1,7 +1,6 @@
 // Operator topk_masks on a GPU.
-#include "topk.cuh"
-
 #include "operands.h"
+#include "topk.cuh"
 
 namespace sparseprune::cuda {
 namespace {
@@ -21,7 +20,7 @@ void fill_masks(const std::vector<Tensor>& scores, const std::vector<Tensor>& ma
                before = torch::stable::new_empty(scores[0], {tiles + 1}, ScalarType::Long);
   Selection* const at = mutable_data_of<Selection>(selection);
   launch_topk<T>(tensors.data(), int(tensors.size()), k, at, mutable_data_of<int32_t>(ties),
-                mutable_data_of<unsigned long long>(before), device.stream);
+                 mutable_data_of<unsigned long long>(before), device.stream);
   device.check_launches();
   const int32_t bad = device.read(&at->bad);
   for (int i = 0, after = int(tensors.size()) - 1; bad && i <= after; ++i)

@@ -167,7 +167,7 @@ inline int64_t topk_tiles(int64_t n) { return divided_up(n, topk_tile); }
 // meaningless.
 template <class T>
 void launch_topk(const Scores<T>* tensors, int count, int64_t k, Selection* selection, int32_t* ties,
-                unsigned long long* before, cudaStream_t stream) {
+                 unsigned long long* before, cudaStream_t stream) {
   constexpr int64_t most_blocks = 1024;
   constexpr int highest = 8 * sizeof(T) - 8;
   for (int shift = highest; shift >= 0; shift -= 8) {
