@@ -7,9 +7,9 @@
 
 #include "conv2d.cuh"
 #include "conv_plan.h"
-#include "gate.cuh"
 #include "pattern.h"
 #include "plan.h"
+#include "products.h"
 
 namespace sparseprune::cuda {
 namespace {
@@ -105,9 +105,14 @@ Tensor new_batch_inner(const Tensor& like, int64_t channels, Size size, int64_t 
 // Back to (N, C, H, W).
 Tensor finished(const Tensor& y, bool inner) { return images_in_layout(samples_first(y), inner); }
 
-Tensor new_taps(const Tensor& like, const ConvShape& of) {
+// Calls launch(a number of the tensors' type, V as a constant, room for taps).
+template <class Launch>
+void run(const Tensor& like, const ConvShape& of, int64_t block_rows, Launch launch) {
   const int64_t count = std::max(conv_taps(of, false), conv_taps(of, true));
-  return torch::stable::new_empty(like, {(count + 1) * int64_t(sizeof(Tap))}, ScalarType::Byte);
+  const Tensor taps = torch::stable::new_empty(like, {(count + 1) * int64_t(sizeof(Tap))}, ScalarType::Byte);
+  dispatch(like.scalar_type(), [&](auto zero) {
+    for_block_rows(block_rows, [&](auto v) { launch(zero, v, mutable_data_of<Tap>(taps)); });
+  });
 }
 
 Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_t,
@@ -128,18 +133,14 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
                y = new_batch_inner(x, w.out_channels(), out, x.size(0));
   const std::optional<Tensor> b = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
   const ConvShape of = shape_of_call(w, in, out, x.size(0));
-  const Tensor taps = new_taps(x, of);
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    for_block_rows(w.block_rows, [&](auto v) {
-      if (is_product(g))
-        launch_spmm<T, v.value>(w.by_rows, data_of<T>(value), data_of<T>(input), of.pixels_in() * of.samples,
-                                data_or_null<T>(b), false, mutable_data_of<T>(y), device.stream);
-      else
-        launch_conv<T, v.value>(w.by_rows, data_of<T>(value), of, data_of<T>(input), data_or_null<T>(b),
-                                mutable_data_of<Tap>(taps), mutable_data_of<T>(y), device.stream);
+  if (is_product(g))
+    multiply(w.by_rows, value, input, of.pixels_in() * of.samples, b, false, y, device.stream);
+  else
+    run(x, of, w.block_rows, [&](auto zero, auto v, Tap* taps) {
+      using T = decltype(zero);
+      launch_conv<T, v.value>(w.by_rows, data_of<T>(value), of, data_of<T>(input), data_or_null<T>(b), taps,
+                              mutable_data_of<T>(y), device.stream);
     });
-  });
   device.check_launches();
   return finished(y, inner.value_or(is_batch_inner_images(x)));
 }
@@ -150,51 +151,39 @@ Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const T
 Tensor input_gradient(const Weight& w, const ConvShape& of, const Tensor& g, const Tensor& values,
                       cudaStream_t stream) {
   const Tensor value = torch::stable::contiguous(values),
-               d_x = new_batch_inner(g, w.geometry.in_channels, {of.in.height, of.in.width}, of.samples),
-               taps = new_taps(g, of);
-  dispatch(g.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    for_block_rows(w.block_rows, [&](auto v) {
-      if (is_product(w.geometry))
-        launch_spmm_t<T, v.value>(w.plan.rows, w.plan.source, data_of<T>(value), data_of<T>(g),
-                                  of.pixels_in() * of.samples, mutable_data_of<T>(d_x), stream);
-      else
-        launch_conv_t<T, v.value>(w.plan.rows, w.plan.source, data_of<T>(value), of, data_of<T>(g),
-                                  mutable_data_of<Tap>(taps), mutable_data_of<T>(d_x), stream);
+               d_x = new_batch_inner(g, w.geometry.in_channels, {of.in.height, of.in.width}, of.samples);
+  if (is_product(w.geometry))
+    multiply_transposed(w.plan.rows, w.plan.source, value, g, of.pixels_in() * of.samples, d_x, stream);
+  else
+    run(g, of, w.block_rows, [&](auto zero, auto v, Tap* taps) {
+      using T = decltype(zero);
+      launch_conv_t<T, v.value>(w.plan.rows, w.plan.source, data_of<T>(value), of, data_of<T>(g), taps,
+                                mutable_data_of<T>(d_x), stream);
     });
-  });
   return d_x;
 }
 
 // g [K, HO, WO, N], x [C, H, W, N]
 Tensor weight_gradient(const Weight& w, const ConvShape& of, const Tensor& g, const Tensor& x,
                        cudaStream_t stream) {
-  const int64_t numbers = of.pixels_in() * of.samples,
-                parts = is_product(w.geometry) ? sddmm_parts(numbers) : conv_parts(of);
-  const Tensor d_values = torch::stable::new_empty(g, {int64_t(w.nnz), w.block_rows}),
-               workspace = new_floats(g, parts * w.nnz * w.block_rows), taps = new_taps(g, of);
-  float* const sums = mutable_data_of<float>(workspace);
-  dispatch(g.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    for_block_rows(w.block_rows, [&](auto v) {
-      if (is_product(w.geometry))
-        launch_sddmm<T, v.value>(w.by_rows, w.nnz, data_of<T>(g), data_of<T>(x), numbers, sums,
-                                 mutable_data_of<T>(d_values), stream);
-      else
-        launch_conv_sddmm<T, v.value>(w.by_rows, w.nnz, of, data_of<T>(g), data_of<T>(x),
-                                      mutable_data_of<Tap>(taps), sums, mutable_data_of<T>(d_values), stream);
+  const Tensor d_values = torch::stable::new_empty(g, {int64_t(w.nnz), w.block_rows});
+  if (is_product(w.geometry)) {
+    multiply_sampled(w.by_rows, g, x, of.pixels_in() * of.samples, d_values, stream);
+  } else {
+    const Parts parts = parts_of_conv(of, w.by_rows.count);
+    const Tensor workspace = new_floats(g, parts.count * d_values.numel());
+    run(g, of, w.block_rows, [&](auto zero, auto v, Tap* taps) {
+      using T = decltype(zero);
+      launch_conv_sddmm<T, v.value>(w.by_rows, w.nnz, of, data_of<T>(g), data_of<T>(x), taps, parts,
+                                    mutable_data_of<float>(workspace), mutable_data_of<T>(d_values), stream);
     });
-  });
+  }
   return d_values;
 }
 
 Tensor bias_gradient(const Tensor& g, cudaStream_t stream) {
   const Tensor d_bias = torch::stable::new_empty(g, {g.size(0)});
-  dispatch(g.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    launch_gate<T>(g.size(0), data_of<T>(g), nullptr, g.size(1) * g.size(2) * g.size(3), nullptr,
-                   mutable_data_of<T>(d_bias), stream);
-  });
+  sum_rows(g, std::nullopt, g.size(1) * g.size(2) * g.size(3), std::nullopt, d_bias, stream);
   return d_bias;
 }
 

@@ -162,9 +162,10 @@ __global__ void __launch_bounds__(conv_threads, conv_blocks)
 // g[r V + v, position, n] x[channel_j, pixel_j of the position, n], for the nonzeros j of row r. A group of 8
 // lanes for a nonzero: pixels outside the image are the same for all of them.
 template <class T, int V, int N>
-__global__ void __launch_bounds__(sddmm_threads)
+__global__ void __launch_bounds__(sddmm_threads, conv_blocks)
     conv_sddmm_kernel(Rows rows, const Tap* taps, ConvShape of, const T* g, const T* x, int32_t positions_of_part,
                       int64_t nonzeros, float* sum) {
+  [[maybe_unused]] constexpr int unrolled = V <= 4 ? 2 : 1;  // nvcc would take more, and spill
   const int group = int(threadIdx.x) / sddmm_lanes, lane = int(threadIdx.x) % sddmm_lanes;
   const unsigned lanes = lanes_of_group<sddmm_lanes>();
   const unsigned part = blockIdx.x / unsigned(rows.count), place = blockIdx.x % unsigned(rows.count);
@@ -183,6 +184,7 @@ __global__ void __launch_bounds__(sddmm_threads)
       if (uint32_t(h + tap.down) < uint32_t(of.in.height) && uint32_t(w + tap.right) < uint32_t(of.in.width)) {
         const T* pixel = planes_of_x + (int64_t(tap.offset) + h * of.in.width + w) * of.samples;
         const T* result = planes_of_g + int64_t(position) * of.samples;
+#pragma unroll unrolled
         for (int32_t n = lane * N; n < of.samples; n += sddmm_lanes * N) {
           float of_x[N];
           load<T, N>(pixel + n, of_x);
@@ -275,29 +277,24 @@ void launch_conv_t(const Rows& rows, const int32_t* source, const T* value, cons
   run_conv<T, V, true>(rows, source, value, of, g, nullptr, taps, d_x, stream);
 }
 
-// Positions of a part, and parts.
-inline int64_t positions_of_conv_part(const ConvShape& of) {
-  return std::max<int64_t>(samples_of_sddmm_part / std::max(of.samples, 1), 1);
-}
-inline int64_t conv_parts(const ConvShape& of) {
-  return std::max<int64_t>(divided_up(of.pixels_out(), positions_of_conv_part(of)), 1);
+// Parts of the output's positions.
+inline Parts parts_of_conv(const ConvShape& of, int64_t rows) {
+  const int64_t pixels = of.pixels_out(), count = parts_of(pixels * of.samples, rows).count;
+  return {count, std::max<int64_t>(divided_up(pixels, count), 1)};
 }
 
-// d_value [nonzeros, V]; workspaces: conv_taps(of, false), and conv_parts(of) x nonzeros x V numbers
+// d_value [nonzeros, V]; workspaces: conv_taps(of, false), and parts.count x nonzeros x V numbers
 template <class T, int V>
 void launch_conv_sddmm(const Rows& rows, int64_t nonzeros, const ConvShape& of, const T* g, const T* x, Tap* taps,
-                       float* workspace, T* d_value, cudaStream_t stream) {
+                       const Parts& parts, float* workspace, T* d_value, cudaStream_t stream) {
   if (nonzeros == 0) return;
   fill_taps<false>(of, V, taps, stream);
-  constexpr int vector = vector_numbers<T, V>;
-  const int64_t parts = conv_parts(of);
+  constexpr int vector = V < 16 ? vector_numbers<T, V> : 2;  // of more numbers nvcc spills some
   const auto kernel =
       vectors_fit<T>(vector, of.samples, g, x) ? conv_sddmm_kernel<T, V, vector> : conv_sddmm_kernel<T, V, 1>;
-  launch(kernel, grid_of(rows.count * parts), dim3(sddmm_threads), stream, rows, taps, of, g, x,
-         int32_t(positions_of_conv_part(of)), nonzeros, workspace);
-  const int64_t numbers = nonzeros * V;
-  launch(sum_of_parts_kernel<T>, grid_of(divided_up(numbers, sddmm_threads)), dim3(sddmm_threads), stream,
-         workspace, int(parts), numbers, d_value);
+  launch(kernel, grid_of(rows.count * parts.count), dim3(sddmm_threads), stream, rows, taps, of, g, x,
+         int32_t(parts.numbers), nonzeros, workspace);
+  sum_parts(workspace, parts, nonzeros * V, d_value, stream);
 }
 
 }  // namespace sparseprune::cuda

@@ -3,10 +3,9 @@
 // Kernels read and write rows of samples. Activations that lie otherwise are transposed first.
 #include <tuple>
 
-#include "gate.cuh"
 #include "pattern.h"
 #include "plan.h"
-#include "sddmm.cuh"
+#include "products.h"
 
 namespace sparseprune::cuda {
 namespace {
@@ -74,13 +73,7 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
   const Tensor in = torch::stable::contiguous(x), value = torch::stable::contiguous(values),
                y = torch::stable::new_empty(x, {w.rows(), batch});
   const std::optional<Tensor> b = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    for_block_rows(w.block_rows, [&](auto v) {
-      launch_spmm<T, v.value>(w.by_rows, data_of<T>(value), data_of<T>(in), batch, data_or_null<T>(b), relu,
-                              mutable_data_of<T>(y), device.stream);
-    });
-  });
+  multiply(w.by_rows, value, in, batch, b, relu, y, device.stream);
   device.check_launches();
   return in_layout(y, batch_inner.value_or(is_batch_inner(x)));
 }
@@ -90,28 +83,14 @@ Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Ten
 // d_x [cols, batch] of a g [rows, batch] that is contiguous
 Tensor input_gradient(const Weight& w, const Tensor& g, const Tensor& values, cudaStream_t stream) {
   const Tensor value = torch::stable::contiguous(values), d_x = torch::stable::new_empty(g, {w.cols, g.size(1)});
-  dispatch(g.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    for_block_rows(w.block_rows, [&](auto v) {
-      launch_spmm_t<T, v.value>(w.by_columns.rows, w.by_columns.source, data_of<T>(value), data_of<T>(g),
-                                g.size(1), mutable_data_of<T>(d_x), stream);
-    });
-  });
+  multiply_transposed(w.by_columns.rows, w.by_columns.source, value, g, g.size(1), d_x, stream);
   return d_x;
 }
 
 // d_values of g and x that are contiguous
 Tensor weight_gradient(const Weight& w, const Tensor& g, const Tensor& x, cudaStream_t stream) {
-  const int64_t samples = x.size(1);
-  const Tensor d_values = torch::stable::new_empty(g, {int64_t(w.nnz), w.block_rows}),
-               workspace = new_floats(g, sddmm_parts(samples) * w.nnz * w.block_rows);
-  dispatch(g.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    for_block_rows(w.block_rows, [&](auto v) {
-      launch_sddmm<T, v.value>(w.by_rows, w.nnz, data_of<T>(g), data_of<T>(x), samples,
-                               mutable_data_of<float>(workspace), mutable_data_of<T>(d_values), stream);
-    });
-  });
+  const Tensor d_values = torch::stable::new_empty(g, {int64_t(w.nnz), w.block_rows});
+  multiply_sampled(w.by_rows, g, x, x.size(1), d_values, stream);
   return d_values;
 }
 
@@ -168,16 +147,13 @@ std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& 
   }
   const OnDeviceOf device(op, g);
   const Tensor grad = torch::stable::contiguous(g), in = torch::stable::contiguous(x),
-               gated = y ? torch::stable::new_empty(g, {g.size(0), g.size(1)}) : grad,
                d_bias = torch::stable::new_empty(g, {g.size(0)});
-  const std::optional<Tensor> output = y ? std::optional(torch::stable::contiguous(*y)) : std::nullopt;
-  dispatch(type, [&](auto zero) {
-    using T = decltype(zero);
-    launch_gate<T>(g.size(0), data_of<T>(grad), data_or_null<T>(output), g.size(1),
-                   y ? mutable_data_of<T>(gated) : nullptr, mutable_data_of<T>(d_bias), device.stream);
-  });
-  const Tensor d_x = input_gradient(w, gated, values, device.stream),
-               d_values = weight_gradient(w, gated, in, device.stream);
+  const std::optional<Tensor> output = y ? std::optional(torch::stable::contiguous(*y)) : std::nullopt,
+                              gated = y ? std::optional(torch::stable::new_empty(g, g.sizes())) : std::nullopt;
+  sum_rows(grad, output, g.size(1), gated, d_bias, device.stream);
+  const Tensor& passed = gated ? *gated : grad;
+  const Tensor d_x = input_gradient(w, passed, values, device.stream),
+               d_values = weight_gradient(w, passed, in, device.stream);
   device.check_launches();
   return {in_layout(d_x, is_batch_inner(x)), d_values, d_bias};
 }

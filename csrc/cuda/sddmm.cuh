@@ -11,15 +11,16 @@ namespace sparseprune::cuda {
 constexpr int sddmm_threads = 128, sddmm_lanes = 8;
 
 // sum[part, j, v] = sum over the samples of a part of g[r V + v, n] x[index_j, n], for the nonzeros j of row r.
-// Blocks: (row, part).
+// A block for each row and part.
 template <class T, int V, int N>
 __global__ void __launch_bounds__(sddmm_threads)
     sddmm_kernel(Rows rows, const T* g, const T* x, int64_t samples, int64_t samples_of_part, int64_t nonzeros,
                  float* sum) {
   const int group = int(threadIdx.x) / sddmm_lanes, lane = int(threadIdx.x) % sddmm_lanes;
   const unsigned lanes = lanes_of_group<sddmm_lanes>();
-  const int32_t row = rows.order ? rows.order[blockIdx.x] : int32_t(blockIdx.x);
-  const int64_t begin = int64_t(blockIdx.y) * samples_of_part;
+  const unsigned part = blockIdx.x / unsigned(rows.count), place = blockIdx.x % unsigned(rows.count);
+  const int32_t row = rows.order ? rows.order[place] : int32_t(place);
+  const int64_t begin = int64_t(part) * samples_of_part;
   const int64_t end = begin + samples_of_part < samples ? begin + samples_of_part : samples;
   const T* rows_of_g = g + int64_t(row) * V * samples;
   for (int32_t j = rows.start[row] + group; j < rows.start[row + 1]; j += sddmm_threads / sddmm_lanes) {
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(sddmm_threads)
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const float all = sum_of_group<sddmm_lanes>(total[v], lanes);
-      if (lane == 0) sum[(int64_t(blockIdx.y) * nonzeros + j) * V + v] = all;
+      if (lane == 0) sum[(int64_t(part) * nonzeros + j) * V + v] = all;
     }
   }
 }
@@ -57,25 +58,34 @@ __global__ void __launch_bounds__(sddmm_threads)
 
 // ---- launching ----
 
-constexpr int64_t samples_of_sddmm_part = 2048;
-inline int sddmm_parts(int64_t samples) {
-  return int(samples == 0 ? 1 : divided_up(samples, samples_of_sddmm_part));
+// Parts of the samples, so many that there are blocks of threads enough, but none of few numbers.
+struct Parts {
+  int64_t count, numbers;
+};
+inline Parts parts_of(int64_t numbers, int64_t rows) {
+  constexpr int64_t enough_blocks = 1024, fewest_numbers = 2048, multiple = 64;
+  int64_t count = divided_up(enough_blocks, rows > 0 ? rows : 1);
+  if (count > divided_up(numbers, fewest_numbers)) count = divided_up(numbers, fewest_numbers);
+  if (count < 1) count = 1;
+  return {count, divided_up(divided_up(numbers, count), multiple) * multiple};
 }
 
-// workspace: sddmm_parts(samples) x nonzeros x V numbers
+template <class T>
+void sum_parts(const float* sums, const Parts& parts, int64_t numbers, T* d_value, cudaStream_t stream) {
+  launch(sum_of_parts_kernel<T>, grid_of(divided_up(numbers, sddmm_threads)), dim3(sddmm_threads), stream, sums,
+         int(parts.count), numbers, d_value);
+}
+
+// workspace: parts.count x nonzeros x V numbers
 template <class T, int V>
-void launch_sddmm(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples, float* workspace,
-                  T* d_value, cudaStream_t stream) {
+void launch_sddmm(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples, const Parts& parts,
+                  float* workspace, T* d_value, cudaStream_t stream) {
   if (nonzeros == 0) return;
   constexpr int vector = vector_numbers<T, V>;
-  const int parts = sddmm_parts(samples);
-  const dim3 grid(unsigned(rows.count), unsigned(parts));
   const auto kernel = vectors_fit<T>(vector, samples, g, x) ? sddmm_kernel<T, V, vector> : sddmm_kernel<T, V, 1>;
-  launch(kernel, grid, dim3(sddmm_threads), stream, rows, g, x, samples, samples_of_sddmm_part, nonzeros,
-         workspace);
-  const int64_t numbers = nonzeros * V;
-  launch(sum_of_parts_kernel<T>, dim3(unsigned(divided_up(numbers, sddmm_threads))), dim3(sddmm_threads), stream,
-         workspace, parts, numbers, d_value);
+  launch(kernel, grid_of(rows.count * parts.count), dim3(sddmm_threads), stream, rows, g, x, samples,
+         parts.numbers, nonzeros, workspace);
+  sum_parts(workspace, parts, nonzeros * V, d_value, stream);
 }
 
 }  // namespace sparseprune::cuda

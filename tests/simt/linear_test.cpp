@@ -56,7 +56,8 @@ void linear(const char* type, int rows, int cols, int samples, double density, b
 
   const Buffer<T> y(int64_t(rows) * V * samples);
   const bool relu = turn >= 2;
-  launch_spmm<T, V>(by_rows, value.data(), x.data(), samples, turn == 1 ? nullptr : bias.data(), relu, y.data(), nullptr);
+  launch_spmm<T, V>(by_rows, value.data(), x.data(), samples, turn == 1 ? nullptr : bias.data(), relu, y.data(),
+                    nullptr);
   for (int i = 0; i < rows; ++i)
     for (int v = 0; v < V; ++v)
       for (int n = 0; n < samples; ++n) {
@@ -89,8 +90,10 @@ void linear(const char* type, int rows, int cols, int samples, double density, b
     }
 
   const Buffer<T> d_value(p.nonzeros() * V);
-  const Buffer<float> workspace(sddmm_parts(samples) * p.nonzeros() * V);
-  launch_sddmm<T, V>(by_rows, p.nonzeros(), g.data(), x.data(), samples, workspace.data(), d_value.data(), nullptr);
+  const Parts parts = samples > 2048 ? Parts{3, 1408} : parts_of(samples, rows);
+  const Buffer<float> workspace(parts.count * p.nonzeros() * V);
+  launch_sddmm<T, V>(by_rows, p.nonzeros(), g.data(), x.data(), samples, parts, workspace.data(), d_value.data(),
+                     nullptr);
   for (int i = 0; i < rows; ++i)
     for (int32_t j = p.start[i]; j < p.start[i + 1]; ++j)
       for (int v = 0; v < V; ++v) {

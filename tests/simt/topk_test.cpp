@@ -1,8 +1,9 @@
 // topk_masks on the CPU (simt.h) against a stable sort.
+#include "cuda/topk.cuh"
+
 #include <algorithm>
 
 #include "checking.h"
-#include "cuda/topk.cuh"
 
 namespace sparseprune::cuda {
 namespace {
@@ -80,6 +81,4 @@ void run() {
 }  // namespace
 }  // namespace sparseprune::cuda
 
-int main(int argc, char** argv) {
-  return sparseprune::cuda::main_of_test(argc, argv, sparseprune::cuda::run);
-}
+int main(int argc, char** argv) { return sparseprune::cuda::main_of_test(argc, argv, sparseprune::cuda::run); }
