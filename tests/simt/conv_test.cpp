@@ -1,0 +1,203 @@
+// The kernels of convolutions on the CPU (simt.h) against their definition in double precision.
+#include <array>
+
+#include "checking.h"
+#include "cuda/conv2d.cuh"
+
+namespace sparseprune::cuda {
+namespace {
+
+struct Case {
+  int groups, channels, blocks;  // of a group: input channels, and block rows
+  int height, width;
+  std::array<int, 2> kernel, stride;
+  std::array<int, 4> pad;  // top, bottom, left, right
+  std::array<int, 2> dilation;
+  int samples;
+  double density;
+  bool special;
+};
+
+// A pattern by block rows, and by (group, phase of the input, channel) as the transposed kernel wants it. Which
+// phase a tap reaches is found by looking for an input position that it reads for some output position.
+struct Pattern {
+  std::vector<int32_t> start{0}, index, order;
+  std::vector<int32_t> start_t{0}, index_t, source_t;
+
+  Pattern(const Case& c) {
+    const int taps = c.kernel[0] * c.kernel[1], rows = c.groups * c.blocks;
+    for (int r = 0; r < rows; ++r) {
+      for (int j = 0; j < c.channels * taps; ++j)
+        if (rows > 2 && r < 2 ? r == 1 && j == taps / 2 : uniform() < 2 * c.density - 1) index.push_back(j);
+      start.push_back(int32_t(index.size()));
+    }
+    for (int r = rows; r-- > 0;) order.push_back(r);
+    for (int group = 0; group < c.groups; ++group)
+      for (int phase = 0; phase < c.stride[0] * c.stride[1]; ++phase)
+        for (int channel = 0; channel < c.channels; ++channel) {
+          for (int block = 0; block < c.blocks; ++block) {
+            const int row = group * c.blocks + block;
+            for (int32_t j = start[row]; j < start[row + 1]; ++j) {
+              const int tap = index[j] % taps;
+              if (index[j] / taps == channel && phase_along(c, 0, tap / c.kernel[1]) == phase / c.stride[1] &&
+                  phase_along(c, 1, tap % c.kernel[1]) == phase % c.stride[1]) {
+                index_t.push_back(block * taps + tap);
+                source_t.push_back(j);
+              }
+            }
+          }
+          start_t.push_back(int32_t(index_t.size()));
+        }
+  }
+  static int phase_along(const Case& c, int axis, int k) {
+    int at = k * c.dilation[axis] - c.pad[2 * axis];
+    while (at < 0) at += c.stride[axis];
+    return at % c.stride[axis];
+  }
+  int64_t nonzeros() const { return int64_t(index.size()); }
+};
+
+template <class T, int V>
+void conv(const char* type, const Case& c) {
+  char text[200];
+  snprintf(text, sizeof text,
+           "conv %s V=%d, %d groups of %d channels and %d block rows, %dx%d, kernel %dx%d, %s%d samples", type, V,
+           c.groups, c.channels, c.blocks, c.height, c.width, c.kernel[0], c.kernel[1],
+           c.special ? "inf and nan, " : "", c.samples);
+  current = text;
+  const auto size_of = [&](int axis, int input) {
+    return (input + c.pad[2 * axis] + c.pad[2 * axis + 1] - c.dilation[axis] * (c.kernel[axis] - 1) - 1) /
+               c.stride[axis] +
+           1;
+  };
+  const int out_height = size_of(0, c.height), out_width = size_of(1, c.width);
+  const int taps = c.kernel[0] * c.kernel[1], rows = c.groups * c.blocks, all_channels = c.groups * c.channels;
+  const ConvShape of{{c.height, c.width},
+                     {out_height, out_width},
+                     c.kernel[0],
+                     c.kernel[1],
+                     c.stride[0],
+                     c.stride[1],
+                     c.pad[0],
+                     c.pad[2],
+                     c.dilation[0],
+                     c.dilation[1],
+                     c.groups,
+                     c.channels,
+                     c.blocks,
+                     c.samples};
+  const Pattern p(c);
+  const auto start = exactly(p.start), index = exactly(p.index), order = exactly(p.order);
+  const auto start_t = exactly(p.start_t), index_t = exactly(p.index_t), source_t = exactly(p.source_t);
+  const int64_t n = c.samples, in_plane = int64_t(c.height) * c.width * n,
+                out_plane = int64_t(out_height) * out_width * n;
+  const auto value = Buffer<T>::random(p.nonzeros() * V), x = Buffer<T>::random(all_channels * in_plane),
+             g = Buffer<T>::random(rows * V * out_plane), bias = Buffer<T>::random(rows * V);
+  if (c.special) {
+    x[x.size() / 2] = T(std::numeric_limits<float>::infinity());
+    x[x.size() - 1] = T(std::numeric_limits<float>::quiet_NaN());
+  }
+  const int turn = checks % 2;
+  const Rows by_rows{start.data(), index.data(), turn ? order.data() : nullptr, rows};
+  const Rows by_channels{start_t.data(), index_t.data(), nullptr, int32_t(p.start_t.size()) - 1};
+
+  // visit(nonzero, v, place of the output, place of the input) for every product
+  const auto for_products = [&](auto visit) {
+    for (int r = 0; r < rows; ++r)
+      for (int32_t j = p.start[r]; j < p.start[r + 1]; ++j) {
+        const int channel = r / c.blocks * c.channels + p.index[j] / taps, tap = p.index[j] % taps;
+        for (int a = 0; a < out_height; ++a)
+          for (int b = 0; b < out_width; ++b) {
+            const int h = a * c.stride[0] - c.pad[0] + tap / c.kernel[1] * c.dilation[0],
+                      w = b * c.stride[1] - c.pad[2] + tap % c.kernel[1] * c.dilation[1];
+            if (h < 0 || h >= c.height || w < 0 || w >= c.width) continue;
+            for (int v = 0; v < V; ++v)
+              for (int s = 0; s < n; ++s)
+                visit(int64_t(j) * V + v, (int64_t(r) * V + v) * out_plane + (int64_t(a) * out_width + b) * n + s,
+                      channel * in_plane + (int64_t(h) * c.width + w) * n + s);
+          }
+      }
+  };
+  struct Sums {
+    std::vector<double> sum, scale;
+    explicit Sums(int64_t size) : sum(size_t(size)), scale(size_t(size)) {}
+    void add(int64_t at, double term) {
+      sum[size_t(at)] += term;
+      scale[size_t(at)] += std::abs(term);
+    }
+    void expect(const Buffer<T>& got, int64_t terms) const {
+      for (int64_t i = 0; i < got.size(); ++i)
+        expect_close(float(got[i]), sum[size_t(i)], scale[size_t(i)], tolerance<T>(terms), i);
+    }
+  };
+  Sums of_y(g.size()), of_x(x.size()), of_value(value.size());
+  for (int64_t i = 0; i < g.size(); ++i)
+    if (!turn) of_y.add(i, double(float(bias[i / out_plane])));
+  for_products([&](int64_t j, int64_t out, int64_t in) {
+    of_y.add(out, double(float(value[j])) * float(x[in]));
+    of_x.add(in, double(float(value[j])) * float(g[out]));
+    of_value.add(j, double(float(g[out])) * float(x[in]));
+  });
+
+  const Buffer<Tap> room(conv_taps(of, false)), room_t(conv_taps(of, true));
+  const Buffer<T> y(g.size()), d_x(x.size()), d_value(value.size());
+  launch_conv<T, V>(by_rows, value.data(), of, x.data(), turn ? nullptr : bias.data(), room.data(), y.data(),
+                    nullptr);
+  of_y.expect(y, int64_t(c.channels) * taps);
+  launch_conv_t<T, V>(by_channels, source_t.data(), value.data(), of, g.data(), room_t.data(), d_x.data(),
+                      nullptr);
+  of_x.expect(d_x, int64_t(c.blocks) * V * taps);
+  const int64_t pixels = of.pixels_out();
+  const Parts parts = turn ? Parts{2, std::max<int64_t>(divided_up(pixels, 2), 1)} : parts_of_conv(of, rows);
+  const Buffer<float> workspace(parts.count * value.size());
+  launch_conv_sddmm<T, V>(by_rows, p.nonzeros(), of, g.data(), x.data(), room.data(), parts, workspace.data(),
+                          d_value.data(), nullptr);
+  of_value.expect(d_value, out_plane);
+}
+
+const Case few[] = {
+    {1, 3, 4, 4, 3, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.7, false},
+    {2, 2, 2, 3, 5, {2, 3}, {2, 1}, {0, 1, 2, 0}, {1, 1}, 3, 0.8, false},
+};
+const Case most[] = {
+    {1, 3, 4, 5, 7, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.7, false},
+    {1, 3, 4, 6, 6, {3, 3}, {2, 2}, {1, 1, 1, 1}, {1, 1}, 16, 0.7, true},
+    {1, 2, 3, 6, 6, {1, 1}, {2, 2}, {0, 0, 0, 0}, {1, 1}, 3, 1.1, false},
+    {1, 3, 3, 5, 7, {2, 3}, {2, 1}, {0, 2, 1, 0}, {1, 2}, 20, 0.7, false},
+    {2, 3, 2, 5, 4, {3, 3}, {1, 2}, {1, 1, 1, 1}, {1, 1}, 4, 0.8, true},
+    {3, 1, 1, 5, 4, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 1.1, false},
+    {1, 2, 3, 1, 9, {1, 5}, {1, 3}, {0, 0, 2, 2}, {1, 1}, 1, 0.8, false},
+    {1, 2, 4, 4, 5, {3, 3}, {3, 3}, {2, 2, 2, 2}, {2, 2}, 16, 0.8, false},
+    {1, 2, 3, 1, 1, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.8, false},
+    {1, 2, 2, 4, 4, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.0, false},
+    {1, 2, 2, 4, 4, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 0, 0.8, false},
+};
+
+template <class T, int V>
+void conv_cases(const char* type) {
+  if (brief)
+    for (const Case& c : few) conv<T, V>(type, c);
+  else
+    for (const Case& c : most) conv<T, V>(type, c);
+}
+
+template <class T>
+void conv_blocks_of(const char* type) {
+  conv_cases<T, 1>(type);
+  if (!brief) conv_cases<T, 2>(type);
+  conv_cases<T, 4>(type);
+  if (!brief) conv_cases<T, 8>(type);
+  if (!brief) conv_cases<T, 16>(type);
+}
+
+void run() {
+  conv_blocks_of<float>("float32");
+  if (brief) return;
+  conv_blocks_of<Half>("float16");
+  conv_blocks_of<BFloat16>("bfloat16");
+}
+
+}  // namespace
+}  // namespace sparseprune::cuda
+
+int main(int argc, char** argv) { return sparseprune::cuda::main_of_test(argc, argv, sparseprune::cuda::run); }
