@@ -35,7 +35,7 @@ struct Tap {
 };
 
 constexpr int conv_threads = 128;
-constexpr int conv_blocks = 4;
+constexpr int conv_blocks = 4;  // as spmm_blocks
 
 // The phase of the input whose gradient position k of the kernel adds to, along one axis, and where the output's
 // gradient then is, counted from the position within the phase (conv_geometry.h).
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(conv_threads, conv_blocks)
 // g[r V + v, position, n] x[channel_j, pixel_j of the position, n], for the nonzeros j of row r. A group of 8
 // lanes for a nonzero: pixels outside the image are the same for all of them.
 template <class T, int V, int N>
-__global__ void __launch_bounds__(sddmm_threads, conv_blocks)
+__global__ void __launch_bounds__(sddmm_threads, sddmm_blocks)
     conv_sddmm_kernel(Rows rows, const Tap* taps, ConvShape of, const T* g, const T* x, int32_t positions_of_part,
                       int64_t nonzeros, float* sum) {
   [[maybe_unused]] constexpr int unrolled = V <= 4 ? 2 : 1;  // nvcc would take more, and spill

@@ -1,6 +1,7 @@
 #include "gate.cuh"
 #include "products.h"
-#include "sddmm.cuh"
+#include "sddmm_tensor_cores.cuh"
+#include "spmm_tensor_cores.cuh"
 
 namespace sparseprune::cuda {
 

@@ -9,11 +9,12 @@
 namespace sparseprune::cuda {
 
 constexpr int sddmm_threads = 128, sddmm_lanes = 8;
+constexpr int sddmm_blocks = 4;  // as spmm_blocks
 
 // sum[part, j, v] = sum over the samples of a part of g[r V + v, n] x[index_j, n], for the nonzeros j of row r.
 // A block for each row and part.
 template <class T, int V, int N>
-__global__ void __launch_bounds__(sddmm_threads)
+__global__ void __launch_bounds__(sddmm_threads, sddmm_blocks)
     sddmm_kernel(Rows rows, const T* g, const T* x, int64_t samples, int64_t samples_of_part, int64_t nonzeros,
                  float* sum) {
   const int group = int(threadIdx.x) / sddmm_lanes, lane = int(threadIdx.x) % sddmm_lanes;
@@ -26,6 +27,7 @@ __global__ void __launch_bounds__(sddmm_threads)
   for (int32_t j = rows.start[row] + group; j < rows.start[row + 1]; j += sddmm_threads / sddmm_lanes) {
     const T* row_of_x = x + int64_t(rows.index[j]) * samples;
     float total[V] = {};
+#pragma unroll 2  // nvcc would take more, and spill
     for (int64_t n = begin + lane * N; n < end; n += sddmm_lanes * N) {
       float of_x[N];
       load<T, N>(row_of_x + n, of_x);
@@ -78,8 +80,8 @@ void sum_parts(const float* sums, const Parts& parts, int64_t numbers, T* d_valu
 
 // workspace: parts.count x nonzeros x V numbers
 template <class T, int V>
-void launch_sddmm(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples, const Parts& parts,
-                  float* workspace, T* d_value, cudaStream_t stream) {
+void launch_sddmm_on_cuda_cores(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples,
+                                const Parts& parts, float* workspace, T* d_value, cudaStream_t stream) {
   if (nonzeros == 0) return;
   constexpr int vector = vector_numbers<T, V>;
   const auto kernel = vectors_fit<T>(vector, samples, g, x) ? sddmm_kernel<T, V, vector> : sddmm_kernel<T, V, 1>;

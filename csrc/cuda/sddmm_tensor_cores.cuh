@@ -92,14 +92,19 @@ __global__ void __launch_bounds__(mma_threads)
 
 // ---- launching ----
 
-// g and x as chunks_fit wants them; workspace: parts.count x nonzeros x V numbers
+// On tensor cores where the numbers and their places in memory allow it. workspace: parts.count x nonzeros x V
+// numbers
 template <class T, int V>
-void launch_sddmm_on_tensor_cores(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples,
-                                  const Parts& parts, float* workspace, T* d_value, cudaStream_t stream) {
+void launch_sddmm(const Rows& rows, int64_t nonzeros, const T* g, const T* x, int64_t samples, const Parts& parts,
+                  float* workspace, T* d_value, cudaStream_t stream) {
   if (nonzeros == 0) return;
-  launch(sddmm_tensor_cores_kernel<T, V>, grid_of(rows.count * parts.count), dim3(mma_threads), stream, rows, g, x,
-         samples, parts.numbers, nonzeros, workspace);
-  sum_parts(workspace, parts, nonzeros * V, d_value, stream);
+  if constexpr (for_tensor_cores<T, V>)
+    if (chunks_fit(samples, x, g, g)) {
+      launch(sddmm_tensor_cores_kernel<T, V>, grid_of(rows.count * parts.count), dim3(mma_threads), stream, rows,
+             g, x, samples, parts.numbers, nonzeros, workspace);
+      return sum_parts(workspace, parts, nonzeros * V, d_value, stream);
+    }
+  launch_sddmm_on_cuda_cores<T, V>(rows, nonzeros, g, x, samples, parts, workspace, d_value, stream);
 }
 
 }  // namespace sparseprune::cuda

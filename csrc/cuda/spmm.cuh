@@ -128,8 +128,8 @@ void run_spmm(const Rows& rows, const int32_t* source, const T* value, const T* 
 }
 
 template <class T, int V>
-void launch_spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
-                 cudaStream_t stream) {
+void launch_spmm_on_cuda_cores(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias,
+                               bool relu, T* y, cudaStream_t stream) {
   run_spmm<T, V, false>(rows, nullptr, value, x, samples, bias, relu, y, stream);
 }
 

@@ -122,17 +122,18 @@ __global__ void __launch_bounds__(mma_threads)
 
 // ---- launching ----
 
+// On tensor cores where the numbers and their places in memory allow it.
 template <class T, int V>
-constexpr bool has_tensor_cores = V >= 8 && !std::is_same_v<T, float>;
-
-// x, values and y as chunks_fit wants them
-template <class T, int V>
-void launch_spmm_on_tensor_cores(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias,
-                                 bool relu, T* y, cudaStream_t stream) {
+void launch_spmm(const Rows& rows, const T* value, const T* x, int64_t samples, const T* bias, bool relu, T* y,
+                 cudaStream_t stream) {
   if (rows.count == 0 || samples == 0) return;
-  const int64_t blocks = divided_up(rows.count, mma_warps) * divided_up(samples, spmm_tile);
-  launch(spmm_tensor_cores_kernel<T, V>, grid_of(blocks), dim3(mma_threads), stream, rows, value, x, samples, bias,
-         relu, y);
+  if constexpr (for_tensor_cores<T, V>)
+    if (chunks_fit(samples, x, value, y)) {
+      const int64_t blocks = divided_up(rows.count, mma_warps) * divided_up(samples, spmm_tile);
+      return launch(spmm_tensor_cores_kernel<T, V>, grid_of(blocks), dim3(mma_threads), stream, rows, value, x,
+                    samples, bias, relu, y);
+    }
+  launch_spmm_on_cuda_cores<T, V>(rows, value, x, samples, bias, relu, y, stream);
 }
 
 }  // namespace sparseprune::cuda

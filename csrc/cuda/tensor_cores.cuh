@@ -74,8 +74,20 @@ __device__ __forceinline__ void wait_for_copies() {
 
 #else
 
+// What each lane of the warp gives.
+template <class Value>
+struct OfLanes {
+  Value at[warp_size];
+
+  explicit OfLanes(Value own) {
+    const auto values = simt::publish(0xffffffffu, own);
+    simt::Unobserved unobserved;
+    for (int lane = 0; lane < warp_size; ++lane) memcpy(&at[lane], values[lane], sizeof(Value));
+  }
+};
+
 template <class T>
-float half_of(uint32_t pair, int i) {
+float number_of(uint32_t pair, int i) {
   const uint16_t bits = uint16_t(pair >> 16 * i);
   T number;
   memcpy(&number, &bits, sizeof bits);
@@ -87,36 +99,27 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
   struct Pairs {
     uint32_t at[4];
   };
-  constexpr unsigned all = 0xffffffffu;
-  const Pairs own_a{{a[0], a[1], a[2], a[3]}}, own_b{{b[0], b[1], 0, 0}};
-  float of_a[16][16], of_b[16][8];
-  for (int lane = 0; lane < warp_size; ++lane) {
-    const Pairs pa = simt::exchange(all, own_a, lane), pb = simt::exchange(all, own_b, lane);
-    const int g = lane / 4, t = lane % 4;
-    for (int j = 0; j < 2; ++j) {
-      for (int i = 0; i < 4; ++i) of_a[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + j] = half_of<T>(pa.at[i], j);
-      for (int i = 0; i < 2; ++i) of_b[2 * t + 8 * i + j][g] = half_of<T>(pb.at[i], j);
-    }
-  }
+  const OfLanes<Pairs> as(Pairs{{a[0], a[1], a[2], a[3]}}), bs(Pairs{{b[0], b[1], 0, 0}});
   const int g = simt::lane() / 4, t = simt::lane() % 4;
   for (int i = 0; i < 4; ++i)
-    for (int k = 0; k < 16; ++k) d[i] += of_a[g + 8 * (i / 2)][k] * of_b[k][2 * t + i % 2];
+    for (int k = 0; k < 16; ++k) {
+      const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
+      d[i] += number_of<T>(as.at[row % 8 * 4 + k % 8 / 2].at[row / 8 + k / 8 * 2], k % 2) *
+              number_of<T>(bs.at[column * 4 + k % 8 / 2].at[k / 8], k % 2);
+    }
 }
 
 template <bool transposed, int n>
 void load_matrices(uint32_t (&to)[n], const void* row) {
+  const OfLanes<const char*> rows(static_cast<const char*>(row));
   const int g = simt::lane() / 4, t = simt::lane() % 4;
   for (int i = 0; i < n; ++i) {
-    const auto start_of = [&](int r) {
-      const char* start = static_cast<const char*>(simt::exchange(0xffffffffu, row, 8 * i + r));
-      if (reinterpret_cast<uintptr_t>(start) % 16) simt::die("a row of a matrix is not aligned to 16 bytes");
-      return start;
-    };
-    const char* starts[8];
-    for (int r = 0; r < 8; ++r) starts[r] = start_of(r);
     uint16_t pair[2];
-    for (int j = 0; j < 2; ++j)
-      memcpy(&pair[j], transposed ? starts[2 * t + j] + 2 * g : starts[g] + 2 * (2 * t + j), 2);
+    for (int j = 0; j < 2; ++j) {
+      const char* start = rows.at[8 * i + (transposed ? 2 * t + j : g)];
+      if (reinterpret_cast<uintptr_t>(start) % 16) simt::die("a row of a matrix is not aligned to 16 bytes");
+      memcpy(&pair[j], start + 2 * (transposed ? g : 2 * t + j), 2);
+    }
     to[i] = pair[0] | uint32_t(pair[1]) << 16;
   }
 }
@@ -139,9 +142,11 @@ constexpr int mma_warps = 4, mma_threads = mma_warps * warp_size;
 constexpr int mma_depth = 16;  // numbers that one instruction adds up
 constexpr int mma_chunk = 8;   // numbers of half precision in 16 bytes
 
+template <class T, int V>
+constexpr bool for_tensor_cores = V >= 8 && !std::is_same_v<T, float>;
+
 // Whether every row starts where 16 bytes may be loaded at once.
-template <class T>
-bool chunks_fit(int64_t samples, const void* a, const void* b, const void* c) {
+inline bool chunks_fit(int64_t samples, const void* a, const void* b, const void* c) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   return samples % mma_chunk == 0 && aligned(a) && aligned(b) && aligned(c);
 }

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "checking.h"
-#include "cuda/sddmm.cuh"
-#include "cuda/spmm.cuh"
+#include "cuda/sddmm_tensor_cores.cuh"
+#include "cuda/spmm_tensor_cores.cuh"
 
 namespace sparseprune::cuda {
 namespace {
@@ -116,7 +116,7 @@ void linear_shapes(const char* type) {
     linear<T, V>(type, 4, 40, 72, 0.9, false);
     return;
   }
-  for (const int samples : {0, 1, 3, 8, 16, 33, 72}) {
+  for (const int samples : {0, 1, 3, 8, 12, 16, 33, 72, 136}) {
     linear<T, V>(type, 3, 5, samples, 0.5, false);
     linear<T, V>(type, 7, 41, samples, 0.9, false);
   }
