@@ -494,3 +494,68 @@ def test_sparse_linear_travels_with_its_plans() -> None:
     assert_close(again(x.to(DEVICE)), expected.t(), torch.float32)
     back = there.cpu()
     torch.testing.assert_close(back(x), expected.t())
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_sparse_conv_is_the_dense_layer(inner: bool) -> None:
+    torch.manual_seed(0)
+    dense = torch.nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2)
+    mask = blocks(8, 18, 2, 0.5).reshape(8, 2, 3, 3)
+    with torch.no_grad():
+        dense.weight *= mask
+    sparse = sp.SparseConv2d.from_dense(dense, mask).to(DEVICE)
+    dense = dense.double()
+    x = images(16, 4, 6, 5, inner).requires_grad_()
+    wide_x = x.detach().double().cpu().contiguous().requires_grad_()
+    y, expected = sparse(x), dense(wide_x)
+    assert_close(y, expected, torch.float32)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    assert x.grad is not None
+    assert wide_x.grad is not None
+    assert_close(x.grad, wide_x.grad, torch.float32)
+    assert_close(sparse.bias.grad, dense.bias.grad, torch.float32)
+    d_weight = dense.weight.grad.flatten(1)
+    expected_values = fallback.at_blocks(d_weight, sparse.crow.cpu(), sparse.col.cpu(), sparse.block[0])
+    assert_close(sparse.values.grad, expected_values, torch.float32)
+
+
+class Residual(torch.nn.Module):
+    """What a network has: convolutions, batch norm, ReLU, a residual, pooling, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(2, 8, 3, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.second = torch.nn.Conv2d(8, 8, 1)
+        self.relu = torch.nn.ReLU()
+        self.pool = torch.nn.MaxPool2d(2)
+        self.last = torch.nn.Linear(8 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm(self.first(x)))
+        x = self.pool(self.relu(self.second(x) + x))
+        return self.last(x.flatten(1))
+
+
+def test_a_sparsified_network_trains_as_the_masked_one() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    batches = [(torch.randn(16, 2, 4, 4), torch.randint(5, (16,))) for _ in range(3)]
+    masks = sp.prune(model, batches, method="snip", sparsity=0.5)
+    masked = sp.sparsify(model, masks, layers="dense").double()
+    sparse = sp.sparsify(model, masks, layers="sparse").to(DEVICE)
+    assert sum(isinstance(m, sp.SparseConv2d | sp.SparseLinear) for m in sparse.modules()) == 3
+    losses = []
+    for network, dtype in ((masked, torch.float64), (sparse, torch.float32)):
+        device = next(network.parameters()).device
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        for x, target in batches:
+            loss = torch.nn.functional.cross_entropy(network(x.to(device, dtype)), target.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        network.eval()
+        losses.append(network(batches[0][0].to(device, dtype)).sum().item())
+    assert losses[:4] == pytest.approx(losses[4:], rel=1e-4, abs=1e-4)

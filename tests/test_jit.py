@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparseprune import jit, ops
+from sparseprune import jit, nvcc, ops
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +57,7 @@ def run(tree: Path, code: str, **environment: str) -> Any:
         env={**os.environ, "PYTHONPATH": str(tree), "SPARSEPRUNE_FALLBACK": "0", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
@@ -98,18 +98,23 @@ report(file=sp.__file__, close=torch.allclose(before[0], dense, atol=1e-5),
 
 
 @pytest.mark.slow
-def test_load_builds_once_and_agrees_with_plain_torch(tree: Path) -> None:
+def test_load_builds_once_and_agrees_with_plain_torch(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         PRELUDE
         + """
 module = sp.jit.load(sys.argv[1])
 layer = copy.deepcopy(layer)  # with plans of the operators that are in use now
 after = step()
+cuda = torch._C._dispatch_has_kernel_for_dispatch_key("sparseprune::spmm", "CUDA")
 report(name=module.__name__, isas=module.available_isas(), again=sp.jit.load() is module,
+       cuda=[module.has_cuda(), cuda],
        close=[torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(before, after)])
 """
     )
+    monkeypatch.delenv("USE_CUDA", raising=False)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")  # one is enough here
     facts = run(tree, code)
+    assert facts["cuda"] == [nvcc.find() is not None, True]  # in plain torch where there is no nvcc
     assert facts["backend"] == facts["name"] == "sparseprune_jit"
     assert "scalar" in facts["isas"]
     assert facts["close"] == [True] * 5
@@ -138,10 +143,23 @@ def test_load_that_cannot_compile_leaves_plain_torch(tree: Path) -> None:
     for source in (tree / "csrc").rglob("*.cpp"):
         source.unlink()
     (tree / "csrc" / "ops.cpp").write_text("#error this cannot be compiled\n")
-    facts = run(tree, FAILS)
+    facts = run(tree, FAILS, USE_CUDA="0")
     assert facts["error"] == "RuntimeError"
     assert "Error building extension 'sparseprune_jit'" in facts["message"]
     assert "this cannot be compiled" in facts["message"]
+    assert facts["backend"] == "plain torch (fallback)"
+    assert facts["same"]
+
+
+def test_load_that_cannot_compile_cuda_leaves_plain_torch(tree: Path) -> None:
+    (tree / "bin").mkdir()
+    nvcc = tree / "bin" / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho this compiler has no licence\nexit 1\n")
+    nvcc.chmod(0o755)
+    facts = run(tree, FAILS, CUDA_HOME=str(tree), USE_CUDA="auto")
+    assert facts["error"] == "RuntimeError"
+    assert "this compiler has no licence" in facts["message"]
+    assert "Build without CUDA with USE_CUDA=0" in facts["message"]
     assert facts["backend"] == "plain torch (fallback)"
     assert facts["same"]
 

@@ -190,6 +190,15 @@ def test_layers_of_a_gpu_know_their_shapes() -> None:
             ops.spmm(torch.empty(6, 7), torch.empty(5, 1, device="cuda"), there)
 
 
+def test_a_gpu_without_kernels_computes_in_plain_torch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty(0, dtype=torch.int32)
+    monkeypatch.setattr(ops, "has_kernels", lambda device: False)
+    monkeypatch.setattr(ops, "plans", lambda crow, col, *_: ops.Pattern(crow, col, empty, empty))
+    with FakeTensorMode(), pytest.warns(RuntimeWarning, match="there are no CUDA kernels in this build"):
+        sp.SparseLinear(4, 4, device="cuda")
+    sp.SparseLinear(4, 4)  # nothing to warn of
+
+
 def test_layers_of_a_dtype_without_kernels_are_refused_by_device() -> None:
     layer = sp.SparseLinear(4, 4)
     with pytest.raises(TypeError, match=r"expected float32 or bfloat16 .* got torch\.float16"):

@@ -119,8 +119,8 @@ def test_operators_on_the_emulator(tmp_path: Path) -> None:
 # ---- what nvcc says ----
 
 ARCHITECTURES = {"80", "90", "100", "120"}
-# Of a block of threads: what leaves room for four of them and more on a multiprocessor. Tiles of tensor cores are
-# staged twice over.
+# Of a block of threads: what leaves room for four of them and more on a multiprocessor. Tiles of tensor cores
+# are staged twice over.
 MOST_REGISTERS, MOST_SHARED, MOST_SHARED_BY_TENSOR_CORES = 128, 18 * 1024, 26 * 1024
 
 
@@ -158,7 +158,7 @@ def test_kernels_stay_within_their_budgets(found: str, source: str, tmp_path: Pa
         assert shared is None or int(shared[1]) <= most_shared, f"{name}: {shared[1] if shared else 0} bytes"
 
 
-KERNEL_FILES = {"batch_norm", "conv", "linear", "topk"}
+KERNEL_FILES = {"batch_norm", "conv", "products", "topk"}
 
 
 def entries(found: str, source: str, folder: Path) -> dict[str, str]:
@@ -174,13 +174,24 @@ def entries(found: str, source: str, folder: Path) -> dict[str, str]:
 def test_wide_loads_are_in_the_ptx(found: str, tmp_path: Path) -> None:
     """Where the template says that N > 1 numbers are loaded at once, they are."""
     checked = 0
-    for source in ("linear", "conv"):
+    for source in ("products", "conv"):
         for name, code in entries(found, source, tmp_path).items():
             kernel = re.search(r"(spmm_kernel|sddmm_kernel|conv\w*_kernel)I(.*?)Li\d+ELi(\d+)E", name)
-            if kernel is not None and kernel[3] != "1":
+            words = int(kernel[3]) * (4 if kernel[2] == "f" else 2) // 4 if kernel is not None else 0
+            if words > 1:
                 checked += 1
-                words = int(kernel[3]) * (4 if kernel[2] == "f" else 2) // 4
                 assert f"ld.global.v{words}." in code or f"ld.global.nc.v{words}." in code, (
                     f"{name} loads no {words} words at once"
                 )
     assert checked > 60
+
+
+@pytest.mark.slow
+def test_tensor_cores_and_asynchronous_copies_are_in_the_ptx(found: str, tmp_path: Path) -> None:
+    kernels = {n: code for n, code in entries(found, "products", tmp_path).items() if "tensor_cores" in n}
+    assert len(kernels) == 2 * 2 * 2  # SpMM and SDDMM, V = 8 and 16, float16 and bfloat16
+    for name, code in kernels.items():
+        number = "bf16" if "bfloat16" in name else "f16"
+        assert f"mma.sync.aligned.m16n8k16.row.col.f32.{number}.{number}.f32" in code, name
+        assert "ldmatrix.sync.aligned.m8n8.x4" in code, name
+        assert "cp.async.cg.shared.global" in code, name

@@ -17,6 +17,7 @@ template <class T, int V, int N>
 __global__ void __launch_bounds__(sddmm_threads, sddmm_blocks)
     sddmm_kernel(Rows rows, const T* g, const T* x, int64_t samples, int64_t samples_of_part, int64_t nonzeros,
                  float* sum) {
+  [[maybe_unused]] constexpr int unrolled = V <= 4 ? 2 : 1;  // nvcc would take more, and spill
   const int group = int(threadIdx.x) / sddmm_lanes, lane = int(threadIdx.x) % sddmm_lanes;
   const unsigned lanes = lanes_of_group<sddmm_lanes>();
   const unsigned part = blockIdx.x / unsigned(rows.count), place = blockIdx.x % unsigned(rows.count);
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(sddmm_threads, sddmm_blocks)
   for (int32_t j = rows.start[row] + group; j < rows.start[row + 1]; j += sddmm_threads / sddmm_lanes) {
     const T* row_of_x = x + int64_t(rows.index[j]) * samples;
     float total[V] = {};
-#pragma unroll 2  // nvcc would take more, and spill
+#pragma unroll unrolled
     for (int64_t n = begin + lane * N; n < end; n += sddmm_lanes * N) {
       float of_x[N];
       load<T, N>(row_of_x + n, of_x);
