@@ -7,9 +7,10 @@ Times are what bytes and operations take at stated rates. Assumptions (all of th
   H100 SXM: 67, 494 and 989 TFLOP/s; 3350 GB/s.
 * Dense layers reach 80 % of the peak of their precision at any shape. Everyone reaches 80 % of the
   memory bandwidth.
-* Sparse kernels compute in float32 on the ordinary cores, whatever the operands are, and reach 27 % of
-  the float32 peak for any V. That is what Gale, Zaharia, Young and Elsen (Sparse GPU Kernels for Deep
+* Sparse kernels for V < 8, and for float32, compute in float32 on the ordinary cores and reach 27 % of the
+  float32 peak for any V. That is what Gale, Zaharia, Young and Elsen (Sparse GPU Kernels for Deep
   Learning, 2020, arXiv:2006.10901) report for Sputnik on a V100, at V = 1. Larger V may do better.
+* Half precision in blocks of 8 and 16 is computed on tensor cores, like dense at 80 % of their peak at most.
 * Memory: dense reads every weight and x, and writes y, once. Sparse reads the kept weights, a 4-byte
   index for each V x 1 block and x, and writes y, once. Caches are cold.
 * L2 cache: sparse kernels read, for each block, as many numbers of x as there are samples. L1 caches
@@ -17,6 +18,7 @@ Times are what bytes and operations take at stated rates. Assumptions (all of th
   8.5 TB/s at V = 1, and its L2 cache gives 3.1). An L2 cache gives 5120 bytes a clock, as NVIDIA's
   A100 whitepaper says, 7.2 TB/s at the boost clock. An H100 is taken to give as many, 10.1 TB/s at
   1.98 GHz, which NVIDIA does not publish.
+  Kernels on tensor cores copy past the L1 cache: nothing is served there.
 * The slowest of computing, memory and L2 cache sets the time. Launches and the bias are free, rows are
   equally long.
 * It is the forward pass of a linear layer, input and output in the layout that the kernels want.
@@ -109,7 +111,7 @@ def dense_seconds(gpu: Gpu, precision: str, layer: Layer) -> float:
 
 
 def sparse_seconds(gpu: Gpu, precision: str, layer: Layer, block: int, density: float) -> float:
-    """max(kept operations / (27 % of the float32 peak), bytes / (80 % of the bandwidth), L2 bytes / its rate)
+    """max(kept operations / rate, bytes / (80 % of the bandwidth), L2 bytes / its rate)
 
     Args:
         gpu: the device.
@@ -120,9 +122,11 @@ def sparse_seconds(gpu: Gpu, precision: str, layer: Layer, block: int, density: 
     """
     size = _bytes_per_number(precision)
     kept = density * layer.inputs * layer.outputs
-    operations = 2 * kept * layer.batch / (SPARSE_OF_PEAK * gpu.peaks["float32"])
+    tensor_cores = block >= 8 and size == 2
+    rate = DENSE_OF_PEAK * gpu.peaks[precision] if tensor_cores else SPARSE_OF_PEAK * gpu.peaks["float32"]
+    operations = 2 * kept * layer.batch / rate
     moved = (kept + layer.activations) * size + kept / block * INDEX_BYTES
-    through_l2 = kept / block * layer.batch * size * (1 - L1_HITS)
+    through_l2 = kept / block * layer.batch * size * (1 - (0 if tensor_cores else L1_HITS))
     return max(operations, moved / (OF_BANDWIDTH * gpu.bandwidth), through_l2 / gpu.l2_bandwidth)
 
 

@@ -180,8 +180,39 @@ void predicates() {
                 !for_tensor_cores<BFloat16, 1>);
 }
 
+// Operands that lie where 16 bytes may not be loaded at once: the ordinary kernels take them.
+void misaligned() {
+  using T = Half;
+  constexpr int V = 8, samples = 16;
+  current = "misaligned operands";
+  const Pattern p({3, 18});
+  const auto start = exactly(p.start), index = exactly(p.index);
+  const Rows rows{start.data(), index.data(), nullptr, p.rows};
+  for (int wrong = 0; wrong < 3; ++wrong) {
+    const auto value = Buffer<T>::random(p.nonzeros() * V + 1), x = Buffer<T>::random(all_cols * samples + 1),
+               bias = Buffer<T>::random(p.rows * V);
+    const Buffer<T> y(int64_t(p.rows) * V * samples + 1);
+    const T *values = value.data() + (wrong == 0), *of_x = x.data() + (wrong == 1);
+    T* to = y.data() + (wrong == 2);
+    launch_spmm<T, V>(rows, values, of_x, samples, bias.data(), false, to, nullptr);
+    for (int i = 0; i < p.rows; ++i)
+      for (int v = 0; v < V; ++v)
+        for (int n = 0; n < samples; ++n) {
+          double sum = float(bias[i * V + v]), scale = 0;
+          for (int32_t j = p.start[i]; j < p.start[i + 1]; ++j) {
+            const double term = double(float(values[int64_t(j) * V + v])) * float(of_x[p.index[j] * samples + n]);
+            sum += term;
+            scale += std::abs(term);
+          }
+          const int64_t at = (int64_t(i) * V + v) * samples + n;
+          expect_close(float(to[at]), sum, scale, tolerance<T>(all_cols), at);
+        }
+  }
+}
+
 void run() {
   predicates();
+  if (!brief) misaligned();
   shapes<Half, 16>("float16");
   shapes<BFloat16, 8>("bfloat16");
   shapes<Half, 8>("float16");
