@@ -1,10 +1,12 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sparseprune as sp
 from sparseprune import choice, machine
@@ -132,6 +134,31 @@ def test_key_of_a_convolution_names_what_its_seconds_depend_on() -> None:
 @pytest.mark.parametrize("isa", ["scalar"], indirect=True)
 def test_assume_sparse_only_with_vector_instructions(isa: str, needs_extension: None) -> None:
     assert not choice.assume(convs()[0], 64).use_sparse
+
+
+@pytest.mark.parametrize(
+    ("dtype", "block_rows", "densest"),
+    [(torch.float32, 1, 0.05), (torch.float32, 16, 0.05), (torch.float16, 4, 0.02), (torch.bfloat16, 8, 0.1)],
+)
+def test_assumptions_on_a_gpu_are_those_of_the_model(
+    dtype: torch.dtype, block_rows: int, densest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sp.ops, "has_kernels", lambda device: True)
+    for density, expected in ((densest, True), (densest + 0.01, False)):
+        kept = round(16 * 1000 * density) // block_rows
+        with FakeTensorMode():
+            values = torch.empty(kept, block_rows, dtype=dtype, device="cuda")
+            layer = SimpleNamespace(values=values, block=(block_rows, 1), weight_shape=(16, 1000))
+            assumed = choice.assume(layer, 64)
+        assert assumed.use_sparse is expected
+        assert "CUDA" in str(assumed) or sp.ops.extension is None
+
+
+def test_a_gpu_has_seconds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    key = machine.key(torch.device("cuda"))
+    assert key.startswith("Some GPU, CUDA ")
+    assert key != machine.key() == machine.key(torch.device("cpu"))
 
 
 def test_measure_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:

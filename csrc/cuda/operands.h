@@ -10,11 +10,9 @@
 #include "spmm.cuh"
 
 #ifdef __CUDACC__
+#include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-
-// In the CUDA builds of torch only. Weak, so that this library loads on the others too.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
 
 #define REGISTER_FOR_CUDA(m) STABLE_TORCH_LIBRARY_IMPL(sparseprune, CUDA, m)
 #else
@@ -31,6 +29,21 @@ inline void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
 }
 
+// Torch's stream, from its CUDA library, which is loaded where there are tensors on a GPU. It is not linked
+// against, so that this library loads without it.
+inline cudaStream_t current_stream(int device) {
+  using Function = AOTITorchError (*)(int32_t, void**);
+  static const Function of_torch = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  if (!of_torch)
+    throw std::runtime_error("libtorch_cuda.so with aoti_torch_get_current_cuda_stream is not loaded");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(of_torch(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
 // Makes the device of a tensor the current one for as long as it lives, and names its current stream.
 class OnDeviceOf {
  public:
@@ -42,9 +55,7 @@ class OnDeviceOf {
     check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
     check(major >= 8, op, ": expected a GPU of compute capability 8.0 or higher (Ampere, 2020), got ", major, ".",
           minor, "; use the CPU");
-    void* current = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &current));
-    stream = static_cast<cudaStream_t>(current);
+    stream = current_stream(device);
   }
   cudaStream_t stream;
 

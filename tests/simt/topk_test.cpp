@@ -48,12 +48,15 @@ void topk(const char* type, const std::vector<int64_t>& sizes, int64_t k, int le
 
 template <class T>
 void topk_cases(const char* type) {
+  if (brief) {
+    topk<T>(type, {1, 0, 3}, 2, 3);
+    return topk<T>(type, {1100, 1, 20}, 700, 3);
+  }
   for (const int levels : {0, 1, 3}) {
     topk<T>(type, {1}, 1, levels);
     topk<T>(type, {1, 0, 3}, 2, levels);
     topk<T>(type, {5, 3}, 0, levels);
     topk<T>(type, {1500, 1, 2100}, 700, levels);
-    if (brief) continue;
     topk<T>(type, {1500, 1, 2100}, 1, levels);
     topk<T>(type, {1500, 1, 2100}, 3601, levels);
   }
@@ -75,7 +78,7 @@ void topk_cases(const char* type) {
 
 void run() {
   topk_cases<float>("float32");
-  topk_cases<double>("float64");
+  if (!brief) topk_cases<double>("float64");
 }
 
 }  // namespace
