@@ -16,13 +16,28 @@ struct Case {
   int samples;
   double density;
   bool special;
+  int shift = 0;  // of the images, in numbers: vectors are not aligned
+};
+
+// Random numbers that begin `shift` numbers after an aligned address.
+template <class T>
+class Shifted {
+ public:
+  Shifted(int64_t n, int shift) : shift_(shift), all_(Buffer<T>::random(n + shift)) {}
+  T* data() const { return all_.data() + shift_; }
+  T& operator[](int64_t i) const { return data()[i]; }
+  int64_t size() const { return all_.size() - shift_; }
+
+ private:
+  int shift_;
+  Buffer<T> all_;
 };
 
 // A pattern by block rows, and by (group, phase of the input, channel) as the transposed kernel wants it. Which
 // phase a tap reaches is found by looking for an input position that it reads for some output position.
 struct Pattern {
   std::vector<int32_t> start{0}, index, order;
-  std::vector<int32_t> start_t{0}, index_t, source_t;
+  std::vector<int32_t> start_t{0}, index_t, source_t, order_t;
 
   Pattern(const Case& c) {
     const int taps = c.kernel[0] * c.kernel[1], rows = c.groups * c.blocks;
@@ -48,6 +63,7 @@ struct Pattern {
           }
           start_t.push_back(int32_t(index_t.size()));
         }
+    for (int r = int(start_t.size()) - 1; r-- > 0;) order_t.push_back(r);
   }
   static int phase_along(const Case& c, int axis, int k) {
     int at = k * c.dilation[axis] - c.pad[2 * axis];
@@ -57,13 +73,14 @@ struct Pattern {
   int64_t nonzeros() const { return int64_t(index.size()); }
 };
 
+// plain: with a bias, rows in their own order, parts as launched; else without, in an order, in two parts
 template <class T, int V>
-void conv(const char* type, const Case& c) {
+void conv(const char* type, const Case& c, bool plain) {
   char text[200];
   snprintf(text, sizeof text,
-           "conv %s V=%d, %d groups of %d channels and %d block rows, %dx%d, kernel %dx%d, %s%d samples", type, V,
-           c.groups, c.channels, c.blocks, c.height, c.width, c.kernel[0], c.kernel[1],
-           c.special ? "inf and nan, " : "", c.samples);
+           "conv %s V=%d, %d groups of %d channels and %d block rows, %dx%d, kernel %dx%d, %s%s%d samples", type,
+           V, c.groups, c.channels, c.blocks, c.height, c.width, c.kernel[0], c.kernel[1],
+           c.special ? "inf and nan, " : "", plain ? "" : "ordered, ", c.samples);
   current = text;
   const auto size_of = [&](int axis, int input) {
     return (input + c.pad[2 * axis] + c.pad[2 * axis + 1] - c.dilation[axis] * (c.kernel[axis] - 1) - 1) /
@@ -88,18 +105,20 @@ void conv(const char* type, const Case& c) {
                      c.samples};
   const Pattern p(c);
   const auto start = exactly(p.start), index = exactly(p.index), order = exactly(p.order);
-  const auto start_t = exactly(p.start_t), index_t = exactly(p.index_t), source_t = exactly(p.source_t);
+  const auto start_t = exactly(p.start_t), index_t = exactly(p.index_t), source_t = exactly(p.source_t),
+             order_t = exactly(p.order_t);
   const int64_t n = c.samples, in_plane = int64_t(c.height) * c.width * n,
                 out_plane = int64_t(out_height) * out_width * n;
-  const auto value = Buffer<T>::random(p.nonzeros() * V), x = Buffer<T>::random(all_channels * in_plane),
-             g = Buffer<T>::random(rows * V * out_plane), bias = Buffer<T>::random(rows * V);
-  if (c.special) {
-    x[x.size() / 2] = T(std::numeric_limits<float>::infinity());
-    x[x.size() - 1] = T(std::numeric_limits<float>::quiet_NaN());
-  }
-  const int turn = checks % 2;
-  const Rows by_rows{start.data(), index.data(), turn ? order.data() : nullptr, rows};
-  const Rows by_channels{start_t.data(), index_t.data(), nullptr, int32_t(p.start_t.size()) - 1};
+  const auto value = Buffer<T>::random(p.nonzeros() * V), bias = Buffer<T>::random(rows * V);
+  const Shifted<T> x(all_channels * in_plane, c.shift), g(rows * V * out_plane, c.shift);
+  if (c.special)
+    for (const Shifted<T>* images : {&x, &g}) {
+      (*images)[0] = (*images)[images->size() / 2] = T(std::numeric_limits<float>::infinity());
+      (*images)[images->size() - 1] = T(std::numeric_limits<float>::quiet_NaN());
+    }
+  const Rows by_rows{start.data(), index.data(), plain ? nullptr : order.data(), rows};
+  const Rows by_channels{start_t.data(), index_t.data(), plain ? nullptr : order_t.data(),
+                         int32_t(p.start_t.size()) - 1};
 
   // visit(nonzero, v, place of the output, place of the input) for every product
   const auto for_products = [&](auto visit) {
@@ -125,14 +144,14 @@ void conv(const char* type, const Case& c) {
       sum[size_t(at)] += term;
       scale[size_t(at)] += std::abs(term);
     }
-    void expect(const Buffer<T>& got, int64_t terms) const {
+    void expect(const Shifted<T>& got, int64_t terms) const {
       for (int64_t i = 0; i < got.size(); ++i)
         expect_close(float(got[i]), sum[size_t(i)], scale[size_t(i)], tolerance<T>(terms), i);
     }
   };
   Sums of_y(g.size()), of_x(x.size()), of_value(value.size());
   for (int64_t i = 0; i < g.size(); ++i)
-    if (!turn) of_y.add(i, double(float(bias[i / out_plane])));
+    if (plain) of_y.add(i, double(float(bias[i / out_plane])));
   for_products([&](int64_t j, int64_t out, int64_t in) {
     of_y.add(out, double(float(value[j])) * float(x[in]));
     of_x.add(in, double(float(value[j])) * float(g[out]));
@@ -140,15 +159,15 @@ void conv(const char* type, const Case& c) {
   });
 
   const Buffer<Tap> room(conv_taps(of, false)), room_t(conv_taps(of, true));
-  const Buffer<T> y(g.size()), d_x(x.size()), d_value(value.size());
-  launch_conv<T, V>(by_rows, value.data(), of, x.data(), turn ? nullptr : bias.data(), room.data(), y.data(),
+  const Shifted<T> y(g.size(), c.shift), d_x(x.size(), c.shift), d_value(value.size(), 0);
+  launch_conv<T, V>(by_rows, value.data(), of, x.data(), plain ? bias.data() : nullptr, room.data(), y.data(),
                     nullptr);
   of_y.expect(y, int64_t(c.channels) * taps);
   launch_conv_t<T, V>(by_channels, source_t.data(), value.data(), of, g.data(), room_t.data(), d_x.data(),
                       nullptr);
   of_x.expect(d_x, int64_t(c.blocks) * V * taps);
   const int64_t pixels = of.pixels_out();
-  const Parts parts = turn ? Parts{2, std::max<int64_t>(divided_up(pixels, 2), 1)} : parts_of_conv(of, rows);
+  const Parts parts = plain ? parts_of_conv(of, rows) : Parts{2, std::max<int64_t>(divided_up(pixels, 2), 1)};
   const Buffer<float> workspace(parts.count * value.size());
   launch_conv_sddmm<T, V>(by_rows, p.nonzeros(), of, g.data(), x.data(), room.data(), parts, workspace.data(),
                           d_value.data(), nullptr);
@@ -158,6 +177,8 @@ void conv(const char* type, const Case& c) {
 const Case few[] = {
     {1, 3, 4, 4, 3, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.7, false},
     {2, 2, 2, 3, 5, {2, 3}, {2, 1}, {0, 1, 2, 0}, {1, 1}, 3, 0.8, false},
+    // more nonzeros in a row, of both plans, than are staged at a time
+    {1, 4, 6, 2, 2, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 4, 1.1, false},
 };
 const Case most[] = {
     {1, 3, 4, 5, 7, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.7, false},
@@ -171,14 +192,21 @@ const Case most[] = {
     {1, 2, 3, 1, 1, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.8, false},
     {1, 2, 2, 4, 4, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.0, false},
     {1, 2, 2, 4, 4, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 0, 0.8, false},
+    // more rows than a block of threads takes, and more nonzeros than are staged at a time
+    {1, 4, 10, 2, 3, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 1.1, false},
+    {1, 4, 6, 3, 2, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 3, 1.1, false},
+    {2, 2, 3, 7, 5, {3, 2}, {2, 3}, {1, 0, 0, 2}, {1, 2}, 16, 0.8, true},
+    {1, 2, 3, 4, 5, {1, 1}, {2, 1}, {1, 0, 0, 1}, {1, 1}, 8, 0.8, true},
+    {1, 2, 3, 3, 4, {3, 3}, {1, 1}, {1, 1, 1, 1}, {1, 1}, 8, 0.8, false, 1},
 };
 
 template <class T, int V>
 void conv_cases(const char* type) {
-  if (brief)
-    for (const Case& c : few) conv<T, V>(type, c);
-  else
-    for (const Case& c : most) conv<T, V>(type, c);
+  for (const bool plain : {true, false})
+    if (brief)
+      for (const Case& c : few) conv<T, V>(type, c, plain);
+    else
+      for (const Case& c : most) conv<T, V>(type, c, plain);
 }
 
 template <class T>
@@ -190,7 +218,46 @@ void conv_blocks_of(const char* type) {
   if (!brief) conv_cases<T, 16>(type);
 }
 
+// What must be refused, or not, before anything is launched. Only the reach of a kernel is as long as it may be.
+void sizes() {
+  const ConvShape fits{{1, 1000}, {1, 1000}, 1, 3, 1, 1, 0, 1, 1, 1, 1, 2, 2, 1};
+  const auto expect = [&](const char* what, bool fits_in, ConvShape of) {
+    current = what;
+    bool refused = false;
+    try {
+      check_sizes(of, 1);
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    ++checks;
+    if (refused == fits_in) fail(refused ? "was refused" : "was not refused");
+  };
+  expect("sizes of a common convolution", true, fits);
+  ConvShape of = fits;
+  of.dilation_w = (INT16_MAX - of.left - of.stride_w) / of.kernel_w;
+  expect("the longest reach", true, of);
+  ++of.dilation_w;
+  expect("a longer reach", false, of);
+  of = fits;
+  of.dilation_h = INT16_MAX;
+  expect("a longer reach in height", false, of);
+  of = fits;
+  of.samples = INT32_MAX / 1000;
+  expect("as many samples as can be counted", true, of);
+  ++of.samples;
+  expect("too many samples", false, of);
+  of = fits;
+  of.channels = INT32_MAX / 1000 - 1;
+  expect("as many input channels as can be counted", true, of);
+  ++of.channels;
+  expect("too many input channels", false, of);
+  of = fits;
+  of.blocks = INT32_MAX / 1000;
+  expect("too many output channels", false, of);
+}
+
 void run() {
+  sizes();
   conv_blocks_of<float>("float32");
   if (brief) return;
   conv_blocks_of<Half>("float16");

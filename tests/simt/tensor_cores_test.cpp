@@ -153,8 +153,9 @@ void check(const char* type, const std::vector<int>& lengths, const Case& c) {
 template <class T, int V>
 void shapes(const char* type) {
   static_assert(for_tensor_cores<T, V>);
-  // 66: more than the 64 nonzeros that the warps of a block of threads take at a time.
-  if (brief) return check<T, V>(type, {0, 33, 66, 1, 17}, {72, true, true, true, false, 2, 64});
+  // 66: more than the 64 nonzeros that the warps of a block of threads take at a time. 128: more samples than are
+  // staged at a time, twice over, so that what was staged is overwritten.
+  if (brief) return check<T, V>(type, {0, 33, 66, 1, 17}, {136, true, true, true, false, 2, 128});
   int turn = V / 8;
   for (const int samples : {8, 16, 40, 64, 72, 136}) {
     const bool a = turn & 1, b = turn & 2, c = turn & 4;
@@ -163,6 +164,7 @@ void shapes(const char* type) {
     ++turn;
   }
   check<T, V>(type, {66, 80 - 1, 0}, {72, true, true, false, true, 2, 64});
+  check<T, V>(type, {3, 20}, {136, false, false, false, true, 4, 40});  // parts that end within what is staged
   check<T, V>(type, {0}, {64, false, true, true, false, 1, 64});
   check<T, V>(type, {31}, {8, false, false, false, false, 1, 64});
 }
