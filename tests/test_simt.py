@@ -172,7 +172,7 @@ def entries(found: str, source: str, folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_wide_loads_are_in_the_ptx(found: str, tmp_path: Path) -> None:
-    """Where the template says that N > 1 numbers are loaded at once, they are."""
+    """Where the template says that N > 1 numbers are loaded and stored at once, they are."""
     checked = 0
     for source in ("products", "conv"):
         for name, code in entries(found, source, tmp_path).items():
@@ -183,6 +183,8 @@ def test_wide_loads_are_in_the_ptx(found: str, tmp_path: Path) -> None:
                 assert f"ld.global.v{words}." in code or f"ld.global.nc.v{words}." in code, (
                     f"{name} loads no {words} words at once"
                 )
+                stores = f"st.global.v{words}." in code
+                assert stores or "sddmm" in name, f"{name} stores no {words} words at once"
     assert checked > 60
 
 

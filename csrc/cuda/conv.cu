@@ -5,7 +5,7 @@
 // layers.
 #include <tuple>
 
-#include "conv2d.cuh"
+#include "conv.cuh"
 #include "conv_plan.h"
 #include "pattern.h"
 #include "plan.h"

@@ -81,6 +81,7 @@ __device__ __forceinline__ void load(const T* from, float (&to)[n]) {
   }
 }
 
+// To global memory.
 template <class T, int n>
 __device__ __forceinline__ void store(const float (&from)[n], T* to) {
   if constexpr (n == 1) {
@@ -91,7 +92,19 @@ __device__ __forceinline__ void store(const float (&from)[n], T* to) {
     for (int i = 0; i < n; ++i) numbers[i] = T(from[i]);
     Words<n * sizeof(T)> words;
     memcpy(&words, static_cast<const void*>(numbers), sizeof words);
-    *reinterpret_cast<Words<n * sizeof(T)>*>(to) = words;
+#ifdef __CUDACC__
+    // nvcc divides a plain assignment into stores of 4 bytes.
+    if constexpr (sizeof words == 16)
+      asm volatile("st.global.v4.u32 [%0],{%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)), "r"(words.at[0]),
+                   "r"(words.at[1]), "r"(words.at[2]), "r"(words.at[3])
+                   : "memory");
+    else if constexpr (sizeof words == 8)
+      asm volatile("st.global.v2.u32 [%0],{%1,%2};" ::"l"(__cvta_generic_to_global(to)), "r"(words.at[0]),
+                   "r"(words.at[1])
+                   : "memory");
+    else
+#endif
+      *reinterpret_cast<Words<n * sizeof(T)>*>(to) = words;
   }
 }
 

@@ -202,11 +202,12 @@ inline void run_fiber() {
 
 // ---- synchronisation ----
 
-inline void wait_for(Barrier& barrier, int threads) {
+// `ordered`: what threads did before, all see after.
+inline void wait_for(Barrier& barrier, int threads, bool ordered = true) {
   Unobserved unobserved;
   const unsigned generation = barrier.generation;
   void* tag = &barrier.tags[generation % 2];
-  release(tag);
+  if (ordered) release(tag);
   if (++barrier.arrived == threads) {
     barrier.arrived = 0;
     ++barrier.generation;
@@ -214,18 +215,19 @@ inline void wait_for(Barrier& barrier, int threads) {
   } else {
     while (barrier.generation == generation) switch_to_main(false);
   }
-  acquire(tag);
+  if (ordered) acquire(tag);
 }
 
 inline void wait_for_block() { wait_for(block->barrier, int(block->fibers.size())); }
 
-inline void wait_for_warp(unsigned mask) {
+inline void wait_for_warp(unsigned mask, bool ordered = true) {
   Unobserved unobserved;
   if (!(mask >> lane() & 1)) die("the calling lane is not in the mask");
-  wait_for(warp().barriers[mask], __builtin_popcount(mask));
+  wait_for(warp().barriers[mask], __builtin_popcount(mask), ordered);
 }
 
-// What each lane of the mask gives, [lane][bytes]; valid until the same lanes exchange values again.
+// What each lane of the mask gives, [lane][bytes]; valid until the same lanes exchange values again. Orders no
+// memory: neither do shuffles, ldmatrix and mma on a GPU.
 template <class T>
 const unsigned char (*publish(unsigned mask, T value))[16] {
   static_assert(sizeof(T) <= 16);
@@ -234,7 +236,7 @@ const unsigned char (*publish(unsigned mask, T value))[16] {
   Warp& w = warp();
   const unsigned turn = w.exchanges[me]++ % 2;  // a slow lane may still read the values of the turn before
   memcpy(w.values[turn][me], &value, sizeof value);
-  wait_for_warp(mask);
+  wait_for_warp(mask, false);
   return w.values[turn];
 }
 

@@ -215,13 +215,20 @@ inline void check_sizes(const ConvShape& of, int64_t block_rows) {
   if (numbers > INT32_MAX)
     throw std::invalid_argument("expected fewer than 2^31 numbers in a channel of a batch, got " +
                                 std::to_string(numbers) + "; use smaller batches");
-  const int64_t offset =
-      std::max((of.channels + 1) * of.pixels_in(), (of.blocks + 1) * block_rows * of.pixels_out());
+  const int64_t reach_h = int64_t(of.kernel_h) * of.dilation_h + of.top + of.stride_h,
+                reach_w = int64_t(of.kernel_w) * of.dilation_w + of.left + of.stride_w;
+  const auto farthest = [&](int64_t planes, const Images& images) {
+    return (planes * images.height + reach_h) * images.width + reach_w;
+  };
+  const int64_t offset = std::max(farthest(of.channels, of.in), farthest(int64_t(of.blocks) * block_rows, of.out));
   if (offset > INT32_MAX)
     throw std::invalid_argument("expected fewer than 2^31 pixels in the channels of an image, got " +
                                 std::to_string(offset) + "; use smaller images");
-  const int64_t reach = std::max(int64_t(of.kernel_h) * of.dilation_h + of.top + of.stride_h,
-                                 int64_t(of.kernel_w) * of.dilation_w + of.left + of.stride_w);
+  const int64_t columns = std::max(of.channels, of.blocks) * (int64_t(of.kernel_h) * of.kernel_w);
+  if (columns > INT32_MAX)
+    throw std::invalid_argument("expected fewer than 2^31 weights of an output channel, got " +
+                                std::to_string(columns));
+  const int64_t reach = std::max(reach_h, reach_w);
   if (reach > INT16_MAX)
     throw std::invalid_argument("expected kernels that reach less than 2^15 pixels, padding included, got " +
                                 std::to_string(reach));

@@ -1,2 +1,0 @@
-#pragma once
-#include "../conv_geometry.h"
