@@ -1,5 +1,5 @@
-"""Build of the extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/jit.py (C++) and
-sparseprune/nvcc.py (CUDA)."""
+"""Build of the extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/jit.py (C++)
+and sparseprune/nvcc.py (CUDA)."""
 
 import os
 import runpy
