@@ -164,33 +164,63 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, sizes: Sizes
         rows, cols = sparse.weight_shape
         sizes = Sizes((cols,), (rows,), True)
     inner = not isinstance(sparse, SparseLinear) and batch_size >= FEW_SAMPLES
-    like = next(sparse.parameters())
-    timed = []
-    for layer, batch_inner in ((sparse, inner), (dense, False)):
-        x = _ramp(like, batch_size, sizes.input, batch_inner and not first).requires_grad_(not first)
-        g = _ramp(like, batch_size, sizes.output, batch_inner)
-        wanted = [t for t in (x, *layer.parameters()) if t.requires_grad]
-        timed.append((layer, x, g, wanted))
-    best = [math.inf, math.inf]
-    rounds, begin = 0, time.perf_counter()
     layout = sparse.batch_inner
     try:
         sparse.batch_inner = True if inner else layout
-        with torch.enable_grad():
-            while rounds < 2 or (rounds < MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_SECONDS):
-                for i, (layer, x, g, wanted) in enumerate(timed):
-                    start = _clock(like.device)
-                    y = layer(x)
-                    if wanted:
-                        torch.autograd.grad(y, wanted, g)
-                    best[i] = min(best[i], _clock(like.device) - start)
-                rounds += 1
+        return Choice(
+            *_fastest(
+                _Step.of(sparse, batch_size, sizes, inner and not first, inner, first),
+                _Step.of(dense, batch_size, sizes, False, False, first),
+            )
+        )
     finally:
         sparse.batch_inner = layout
-    return Choice(*best)
 
 
-def _clock(device: torch.device) -> float:
+def measure_dense(layer: nn.Module, batch_size: int, sizes: Sizes) -> float:
+    """Seconds of the fastest training step of a layer that has no sparse twin."""
+    (seconds,) = _fastest(_Step.of(layer, batch_size, sizes, False, False, not sizes.input_gradient))
+    return seconds
+
+
+class _Step(NamedTuple):
+    """One layer's training step: forward and all gradients."""
+
+    layer: nn.Module
+    x: Tensor
+    g: Tensor
+    wanted: list[Tensor]
+
+    @classmethod
+    def of(
+        cls, layer: nn.Module, batch_size: int, sizes: Sizes, x_inner: bool, g_inner: bool, first: bool
+    ) -> _Step:
+        like = next(layer.parameters())
+        x = _ramp(like, batch_size, sizes.input, x_inner).requires_grad_(not first)
+        g = _ramp(like, batch_size, sizes.output, g_inner)
+        return cls(layer, x, g, [t for t in (x, *layer.parameters()) if t.requires_grad])
+
+    def __call__(self) -> None:
+        y = self.layer(self.x)
+        if self.wanted:
+            torch.autograd.grad(y, self.wanted, self.g)
+
+
+def _fastest(*steps: _Step) -> list[float]:
+    """Seconds of each step's fastest run; they take turns."""
+    best = [math.inf] * len(steps)
+    rounds, begin = 0, time.perf_counter()
+    with torch.enable_grad():
+        while rounds < 2 or (rounds < MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_SECONDS):
+            for i, step in enumerate(steps):
+                start = clock(step.x.device)
+                step()
+                best[i] = min(best[i], clock(step.x.device) - start)
+            rounds += 1
+    return best
+
+
+def clock(device: torch.device) -> float:
     """Seconds, when all that was launched is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -91,17 +91,17 @@ def select_masks(
     """
     shapes = {name: score.shape for name, score in scores.items()}
     check_selection(shapes, sparsity, scope, block, min_per_layer, allow_empty)
-    rows = _rows_of_blocks(shapes, block[0])
-    means = {name: _mean_of_blocks(score, rows[name]) for name, score in scores.items()}
-    floors = _floors(shapes, rows, min_per_layer)
+    rows = rows_of_blocks(shapes, block[0])
+    means = {name: mean_of_blocks(score, rows[name]) for name, score in scores.items()}
+    least = floors(shapes, rows, min_per_layer)
     if scope == "global":
-        selected = _select_global(means, rows, sparsity, floors)
+        selected = _select_global(means, rows, sparsity, least)
     else:
         selected = {
-            name: _topk_named({name: score}, max(kept(score.numel(), sparsity), floors[name]))[name]
+            name: topk_named({name: score}, max(kept(score.numel(), sparsity), least[name]))[name]
             for name, score in means.items()
         }
-    masks = {name: _spread_blocks(selected[name], score, rows[name]) for name, score in scores.items()}
+    masks = {name: spread_blocks(selected[name], score, rows[name]) for name, score in scores.items()}
     if not allow_empty:
         refuse_empty(masks)
     return masks
@@ -171,7 +171,7 @@ def check_selection(
         )
     if not isinstance(allow_empty, bool):
         raise TypeError(f"allow_empty: expected True or False, got {type(allow_empty).__name__}")
-    rows = _rows_of_blocks(shapes, block[0])
+    rows = rows_of_blocks(shapes, block[0])
     if shapes and block[0] not in rows.values():
         raise ValueError(
             f"prune: expected a layer whose rows are divisible by {block[0]} (rows of a block), got "
@@ -179,7 +179,7 @@ def check_selection(
             "choose a smaller block"
         )
     k = _kept_globally({name: shape.numel() // rows[name] for name, shape in shapes.items()}, rows, sparsity)
-    floor = sum(count * rows[name] for name, count in _floors(shapes, rows, min_per_layer).items())
+    floor = sum(count * rows[name] for name, count in floors(shapes, rows, min_per_layer).items())
     if scope == "global" and floor > k:
         raise ValueError(
             f"min_per_layer: expected floors of {k} weights in total at most "
@@ -187,12 +187,12 @@ def check_selection(
         )
 
 
-def _rows_of_blocks(shapes: Mapping[str, torch.Size], rows: int) -> dict[str, int]:
+def rows_of_blocks(shapes: Mapping[str, torch.Size], rows: int) -> dict[str, int]:
     """Rows of each layer's blocks: 1 where ``rows`` does not divide the layer's."""
     return {name: rows if shape and shape[0] % rows == 0 else 1 for name, shape in shapes.items()}
 
 
-def _floors(shapes: Mapping[str, torch.Size], rows: Mapping[str, int], min_per_layer: int) -> dict[str, int]:
+def floors(shapes: Mapping[str, torch.Size], rows: Mapping[str, int], min_per_layer: int) -> dict[str, int]:
     """Blocks that each layer keeps at least."""
     return {
         name: min(-(-min_per_layer // rows[name]), shape.numel() // rows[name])
@@ -218,13 +218,13 @@ def _select_global(
         if not below:
             break
         for name in below:
-            masks[name] = _topk_named({name: free.pop(name)}, floors[name])[name]
+            masks[name] = topk_named({name: free.pop(name)}, floors[name])[name]
             k -= floors[name] * rows[name]
     masks |= taken
     masks = {name: masks[name] for name in scores}
     # Where the next block does not fit, the best weights of layers without blocks make up the number.
     left = {name: score[~masks[name]] for name, score in scores.items() if rows[name] == 1 and missing}
-    extra = _topk_named(left, min(missing, sum(score.numel() for score in left.values())))
+    extra = topk_named(left, min(missing, sum(score.numel() for score in left.values())))
     for name, mask in extra.items():
         masks[name][~masks[name]] = mask
     return masks
@@ -237,17 +237,17 @@ def _topk_weights(
     sizes = {rows[name] for name in scores}
     largest = max(sizes, default=1)
     if len(sizes) < 2:
-        return _topk_named(scores, k // largest if scores else 0), k % largest
+        return topk_named(scores, k // largest if scores else 0), k % largest
     blocks, missing = 0, k
     while True:
         blocks += missing // largest  # as many more as surely fit, until not even one block does
-        taken = _topk_named(scores, blocks)
+        taken = topk_named(scores, blocks)
         missing = k - sum(int(mask.sum()) * rows[name] for name, mask in taken.items())
         if missing < largest:
             return taken, missing
 
 
-def _topk_named(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+def topk_named(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
     names = list(scores)
     try:
         return dict(zip(names, topk_masks(list(scores.values()), k), strict=True))
@@ -262,12 +262,12 @@ def _topk_named(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
         ) from None
 
 
-def _mean_of_blocks(score: Tensor, rows: int) -> Tensor:
+def mean_of_blocks(score: Tensor, rows: int) -> Tensor:
     if rows == 1:
         return score
     dtype = torch.promote_types(score.dtype, torch.float32)
     return score.reshape(score.shape[0] // rows, rows, -1).mean(1, dtype=dtype)
 
 
-def _spread_blocks(mask: Tensor, score: Tensor, rows: int) -> Tensor:
+def spread_blocks(mask: Tensor, score: Tensor, rows: int) -> Tensor:
     return mask if rows == 1 else mask.repeat_interleave(rows, 0).reshape(score.shape)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune import masks, scores
+from sparseprune import budget, cost, masks, scores, speedups
 
 METHODS: dict[str, Callable[..., scores.Scores]] = {
     "random": scores.random,
@@ -20,6 +22,7 @@ METHODS: dict[str, Callable[..., scores.Scores]] = {
 }
 
 SELECTION_OPTIONS = ("allow_empty", "min_per_layer")
+SPARSITY = 0.9  # where no target is named
 
 
 def prune(
@@ -27,7 +30,12 @@ def prune(
     batches: scores.Batches | None = None,
     *,
     method: str = "snip",
-    sparsity: float = 0.9,
+    sparsity: float | None = None,
+    flops: float | None = None,
+    speedup: float | None = None,
+    input_size: Sequence[int] | None = None,
+    batch_size: int = 128,
+    cost_exponent: float = budget.EXPONENT,
     scope: str = "global",
     block: tuple[int, int] = (1, 1),
     rounds: int | None = None,
@@ -36,17 +44,31 @@ def prune(
     seed: int = 0,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Score the weights of Linear and Conv layers and keep the best k = round(n · (1 − sparsity)).
+    """Score the weights of Linear and Conv layers and keep the best: so many, or as the network may cost.
 
-    The model is left untouched; give the masks to ``sparsify`` or ``apply_masks``.
+    One of three targets: ``sparsity`` keeps the best k = round(n · (1 − sparsity)) weights; ``flops`` and
+    ``speedup`` keep what scores best for its cost within a budget (see :mod:`sparseprune.budget`), for a
+    weight of an early convolution, used at a thousand positions, costs a thousand times one of a linear
+    layer. The model is left untouched; give the masks to ``sparsify`` or ``apply_masks``.
 
     Args:
         model: the network, at its initialisation.
         batches: iterable of (input, target) to score on; ``"random"`` and ``"magnitude"`` need none.
         method: ``"random"``, ``"magnitude"``, ``"gradient"``, ``"snip"`` or ``"grasp"``; see
             ``sparseprune.scores``.
-        sparsity: fraction of the prunable weights that is removed, in [0, 1).
-        scope: ``"global"`` ranks all weights together, ``"layer"`` prunes every layer to the same sparsity.
+        sparsity: fraction of the prunable weights that is removed, in [0, 1); 0.9 where no target is named.
+        flops: fraction of the prunable layers' floating-point operations in a training step that stay, in
+            (0, 1]; never exceeded.
+        speedup: how many times faster a training step (forward and backward of the whole network at
+            ``batch_size``) is to be than that of the dense model, 1 or more, measured on this machine. What
+            ``sparsify`` makes of the masks is timed and the budget corrected, up to twice; the masks have it
+            as ``masks.speedup``.
+        input_size: shape of one sample, for ``flops`` and ``speedup``; by default that of the first of
+            ``batches``.
+        batch_size: samples in a training step, for ``speedup``.
+        cost_exponent: weights are ranked by score / cost^exponent, 0 to 1, for ``flops`` and ``speedup``.
+        scope: ``"global"`` ranks all weights together, ``"layer"`` prunes every layer to the same sparsity
+            (with ``sparsity`` only).
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
             ``weight.flatten(1)`` by the mean of their scores; n and k then count blocks. A layer whose rows V
             does not divide, such as one of 10 classes, is pruned weight by weight, ranked together with the
@@ -58,7 +80,8 @@ def prune(
         **options: of the method (``bn``, ``temperature``), and of the selection: ``min_per_layer`` (weights
             that each layer keeps at least) and ``allow_empty`` (accept layers that keep none).
     Returns:
-        ``{parameter name: bool tensor of the weight's shape}``, True = keep, in the order of the modules.
+        ``{parameter name: bool tensor of the weight's shape}``, True = keep, in the order of the modules;
+        with ``speedup`` a :class:`sparseprune.speedups.TimedMasks`.
     Raises:
         TypeError: an argument has a wrong type, or an option is unknown.
         ValueError: an argument is out of range, the batches are empty, a score is not finite, or a layer
@@ -88,10 +111,67 @@ def prune(
             + ("; exclude leaves nothing" if excluded else "")
         )
     # Whatever is wrong with the arguments of the selection is said before the data is read.
-    masks.check_selection(
-        {name: weight.shape for name, weight in weights.items()}, sparsity, scope, block, **selection
-    )
+    if flops is None and speedup is None and sparsity is None:
+        sparsity = SPARSITY
+    _check_target({"sparsity": sparsity, "flops": flops, "speedup": speedup}, scope, cost_exponent)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    masks.check_selection(shapes, 0.0 if sparsity is None else sparsity, scope, block, **selection)
     if method == "random":
         options["seed"] = seed
+    if sparsity is not None:
+        scored = score(model, batches, loss, exclude=excluded, **options)
+        return masks.select_masks(scored, sparsity, scope=scope, block=block, **selection)
+    if input_size is None:
+        input_size, batches = _sample_of(batches)
+    within: dict[str, Any] = {"exponent": cost_exponent, "block": block, **selection}
+    if flops is not None:
+        costs = cost.flops_costs(model, input_size, exclude=excluded)
+        scored = score(model, batches, loss, exclude=excluded, **options)
+        return budget.select_within(scored, costs, flops * sum(c.dense for c in costs.values()), **within)
+    assert speedup is not None
+    layers = cost.measured_costs(model, input_size, batch_size, block=block, exclude=excluded)
     scored = score(model, batches, loss, exclude=excluded, **options)
-    return masks.select_masks(scored, sparsity, scope=scope, block=block, **selection)
+    return speedups.masks_for(
+        model,
+        lambda limit: budget.select_within(scored, layers, limit, **within),
+        layers,
+        speedup,
+        input_size,
+        batch_size,
+    )
+
+
+def _check_target(targets: dict[str, float | None], scope: str, exponent: float) -> None:
+    named = {name: value for name, value in targets.items() if value is not None}
+    if len(named) > 1:
+        raise ValueError(
+            f"prune: expected one of sparsity, flops and speedup, got {' and '.join(named)}; choose one"
+        )
+    ((name, value),) = named.items()
+    if name == "sparsity":
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if name == "flops" and not 0 < value <= 1:
+        raise ValueError(f"flops: expected the fraction of the operations that stays, in (0, 1], got {value}")
+    if name == "speedup" and not value >= 1:
+        raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
+    if scope != "global":
+        raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
+
+
+def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.Batches]:
+    """The shape of one sample of the first batch, and all batches, that one too."""
+    if batches is None:
+        raise ValueError(
+            "prune: expected input_size=, the shape of one sample, or batches to take it from: what a weight "
+            "costs depends on it"
+        )
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("prune: expected at least one batch, got none")
+    rest = itertools.chain([first], iterator)
+    return tuple(first[0].shape[1:]), rest

@@ -1,0 +1,178 @@
+"""Masks that cost no more than a budget: the best scores for what weights cost.
+
+A layer that keeps k weights costs min(fixed + per_weight · k, dense); see :mod:`sparseprune.cost`. Weights
+are ranked by score / per_weight^exponent: with exponent 1 this is the greedy rule for the knapsack problem
+(Dantzig, 1957), optimal up to the one item that no longer fits; with exponent 0 the plain global ranking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseprune import masks as selection
+from sparseprune.cost import LayerCost
+
+# Between the global ranking, which keeps early convolutions whole, and score per cost, which empties them.
+EXPONENT = 0.5
+
+
+def select_within(
+    scores: Mapping[str, Tensor],
+    costs: Mapping[str, LayerCost],
+    budget: float,
+    *,
+    exponent: float = EXPONENT,
+    block: tuple[int, int] = (1, 1),
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
+) -> dict[str, Tensor]:
+    """Masks with sum over layers of min(fixed + per_weight · k, dense) <= budget.
+
+    Blocks of V rows × 1 column are kept or removed by the mean of their scores, as in
+    :func:`sparseprune.masks.select_masks`. All those above one threshold of score / per_weight^exponent are
+    kept, the lowest threshold that the budget allows; then, best first, those that still fit. Ties go to the
+    earlier layer and position. A layer that costs as much as dense keeps all its weights: they are free.
+
+    Where there are negative scores, the least of all (of the blocks' means) is taken off first: a negative
+    number divided by a small cost would rank below one divided by a large one.
+
+    Args:
+        scores: ``{parameter name: score}``, higher = keep, finite.
+        costs: of the same names.
+        budget: what the masks may cost, in the unit of the costs.
+        exponent: 0 to 1.
+        block, min_per_layer, allow_empty: see :func:`sparseprune.masks.select_masks`.
+    Returns:
+        ``{parameter name: bool tensor of the score's shape}``, True = keep. No block of any layer could be
+        added within the budget.
+    Raises:
+        ValueError: the budget is too small (the error says what is needed, and by which layers), the exponent
+            is out of range, a name has no cost, or as ``select_masks``.
+    """
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
+    if missing := [name for name in scores if name not in costs]:
+        raise ValueError(f"budget: expected a cost for every layer, got none for {', '.join(missing)}")
+    shapes = {name: score.shape for name, score in scores.items()}
+    selection.check_selection(shapes, 0.0, "global", block, min_per_layer, allow_empty)
+    rows = selection.rows_of_blocks(shapes, block[0])
+    floors = selection.floors(shapes, rows, min_per_layer)
+    means = {name: selection.mean_of_blocks(score, rows[name]) for name, score in scores.items()}
+    selection.topk_named(means, 0)  # refuses what is not finite
+    least = min((float(mean.min()) for mean in means.values() if mean.numel()), default=0.0)
+    layers = [
+        _Layer.of(name, mean - min(least, 0.0), costs[name], rows[name], floors[name], exponent)
+        for name, mean in means.items()
+    ]
+    counts = _counts_within(layers, budget)
+    masks = {}
+    for layer, count in zip(layers, counts, strict=True):
+        chosen = selection.topk_named({layer.name: means[layer.name]}, count)[layer.name]
+        masks[layer.name] = selection.spread_blocks(chosen, scores[layer.name], rows[layer.name])
+    if not allow_empty:
+        selection.refuse_empty(masks)
+    return masks
+
+
+def total_cost(masks: Mapping[str, Tensor], costs: Mapping[str, LayerCost]) -> float:
+    """Sum over layers of min(fixed + per_weight · k, dense)."""
+    return math.fsum(costs[name].of(int(mask.sum())) for name, mask in masks.items())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's blocks, best first, by what they are worth for their cost."""
+
+    name: str
+    ranked: Tensor  # float64 (blocks,), falling
+    cost: LayerCost
+    rows: int
+    floor: int  # blocks
+
+    @classmethod
+    def of(cls, name: str, score: Tensor, cost: LayerCost, rows: int, floor: int, exponent: float) -> _Layer:
+        worth = score.detach().flatten().double().cpu()
+        if cost.per_weight > 0:
+            worth = worth / cost.per_weight**exponent
+        return cls(name, worth.sort(descending=True).values, cost, rows, floor)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.ranked)
+
+    def cost_of(self, count: int) -> float:
+        return self.cost.of(count * self.rows)
+
+    def filled(self, count: int) -> int:
+        """So many blocks, or all where they cost no more than that."""
+        return self.blocks if self.cost_of(count) >= self.cost_of(self.blocks) else count
+
+    def above(self, threshold: float) -> int:
+        """Blocks worth more than the threshold, the floor at least."""
+        count = int(torch.searchsorted(-self.ranked, -threshold, right=False))
+        return self.filled(max(count, self.floor))
+
+    def equal_to_next(self, count: int) -> int:
+        """Blocks that are worth as much as the first that is not among so many."""
+        return int(torch.searchsorted(-self.ranked, -self.ranked[count], right=True)) - count
+
+
+def _counts_within(layers: list[_Layer], budget: float) -> list[int]:
+    """Blocks to keep of each layer."""
+    least = [layer.cost_of(layer.filled(layer.floor)) for layer in layers]
+    if (needed := math.fsum(least)) > budget:
+        most = sorted(zip(least, layers, strict=True), key=lambda pair: -pair[0])[:3]
+        raise ValueError(
+            f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
+            f"keep, got {budget:.4g}; most of it is "
+            + ", ".join(f"{layer.name!r} ({cost:.4g})" for cost, layer in most)
+        )
+    counts = [layer.above(_lowest_threshold(layers, budget)) for layer in layers]
+    # What is left goes to the best blocks that still fit, ties to the earlier layer.
+    spent = math.fsum(layer.cost_of(count) for layer, count in zip(layers, counts, strict=True))
+    open_layers = {i for i, layer in enumerate(layers) if counts[i] < layer.blocks}
+    while open_layers:
+        i = max(open_layers, key=lambda i: (float(layers[i].ranked[counts[i]]), -i))
+        layer, count = layers[i], counts[i]
+        more = _most_that_fit(layer, count, budget - spent)
+        if more > 0:
+            counts[i] = layer.filled(count + more)
+            spent = math.fsum(layers[j].cost_of(counts[j]) for j in range(len(layers)))
+        if counts[i] == layer.blocks or more == 0:
+            open_layers.discard(i)
+    return counts
+
+
+def _most_that_fit(layer: _Layer, count: int, left: float) -> int:
+    """How many of the equally good next blocks fit into what is left of the budget."""
+    now, most = layer.cost_of(count), layer.equal_to_next(count)
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if layer.cost_of(count + middle) - now <= left else (low, middle - 1)
+    return low
+
+
+def _lowest_threshold(layers: list[_Layer], budget: float) -> float:
+    """The least number for which all that is worth more fits; infinite where only the floors do."""
+
+    def fits(threshold: float) -> bool:
+        return math.fsum(layer.cost_of(layer.above(threshold)) for layer in layers) <= budget
+
+    worths = [layer.ranked for layer in layers if layer.blocks]
+    low = min((float(ranked[-1]) for ranked in worths), default=0.0) - 1  # below it lies nothing
+    high = max((float(ranked[0]) for ranked in worths), default=0.0)
+    if fits(low):
+        return low
+    if not fits(high):
+        return math.inf
+    while True:  # fits(high), not fits(low): down to neighbouring floats
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            return high
+        low, high = (low, middle) if fits(middle) else (middle, high)

@@ -1,0 +1,128 @@
+"""Masks that make a training step so many times faster, checked by timing what comes out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune.choice import clock
+from sparseprune.cost import LayerCost
+from sparseprune.sparsify import sparsify
+
+CORRECTIONS = 2  # of the budget, after timing what it gave
+CLOSE_ENOUGH = 0.05  # relative error of the speed-up at which there is none
+FEWEST_STEPS, ENOUGH_SECONDS = 5, 1.0
+
+
+class SpeedUp(NamedTuple):
+    """How many times faster than the dense model a training step is: what was asked for, and what was timed.
+
+    Attributes:
+        promised, measured: ratios.
+        dense_seconds, sparse_seconds: of a training step.
+    """
+
+    promised: float
+    measured: float
+    dense_seconds: float
+    sparse_seconds: float
+
+
+class TimedMasks(dict[str, Tensor]):
+    """Masks, and the speed-up that they were chosen for."""
+
+    speedup: SpeedUp
+
+
+def masks_for(
+    model: nn.Module,
+    select: Callable[[float], dict[str, Tensor]],
+    costs: Mapping[str, LayerCost],
+    speedup: float,
+    input_size: Sequence[int],
+    batch_size: int,
+) -> TimedMasks:
+    """Masks with which the whole model's training step is ``speedup`` times as fast as dense.
+
+    Layers may cost step / speedup less what the rest of the network takes. The rest is what the dense step
+    takes beyond its layers at first; then what the sparse one does, which has other batch norms and layouts.
+
+    Args:
+        model: the dense network; not changed.
+        select: masks within a budget in seconds, or ValueError.
+        costs: of the layers, in seconds.
+        speedup: 1 or more.
+        input_size, batch_size: of a training step.
+    Raises:
+        ValueError: no masks are so fast; the error says what the best would be, and which layers limit it.
+    """
+    dense = step_seconds(model, input_size, batch_size)
+    rest = max(dense - math.fsum(cost.dense for cost in costs.values()), 0.0)
+    best: TimedMasks | None = None
+    for _ in range(1 + CORRECTIONS):
+        budget = dense / speedup - rest
+        try:
+            masks = TimedMasks(select(budget))
+        except ValueError as error:
+            if best is not None:
+                break
+            raise ValueError(_unreachable(speedup, dense, rest, costs)) from error
+        sparse = sparsify(model, masks, batch_size=batch_size, input_size=input_size)
+        seconds = step_seconds(sparse, input_size, batch_size)
+        masks.speedup = SpeedUp(speedup, dense / seconds, dense, seconds)
+        if best is None or _error(masks.speedup) < _error(best.speedup):
+            best = masks
+        if _error(masks.speedup) <= CLOSE_ENOUGH:
+            break
+        # What was not foreseen is the rest of the network's.
+        rest += seconds - dense / speedup
+    assert best is not None
+    return best
+
+
+def _error(of: SpeedUp) -> float:
+    return abs(math.log(of.measured / of.promised))
+
+
+def _unreachable(speedup: float, dense: float, rest: float, costs: Mapping[str, LayerCost]) -> str:
+    least = {name: cost.of(0) for name, cost in costs.items()}
+    most = sorted(least, key=lambda name: -least[name])[:3]
+    fastest = rest + math.fsum(least.values())
+    limits = ", ".join(f"{name!r} {least[name] * 1e3:.3g} ms" for name in most)
+    return (
+        f"speedup: expected at most {dense / fastest:.3g} times here, got {speedup:g}: of a dense step of "
+        f"{dense * 1e3:.3g} ms, {rest * 1e3:.3g} ms are not the prunable layers', and without weights these "
+        f"still take {(fastest - rest) * 1e3:.3g} ms, most of it {limits}; larger batches or blocks may help"
+    )
+
+
+def step_seconds(model: nn.Module, input_size: Sequence[int], batch_size: int) -> float:
+    """Seconds of the fastest training step: forward and backward of the outputs' sum, no optimizer.
+
+    The model stays as it is, running statistics of batch norms and gradients included.
+    """
+    parameters = list(model.parameters())
+    like = parameters[0] if parameters else torch.zeros(())
+    # Not random: measuring must not disturb the user's random numbers.
+    count = batch_size * math.prod(input_size)
+    x = torch.linspace(-1, 1, count, device=like.device, dtype=like.dtype).reshape(batch_size, *input_size)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    best, steps, begin = math.inf, 0, time.perf_counter()
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            while steps < FEWEST_STEPS or time.perf_counter() - begin < ENOUGH_SECONDS:
+                start = clock(like.device)
+                torch.autograd.grad(model(x).sum(), wanted, allow_unused=True)
+                best = min(best, clock(like.device) - start)
+                steps += 1
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    return best
