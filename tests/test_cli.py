@@ -309,3 +309,43 @@ def test_compare_without_matplotlib_says_so_before_it_works(run, monkeypatch, tm
     assert result.exit_code == 1
     assert "pip install matplotlib" in words(result.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cost_prints_every_layer(run):
+    result = run("cost", "lenet5_caffe", "--flops", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert [layer["name"] for layer in facts["layers"]] == ["0.weight", "3.weight", "7.weight", "9.weight"]
+    assert [layer["positions"] for layer in facts["layers"]] == [576, 64, 1, 1]
+    assert sum(layer["flops_share"] for layer in facts["layers"]) == pytest.approx(1)
+    assert facts["layers"][0]["dense_seconds"] is None
+    table = words(run("cost", "lenet5_caffe", "--flops").stdout)
+    assert "lenet5_caffe, samples of 1x28x28" in table
+    assert "sparse below" not in table
+
+
+def test_cost_measures(run):
+    arguments = ["cost", "lenet_300_100", "--sample", "20", "--classes", 4, "--batch-size", 3, "--block", 4]
+    facts = json.loads(run(*arguments, "--json").stdout)
+    assert facts["batch_size"] == 3
+    for layer in facts["layers"]:
+        assert layer["dense_seconds"] > 0
+        assert layer["seconds_per_weight"] > 0
+        assert layer["break_even"] is None or 0 < layer["break_even"] <= 1
+    table = words(run(*arguments).stdout)
+    assert "samples of 20, batch 3, blocks of 4x1" in table
+    assert "below the density in the last column it is faster sparse" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "'nonsense' is unknown; known are lenet_300_100"),
+        (["wide_mlp", "--sample", "1xa"], "expected the shape of a sample like 3x32x32, got '1xa'"),
+        (["resnet8", "--sample", "7"], "expected samples of shape (channels, height, width)"),
+    ],
+)
+def test_cost_says_what_is_wrong(run, arguments, message):
+    result = run("cost", *arguments)
+    assert result.exit_code != 0
+    assert message in words(result.stderr)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 import sparseprune as sp
 from sparseprune.cli.bench import bench
 from sparseprune.cli.compare import compare
+from sparseprune.cli.cost import cost
 from sparseprune.cli.info import info
 from sparseprune.cli.prune import prune
 from sparseprune.cli.train import train
@@ -32,6 +33,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 app.command()(prune)
 app.command()(train)
 app.command()(compare)
+app.command()(cost)
 app.command()(info)
 # Its options are those of the suite, help included.
 app.command(

@@ -15,7 +15,7 @@ from sparseprune.pattern import BLOCK_ROWS
 from sparseprune.training import OPTIMIZERS
 
 
-def _one_of(known: Iterable[str]) -> Callable[[str], str]:
+def one_of(known: Iterable[str]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in known:
             raise typer.BadParameter(f"{value!r} is unknown; known are {', '.join(known)}")
@@ -48,7 +48,7 @@ def _one_block(text: str) -> str:
 
 
 Data = Annotated[
-    str, typer.Option("--data", callback=_one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
+    str, typer.Option("--data", callback=one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
 ]
 DataDir = Annotated[
     Path | None,
@@ -63,7 +63,7 @@ Samples = Annotated[
     typer.Option("--samples", min=1, help="Train on so many samples, drawn at random; all by default."),
 ]
 Model = Annotated[
-    str, typer.Option("--model", callback=_one_of(MODELS), help=f"Network: {', '.join(MODELS)}.")
+    str, typer.Option("--model", callback=one_of(MODELS), help=f"Network: {', '.join(MODELS)}.")
 ]
 Sparsity = Annotated[
     float, typer.Option("--sparsity", min=0.0, max=1.0, help="Fraction of the weights to remove.")
@@ -100,7 +100,7 @@ OptimizerName = Annotated[
     str,
     typer.Option(
         "--optimizer",
-        callback=_one_of(OPTIMIZERS),
+        callback=one_of(OPTIMIZERS),
         help="adam, or sgd with momentum 0.9 and weight decay 5e-4.",
     ),
 ]
