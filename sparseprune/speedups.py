@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def masks_for(
     Raises:
         ValueError: no masks are so fast; the error says what the best would be, and which layers limit it.
     """
-    dense = step_seconds(model, input_size, batch_size)
+    dense = dense_seconds(model, input_size, batch_size)
     rest = max(dense - math.fsum(cost.dense for cost in costs.values()), 0.0)
     best: TimedMasks | None = None
     for _ in range(1 + CORRECTIONS):
@@ -101,7 +102,19 @@ def _unreachable(speedup: float, dense: float, rest: float, costs: Mapping[str, 
     )
 
 
-def step_seconds(model: nn.Module, input_size: Sequence[int], batch_size: int) -> float:
+def dense_seconds(model: nn.Module, input_size: Sequence[int], batch_size: int) -> float:
+    """Seconds of a dense model's training step in the faster of torch's two layouts of images."""
+    seconds = step_seconds(model, input_size, batch_size)
+    if len(input_size) == 3 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        twin: Any = copy.deepcopy(model)
+        twin = twin.to(memory_format=torch.channels_last)
+        seconds = min(seconds, step_seconds(twin, input_size, batch_size, channels_last=True))
+    return seconds
+
+
+def step_seconds(
+    model: nn.Module, input_size: Sequence[int], batch_size: int, channels_last: bool = False
+) -> float:
     """Seconds of the fastest training step: forward and backward of the outputs' sum, no optimizer.
 
     The model stays as it is, running statistics of batch norms and gradients included.
@@ -111,6 +124,8 @@ def step_seconds(model: nn.Module, input_size: Sequence[int], batch_size: int) -
     # Not random: measuring must not disturb the user's random numbers.
     count = batch_size * math.prod(input_size)
     x = torch.linspace(-1, 1, count, device=like.device, dtype=like.dtype).reshape(batch_size, *input_size)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     best, steps, begin = math.inf, 0, time.perf_counter()
