@@ -15,7 +15,7 @@ demo: $(VENV)/ready data
 	  --data $$(test -d $(FASHION) && echo fashion-mnist || echo mnist5k --epochs 20)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
