@@ -108,7 +108,8 @@ def _unreachable(
     return (
         f"speedup: expected at most {max(dense / fastest, measured):.3g} times here, got {speedup:g} "
         f"(measured {measured:.3g}): of a dense step of {dense * 1e3:.3g} ms the sparse one takes "
-        f"{fastest * 1e3:.3g} ms without any weights; the layers alone, most of all, {limits}; larger batches or blocks may help"
+        f"{fastest * 1e3:.3g} ms without any weights; the layers alone, most of all, {limits}; "
+        "larger batches or blocks may help"
     )
 
 
