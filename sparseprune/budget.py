@@ -21,6 +21,10 @@ from sparseprune.cost import LayerCost
 EXPONENT = 0.5
 
 
+class BudgetError(ValueError):
+    """The budget is below what the layers cost with the weights that they must keep."""
+
+
 def select_within(
     scores: Mapping[str, Tensor],
     costs: Mapping[str, LayerCost],
@@ -51,8 +55,8 @@ def select_within(
         ``{parameter name: bool tensor of the score's shape}``, True = keep. No block of any layer could be
         added within the budget.
     Raises:
-        ValueError: the budget is too small (the error says what is needed, and by which layers), the exponent
-            is out of range, a name has no cost, or as ``select_masks``.
+        BudgetError: the budget is too small; the error says what is needed, and by which layers.
+        ValueError: the exponent is out of range, a name has no cost, or as ``select_masks``.
     """
     if not 0 <= exponent <= 1:
         raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
@@ -127,7 +131,7 @@ def _counts_within(layers: list[_Layer], budget: float) -> list[int]:
     least = [layer.cost_of(layer.filled(layer.floor)) for layer in layers]
     if (needed := math.fsum(least)) > budget:
         most = sorted(zip(least, layers, strict=True), key=lambda pair: -pair[0])[:3]
-        raise ValueError(
+        raise BudgetError(
             f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
             f"keep, got {budget:.4g}; most of it is "
             + ", ".join(f"{layer.name!r} ({cost:.4g})" for cost, layer in most)

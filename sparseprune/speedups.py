@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparseprune.budget import total_cost
+from sparseprune.budget import BudgetError, total_cost
 from sparseprune.choice import clock
 from sparseprune.cost import LayerCost
 from sparseprune.sparsify import sparsify
@@ -59,7 +59,7 @@ def masks_for(
 
     Args:
         model: the dense network; not changed.
-        select: masks within a budget in seconds, or ValueError.
+        select: masks within a budget in seconds, or BudgetError.
         costs: of the layers, in seconds.
         speedup: 1 or more.
         input_size, batch_size: of a training step.
@@ -74,7 +74,7 @@ def masks_for(
     for _ in range(1 + CORRECTIONS):
         try:
             masks = TimedMasks(select(dense / speedup - rest))
-        except ValueError as error:
+        except BudgetError as error:
             if best is not None:  # even with what is known of the rest now
                 measured = best.speedup.measured
                 raise ValueError(_unreachable(speedup, dense, rest, costs, measured)) from error

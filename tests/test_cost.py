@@ -251,3 +251,13 @@ def test_measuring_alone_is_the_same_as_in_turns(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(choice, "clock", lambda device: float(next(ticks)))
     sizes = cost.Sizes((4, 6, 6), (4, 4, 4), True)
     assert choice.measure_dense(nn.Conv2d(4, 4, 3, groups=4), 2, sizes) == 1.0
+
+
+def test_a_layer_left_empty_is_named_whatever_the_speedup(steps: list[float]) -> None:
+    model = small_net()
+    with torch.no_grad():
+        model.get_parameter("5.weight").mul_(1e-6)
+    with pytest.raises(
+        ValueError, match=r"expected every layer to keep a weight, got none kept in '5\.weight'"
+    ):
+        sp.prune(model, method="magnitude", speedup=3.0, batch_size=16, cost_exponent=0, input_size=SAMPLE)
