@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 from typer.testing import CliRunner
 
 import sparseprune as sp
-from sparseprune import cli, models
+from sparseprune import cli, models, speedups
 from sparseprune.cli.app import app
 from sparseprune.data import load
 from sparseprune.training import evaluate
@@ -349,3 +349,19 @@ def test_cost_says_what_is_wrong(run, arguments, message):
     result = run("cost", *arguments)
     assert result.exit_code != 0
     assert message in words(result.stderr)
+
+
+def test_prune_within_a_budget(run, monkeypatch):
+    monkeypatch.setattr(speedups, "step_seconds", lambda *_, **__: 1.0)
+    arguments = ["prune", *QUICK, "--prune-batches", 1, "--method", "random", "--json"]
+    facts = json.loads(run(*arguments, "--flops", 0.2).stdout)
+    assert facts["flops"] == 0.2
+    assert 0.7 < facts["sparsity"] < 0.9
+    assert facts["speedup"] is None
+    facts = json.loads(run(*arguments, "--speedup", 1).stdout)
+    assert facts["speedup"]["promised"] == facts["speedup"]["measured"] == 1
+    assert "1 times faster (asked for: 1)" in run(*arguments[:-1], "--speedup", 1).stdout
+    assert json.loads(run(*arguments).stdout)["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    result = run(*arguments, "--flops", 0.2, "--sparsity", 0.5)
+    assert result.exit_code == 1
+    assert "expected one of sparsity, flops and speedup, got sparsity and flops" in words(result.stderr)

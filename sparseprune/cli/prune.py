@@ -15,6 +15,7 @@ from sparseprune import comparison, contenders, models
 from sparseprune.cli import mask_file, options
 from sparseprune.cli.progress import Bars, Watched
 from sparseprune.data import load
+from sparseprune.speedups import TimedMasks
 
 
 def prune(
@@ -22,7 +23,23 @@ def prune(
     method: Annotated[
         str, typer.Option("--method", help="Pruning method, such as snip, grasp, random.")
     ] = "snip",
-    sparsity: options.Sparsity = 0.9,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            "--sparsity",
+            min=0.0,
+            max=1.0,
+            help="Fraction of the weights to remove; 0.9 if there is no target.",
+        ),
+    ] = None,
+    flops: Annotated[
+        float | None,
+        typer.Option("--flops", help="In its place: fraction of a training step's operations that stays."),
+    ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option("--speedup", help="Or: how many times faster than dense a training step is to be here."),
+    ] = None,
     block: options.Block = "1",
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
@@ -37,7 +54,6 @@ def prune(
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
     (shape,) = options.parse_blocks(block)
-    label = contenders.label_of(method, sparsity, shape)
     with Bars() as bars:
         bars.begin(f"load {data}")
         dataset = load(data, data_dir, samples)
@@ -52,11 +68,19 @@ def prune(
             Watched(scored, bars),
             method=method,
             sparsity=sparsity,
+            flops=flops,
+            speedup=speedup,
+            input_size=dataset.sample,
+            batch_size=batch_size,
             scope=scope,
             block=shape,
             seed=seed,
         )
         seconds = time.perf_counter() - start
+        if sparsity is None:
+            removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+            sparsity = removed / sum(mask.numel() for mask in masks.values())
+        label = contenders.label_of(method, sparsity, shape)
         bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
     sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
     summary = sp.summary(sparse, input_size=dataset.sample)
@@ -69,6 +93,8 @@ def prune(
             "method": method,
             "sparsity": sparsity,
             "block": contenders.block_text(shape),
+            "flops": flops,
+            "speedup": masks.speedup._asdict() if isinstance(masks, TimedMasks) else None,
             "scope": scope,
             "source": dataset.source,
             "seed": seed,
@@ -80,5 +106,11 @@ def prune(
         typer.echo(json.dumps(result))
         return
     typer.echo(str(summary))
+    if isinstance(masks, TimedMasks):
+        found = masks.speedup
+        typer.echo(
+            f"a training step: {found.dense_seconds * 1e3:.3g} ms dense, {found.sparse_seconds * 1e3:.3g} ms "
+            f"sparse: {found.measured:.3g} times faster (asked for: {found.promised:g})"
+        )
     if out is not None:
         typer.echo(f"masks saved in {out}")
