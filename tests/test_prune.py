@@ -167,7 +167,7 @@ def test_prune_leaves_the_model_untouched(method: str) -> None:
         ),
         ({"sparsity": 1}, ValueError, "sparsity: expected the fraction removed, in [0, 1), got 1"),
         ({"sparsity": -0.5}, ValueError, "sparsity: expected the fraction removed, in [0, 1), got -0.5"),
-        ({"sparsity": None}, TypeError, "sparsity: expected a number in [0, 1), got NoneType"),
+        ({"sparsity": "0.9"}, TypeError, "sparsity: expected a number in [0, 1), got str"),
         ({"scope": "local"}, ValueError, 'scope: expected "global" or "layer", got \'local\''),
         (
             {"block": (5, 1)},
