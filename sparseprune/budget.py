@@ -1,8 +1,9 @@
 """Masks that cost no more than a budget: the best scores for what weights cost.
 
 A layer that keeps k weights costs min(fixed + per_weight · k, dense); see :mod:`sparseprune.cost`. Weights
-are ranked by score / per_weight^exponent: with exponent 1 this is the greedy rule for the knapsack problem
-(Dantzig, 1957), optimal up to the one item that no longer fits; with exponent 0 the plain global ranking.
+are ranked by score / per_weight^exponent, negative scores by score · per_weight^exponent: with exponent 1
+this is the greedy rule for the knapsack problem (Dantzig, 1957), optimal up to the one item that no longer
+fits; with exponent 0 the plain global ranking.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -42,8 +44,10 @@ def select_within(
     kept, the lowest threshold that the budget allows; then, best first, those that still fit. Ties go to the
     earlier layer and position. A layer that costs as much as dense keeps all its weights: they are free.
 
-    Where there are negative scores, the least of all (of the blocks' means) is taken off first: a negative
-    number divided by a small cost would rank below one divided by a large one.
+    A negative score, of a weight that is better removed, is multiplied by per_weight^exponent instead, so
+    that of two such weights the dearer goes first. Layers keep their order, nothing negative ranks above
+    anything positive, and of equal scores the cheaper weight is kept. (Taking the least score of all off
+    first would not do: one outlier makes all differences alike, and the ranking that of the costs alone.)
 
     Args:
         scores: ``{parameter name: score}``, higher = keep, finite.
@@ -56,22 +60,25 @@ def select_within(
         added within the budget.
     Raises:
         BudgetError: the budget is too small; the error says what is needed, and by which layers.
-        ValueError: the exponent is out of range, a name has no cost, or as ``select_masks``.
+        ValueError: the exponent is out of range, the budget is not a number, a name has no cost or a negative
+            one, or as ``select_masks``.
     """
-    if not 0 <= exponent <= 1:
-        raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
+    check_exponent(exponent)
+    if math.isnan(budget):
+        raise ValueError(f"budget: expected a number, got {budget}")
     if missing := [name for name in scores if name not in costs]:
         raise ValueError(f"budget: expected a cost for every layer, got none for {', '.join(missing)}")
+    if wrong := [name for name in scores if not all(number >= 0 for number in costs[name])]:
+        raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
     shapes = {name: score.shape for name, score in scores.items()}
     selection.check_selection(shapes, 0.0, "global", block, min_per_layer, allow_empty)
+    _check_reachable(budget, least_costs(shapes, costs, block=block, min_per_layer=min_per_layer))
     rows = selection.rows_of_blocks(shapes, block[0])
     floors = selection.floors(shapes, rows, min_per_layer)
     means = {name: selection.mean_of_blocks(score, rows[name]) for name, score in scores.items()}
     selection.topk_named(means, 0)  # refuses what is not finite
-    least = min((float(mean.min()) for mean in means.values() if mean.numel()), default=0.0)
     layers = [
-        _Layer.of(name, mean - min(least, 0.0), costs[name], rows[name], floors[name], exponent)
-        for name, mean in means.items()
+        _Layer.of(name, mean, costs[name], rows[name], floors[name], exponent) for name, mean in means.items()
     ]
     counts = _counts_within(layers, budget)
     masks = {}
@@ -88,12 +95,43 @@ def total_cost(masks: Mapping[str, Tensor], costs: Mapping[str, LayerCost]) -> f
     return math.fsum(costs[name].of(int(mask.sum())) for name, mask in masks.items())
 
 
+def check_exponent(exponent: float) -> None:
+    """Raise TypeError or ValueError for what is no exponent of the costs."""
+    if isinstance(exponent, bool) or not isinstance(exponent, Real):
+        raise TypeError(f"cost_exponent: expected a number from 0 to 1, got {type(exponent).__name__}")
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
+
+
+def least_costs(
+    shapes: Mapping[str, torch.Size],
+    costs: Mapping[str, LayerCost],
+    *,
+    block: tuple[int, int] = (1, 1),
+    min_per_layer: int = 0,
+) -> dict[str, float]:
+    """What each layer costs with the weights that it must keep; the smallest budget is the sum."""
+    rows = selection.rows_of_blocks(shapes, block[0])
+    floors = selection.floors(shapes, rows, min_per_layer)
+    return {name: costs[name].of(floors[name] * rows[name]) for name in shapes}
+
+
+def _check_reachable(budget: float, least: Mapping[str, float]) -> None:
+    if (needed := math.fsum(least.values())) > budget:
+        most = sorted(least, key=lambda name: -least[name])[:3]
+        raise BudgetError(
+            f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
+            f"keep, got {budget:.4g}; most of it is "
+            + ", ".join(f"{name!r} ({least[name]:.4g})" for name in most)
+        )
+
+
 @dataclass(frozen=True)
 class _Layer:
     """A layer's blocks, best first, by what they are worth for their cost."""
 
     name: str
-    ranked: Tensor  # float64 (blocks,), falling
+    keys: Tensor  # float64 (blocks,), rising: minus what each is worth
     cost: LayerCost
     rows: int
     floor: int  # blocks
@@ -102,12 +140,13 @@ class _Layer:
     def of(cls, name: str, score: Tensor, cost: LayerCost, rows: int, floor: int, exponent: float) -> _Layer:
         worth = score.detach().flatten().double().cpu()
         if cost.per_weight > 0:
-            worth = worth / cost.per_weight**exponent
-        return cls(name, worth.sort(descending=True).values, cost, rows, floor)
+            weight = cost.per_weight**exponent
+            worth = torch.where(worth < 0, worth * weight, worth / weight)
+        return cls(name, worth.neg().sort().values, cost, rows, floor)
 
     @property
     def blocks(self) -> int:
-        return len(self.ranked)
+        return len(self.keys)
 
     def cost_of(self, count: int) -> float:
         return self.cost.of(count * self.rows)
@@ -118,30 +157,22 @@ class _Layer:
 
     def above(self, threshold: float) -> int:
         """Blocks worth more than the threshold, the floor at least."""
-        count = int(torch.searchsorted(-self.ranked, -threshold, right=False))
+        count = int(torch.searchsorted(self.keys, -threshold, right=False))
         return self.filled(max(count, self.floor))
 
     def equal_to_next(self, count: int) -> int:
         """Blocks that are worth as much as the first that is not among so many."""
-        return int(torch.searchsorted(-self.ranked, -self.ranked[count], right=True)) - count
+        return int(torch.searchsorted(self.keys, self.keys[count], right=True)) - count
 
 
 def _counts_within(layers: list[_Layer], budget: float) -> list[int]:
     """Blocks to keep of each layer."""
-    least = [layer.cost_of(layer.filled(layer.floor)) for layer in layers]
-    if (needed := math.fsum(least)) > budget:
-        most = sorted(zip(least, layers, strict=True), key=lambda pair: -pair[0])[:3]
-        raise BudgetError(
-            f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
-            f"keep, got {budget:.4g}; most of it is "
-            + ", ".join(f"{layer.name!r} ({cost:.4g})" for cost, layer in most)
-        )
     counts = [layer.above(_lowest_threshold(layers, budget)) for layer in layers]
     # What is left goes to the best blocks that still fit, ties to the earlier layer.
     spent = math.fsum(layer.cost_of(count) for layer, count in zip(layers, counts, strict=True))
     open_layers = {i for i, layer in enumerate(layers) if counts[i] < layer.blocks}
     while open_layers:
-        i = max(open_layers, key=lambda i: (float(layers[i].ranked[counts[i]]), -i))
+        i = min(open_layers, key=lambda i: (float(layers[i].keys[counts[i]]), i))
         layer, count = layers[i], counts[i]
         more = _most_that_fit(layer, count, budget - spent)
         if more > 0:
@@ -168,9 +199,9 @@ def _lowest_threshold(layers: list[_Layer], budget: float) -> float:
     def fits(threshold: float) -> bool:
         return math.fsum(layer.cost_of(layer.above(threshold)) for layer in layers) <= budget
 
-    worths = [layer.ranked for layer in layers if layer.blocks]
-    low = min((float(ranked[-1]) for ranked in worths), default=0.0) - 1  # below it lies nothing
-    high = max((float(ranked[0]) for ranked in worths), default=0.0)
+    keys = [layer.keys for layer in layers if layer.blocks]
+    low = min((-float(rising[-1]) for rising in keys), default=0.0) - 1  # below it lies nothing
+    high = max((-float(rising[0]) for rising in keys), default=0.0)
     if fits(low):
         return low
     if not fits(high):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from sparseprune.sparsify import SPARSE, why_not_sparse
 
 # Densities at which a layer is measured; between them its seconds are taken to lie on a line.
 LOW, HIGH = 0.02, 0.2
+FEW_BLOCKS = 10  # at the higher density at least: the two patterns of a tiny layer must differ
 
 
 class LayerCost(NamedTuple):
@@ -49,7 +51,8 @@ def flops_costs(
     """Operations of one sample in a training step, counted as :func:`sparseprune.flops.flops_per_step` does.
 
     A weight takes 2 operations at each position of the output in each of three products, or two in a layer
-    whose input needs no gradient. Dense is all weights, so that a sparse layer never costs more.
+    whose input needs no gradient; all calls of a layer count. Dense is all weights, so that a sparse layer
+    never costs more.
 
     Args:
         model: the dense network.
@@ -58,11 +61,12 @@ def flops_costs(
     Returns:
         ``{parameter name: cost}`` of the prunable layers.
     Raises:
-        ValueError: the model does not take such samples, or does not call a layer.
+        ValueError: ``input_size`` is no shape, the model does not take such samples, or does not call a
+            layer.
     """
     costs = {}
-    for name, layer, sizes in _called_layers(model, input_size, exclude):
-        weight = 2.0 * (3 if sizes.input_gradient else 2) * positions_of(sizes, layer)
+    for name, layer, calls in _called_layers(model, input_size, exclude):
+        weight = 2.0 * sum((3 if of.input_gradient else 2) * positions_of(of, layer) for of in calls)
         costs[name] = LayerCost(weight, 0.0, weight * layer.weight.numel())
     return costs
 
@@ -77,8 +81,8 @@ def measured_costs(
 ) -> dict[str, LayerCost]:
     """Seconds in a training step, from the measurements by which :func:`sparsify` chooses, kept in its file.
 
-    Each layer is timed with random masks of two densities and dense. A layer without sparse kernels costs
-    what dense does, whatever it keeps.
+    Each layer is timed with random masks of two densities and dense; one that is called several times costs
+    the sum of its calls. A layer without sparse kernels costs what dense does, whatever it keeps.
 
     Args:
         model: the dense network; not changed.
@@ -89,14 +93,24 @@ def measured_costs(
     Returns, raises:
         see :func:`flops_costs`.
     """
+    check_batch_size(batch_size)
     costs: dict[str, LayerCost] = {}
     known: dict[tuple[object, ...], LayerCost] = {}  # layers of one shape are measured once
-    for name, layer, sizes in _called_layers(model, input_size, exclude):
-        key = (type(layer), repr(layer), layer.weight.dtype, sizes)
-        if key not in known:
-            known[key] = _measure(layer, sizes, batch_size, block[0])
-        costs[name] = known[key]
+    for name, layer, calls in _called_layers(model, input_size, exclude):
+        parts = []
+        for sizes in calls:
+            key = (type(layer), repr(layer), layer.weight.dtype, layer.weight.requires_grad, sizes)
+            if key not in known:
+                known[key] = _measure(layer, sizes, batch_size, block[0])
+            parts.append(known[key])
+        costs[name] = LayerCost(*map(math.fsum, zip(*parts, strict=True)))
     return costs
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError for what is no number of samples."""
+    if not _is_size(batch_size):
+        raise ValueError(f"batch_size: expected a whole number of samples, 1 or more, got {batch_size!r}")
 
 
 def _measure(layer: DenseLayer, sizes: Sizes, batch_size: int, block_rows: int) -> LayerCost:
@@ -105,9 +119,10 @@ def _measure(layer: DenseLayer, sizes: Sizes, batch_size: int, block_rows: int) 
         return LayerCost(0.0, seconds, seconds)
     groups = getattr(layer, "groups", 1)
     rows = block_rows if layer.weight.shape[0] // groups % block_rows == 0 else 1
+    blocks = layer.weight.numel() // rows
     points, dense = [], math.inf
-    for density in (LOW, HIGH):
-        mask = _random_mask(layer.weight, rows, density)
+    for count in (max(round(blocks * LOW), 1), max(round(blocks * HIGH), min(FEW_BLOCKS, blocks))):
+        mask = _random_mask(layer.weight, rows, count)
         sparse = SPARSE[type(layer)].from_dense(layer, mask, block=(rows, 1))
         choice = choose(sparse, functools.partial(masked_from_dense, layer, mask), batch_size, sizes)
         points.append((int(mask.sum()), choice.sparse))
@@ -115,12 +130,12 @@ def _measure(layer: DenseLayer, sizes: Sizes, batch_size: int, block_rows: int) 
     return line_through(points[0], points[1], dense)
 
 
-def _random_mask(weight: Tensor, rows: int, density: float) -> Tensor:
-    """Blocks of chance, one at least; the user's random numbers stay as they are."""
+def _random_mask(weight: Tensor, rows: int, count: int) -> Tensor:
+    """So many blocks of chance; the user's random numbers stay as they are."""
     blocks = weight.numel() // rows
     order = torch.randperm(blocks, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(blocks, dtype=torch.bool)
-    mask[order[: max(round(blocks * density), 1)]] = True
+    mask[order[:count]] = True
     return mask.view(weight.shape[0] // rows, -1).repeat_interleave(rows, 0).reshape(weight.shape)
 
 
@@ -138,14 +153,43 @@ def line_through(few: tuple[int, float], many: tuple[int, float], dense: float) 
 
 def _called_layers(
     model: nn.Module, input_size: Sequence[int], exclude: Iterable[str]
-) -> Iterator[tuple[str, DenseLayer, Sizes]]:
-    """``(parameter name, layer, sizes)`` of every prunable layer."""
-    sizes = layer_sizes(model, input_size, "cost")
+) -> Iterator[tuple[str, DenseLayer, list[Sizes]]]:
+    """``(parameter name, layer, sizes at each of its calls)`` of every prunable layer."""
+    all_calls = _calls(model, input_size)
     for name in prunable(model, exclude):
         layer = model.get_submodule(name.rpartition(".")[0])
-        if layer not in sizes:
+        if layer not in all_calls:
             raise ValueError(
                 f"cost: expected a forward pass to call every layer, got none of {name!r}; exclude it"
             )
         assert isinstance(layer, DenseLayer)
-        yield name, layer, sizes[layer]
+        yield name, layer, all_calls[layer]
+
+
+def _calls(model: nn.Module, input_size: Sequence[int]) -> dict[nn.Module, list[Sizes]]:
+    """Sizes of every call of a layer in a forward pass."""
+    if not isinstance(input_size, Sequence) or not all(_is_size(size) for size in input_size):
+        raise ValueError(
+            "cost: expected input_size to be the shape of one sample, such as (3, 32, 32), "
+            f"got {input_size!r}"
+        )
+    calls: dict[nn.Module, list[Sizes]] = {}
+    hooks = []
+    for layer in model.modules():
+        if isinstance(layer, DenseLayer):
+
+            def note(module: nn.Module, x: tuple[Any, ...], y: Tensor, layer: nn.Module = layer) -> None:
+                sizes = Sizes(tuple(x[0].shape[1:]), tuple(y.shape[1:]), x[0].requires_grad)
+                calls.setdefault(layer, []).append(sizes)
+
+            hooks.append(layer.register_forward_hook(note))
+    try:
+        layer_sizes(model, input_size, "cost")  # the copy that it runs has the hooks too
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0

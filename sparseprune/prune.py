@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -113,7 +114,9 @@ def prune(
     # Whatever is wrong with the arguments of the selection is said before the data is read.
     if flops is None and speedup is None and sparsity is None:
         sparsity = SPARSITY
-    _check_target({"sparsity": sparsity, "flops": flops, "speedup": speedup}, scope, cost_exponent)
+    _check_target({"sparsity": sparsity, "flops": flops, "speedup": speedup}, scope)
+    budget.check_exponent(cost_exponent)
+    cost.check_batch_size(batch_size)
     shapes = {name: weight.shape for name, weight in weights.items()}
     masks.check_selection(shapes, 0.0 if sparsity is None else sparsity, scope, block, **selection)
     if method == "random":
@@ -126,8 +129,11 @@ def prune(
     within: dict[str, Any] = {"exponent": cost_exponent, "block": block, **selection}
     if flops is not None:
         costs = cost.flops_costs(model, input_size, exclude=excluded)
+        everything = math.fsum(c.dense for c in costs.values())
+        floor = selection.get("min_per_layer", 0)
+        _check_flops(flops, everything, budget.least_costs(shapes, costs, block=block, min_per_layer=floor))
         scored = score(model, batches, loss, exclude=excluded, **options)
-        return budget.select_within(scored, costs, flops * sum(c.dense for c in costs.values()), **within)
+        return budget.select_within(scored, costs, flops * everything, **within)
     assert speedup is not None
     layers = cost.measured_costs(model, input_size, batch_size, block=block, exclude=excluded)
     scored = score(model, batches, loss, exclude=excluded, **options)
@@ -141,7 +147,7 @@ def prune(
     )
 
 
-def _check_target(targets: dict[str, float | None], scope: str, exponent: float) -> None:
+def _check_target(targets: dict[str, float | None], scope: str) -> None:
     named = {name: value for name, value in targets.items() if value is not None}
     if len(named) > 1:
         raise ValueError(
@@ -158,8 +164,17 @@ def _check_target(targets: dict[str, float | None], scope: str, exponent: float)
         raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
     if scope != "global":
         raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
-    if not 0 <= exponent <= 1:
-        raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
+
+
+def _check_flops(flops: float, everything: float, least: dict[str, float]) -> None:
+    """Raise ValueError where the weights that must stay take more operations."""
+    if math.fsum(least.values()) > flops * everything:
+        needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
+        most = sorted(least, key=lambda name: -least[name])[:3]
+        raise ValueError(
+            f"flops: expected at least {needed:g}, what min_per_layer takes, got {flops:g}; most of it is "
+            + ", ".join(f"{name!r} ({least[name] / everything:.2g})" for name in most)
+        )
 
 
 def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.Batches]:
@@ -169,9 +184,18 @@ def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.
             "prune: expected input_size=, the shape of one sample, or batches to take it from: what a weight "
             "costs depends on it"
         )
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"prune: expected batches to be an iterable of (input, target), got {type(batches).__name__}"
+        )
     iterator = iter(batches)
     first = next(iterator, None)
     if first is None:
         raise ValueError("prune: expected at least one batch, got none")
+    if not isinstance(first, tuple | list) or len(first) != 2 or not isinstance(first[0], Tensor):
+        raise TypeError(
+            "prune: expected each item of batches to be a pair of tensors (input, target), got a "
+            f"{type(first).__name__}; wrap a single batch in a list: [(input, target)]"
+        )
     rest = itertools.chain([first], iterator)
     return tuple(first[0].shape[1:]), rest

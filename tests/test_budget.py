@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparseprune import masks
-from sparseprune.budget import select_within, total_cost
+from sparseprune.budget import BudgetError, least_costs, select_within, total_cost
 from sparseprune.cost import LayerCost
 
 
@@ -51,6 +51,40 @@ def test_greedy_is_the_knapsack_optimum(seed: int) -> None:
         if budget in filled:
             assert got == pytest.approx(optimum)
         assert optimum - max(values) < got <= optimum + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_is_the_knapsack_optimum_of_blocks(seed: int) -> None:
+    """Blocks of 2 x 1, but for a layer of 3 rows, whose weights stand alone; negative scores too."""
+    torch.manual_seed(seed)
+    per_weight = {"a": 3.0, "b": 1.0, "c": 2.0}
+    scores = {"a": torch.randn(4, 2), "b": torch.randn(6, 1), "c": torch.randn(3, 1)}
+    costs = {name: linear(per_weight[name], score.numel()) for name, score in scores.items()}
+    items = []
+    for name, score in scores.items():
+        rows = 1 if name == "c" else 2
+        sums = masks.mean_of_blocks(score.double(), rows).flatten() * rows
+        items += [(float(s), rows * per_weight[name]) for s in sums]
+    positive = sorted((item for item in items if item[0] > 0), key=lambda item: -item[0] / item[1])
+    filled = set(itertools.accumulate(price for _, price in positive))
+    values, prices = zip(*items, strict=True)
+    for budget in range(1, int(sum(prices)) + 1):
+        selected = select_within(scores, costs, budget, exponent=1, block=(2, 1), allow_empty=True)
+        assert total_cost(selected, costs) <= budget
+        # What scores below zero fills up what is left; it is not part of the knapsack.
+        got = sum(
+            max(float(s), 0)
+            for name, score in scores.items()
+            for s in masks.mean_of_blocks(
+                torch.where(selected[name], score, -1e9).double(), 1 if name == "c" else 2
+            ).flatten()
+            * (1 if name == "c" else 2)
+        )
+        optimum = best_of_all(values, prices, budget)
+        if budget in filled:
+            assert got == pytest.approx(optimum)
+        assert optimum - max(values) < got + 1e-6
+        assert got <= optimum + 1e-6
 
 
 def test_exponent_zero_and_equal_costs_are_the_global_ranking() -> None:
@@ -99,10 +133,66 @@ def test_negative_scores_keep_their_order_whatever_they_cost() -> None:
     selected = select_within(scores, costs, 1.001, exponent=0, allow_empty=True)
     assert selected["dear"].tolist() == [[True], [False]]
     assert selected["cheap"].tolist() == [[True], [False]]
-    # less the least score, 3 / 1 and 2 / 0.001
+    # -1 · 1 and -2 · 0.001
     selected = select_within(scores, costs, 0.0011, exponent=1, allow_empty=True)
     assert not selected["dear"].any()
     assert selected["cheap"].tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 1.0])
+def test_no_negative_score_is_kept_in_place_of_a_positive_one(exponent: float) -> None:
+    scores = {"dear": torch.tensor([[2.0], [1.0], [-1.0]]), "cheap": torch.tensor([[1.0], [-1.0], [-1e6]])}
+    costs = {"dear": linear(1000.0, 3), "cheap": linear(1.0, 3)}
+    kept = [
+        [int(mask.sum()) for mask in select_within(scores, costs, budget, exponent=exponent).values()]
+        for budget in (2001, 2002, 2003, 3003)
+    ]
+    assert kept == [[2, 1], [2, 2], [2, 3], [3, 3]]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_of_equal_scores_the_cheaper_weights_are_kept(sign: float) -> None:
+    scores = {"dear": torch.full((1, 1), sign), "cheap": torch.full((10, 1), sign)}
+    costs = {"dear": linear(10.0, 1), "cheap": linear(1.0, 10)}
+    selected = select_within(scores, costs, 10, allow_empty=True)
+    assert not selected["dear"].any()
+    assert selected["cheap"].all()
+
+
+def test_an_outlier_does_not_make_the_ranking_that_of_the_costs() -> None:
+    torch.manual_seed(0)
+    scores = {"dear": torch.randn(20, 10), "cheap": torch.randn(20, 10)}  # as those of GraSP
+    costs = {"dear": linear(64.0, 200), "cheap": linear(1.0, 200)}
+    everything = sum(cost.dense for cost in costs.values())
+    without = select_within(scores, costs, 0.3 * everything)
+    least = torch.tensor(-1e4)
+    scores["dear"].view(-1)[scores["dear"].argmin()] = least
+    scores["cheap"].view(-1)[scores["cheap"].argmin()] = least
+    selected = select_within(scores, costs, 0.3 * everything)
+    assert all(torch.equal(selected[name], without[name]) for name in scores)
+    assert 0.2 < selected["dear"].float().mean() < selected["cheap"].float().mean() < 1
+
+
+def test_the_unit_of_costs_does_not_matter() -> None:
+    torch.manual_seed(0)
+    scores = {"a": torch.randn(8, 5), "b": torch.randn(6, 7)}
+    costs = {"a": LayerCost(3.0, 2.0, 100.0), "b": LayerCost(0.25, 1.0, 9.0)}
+    selected = select_within(scores, costs, 50)
+    scaled = {name: LayerCost(*(2.0**-30 * number for number in cost)) for name, cost in costs.items()}
+    again = select_within(scores, scaled, 2.0**-30 * 50)
+    assert all(torch.equal(selected[name], again[name]) for name in scores)
+
+
+def test_the_smallest_budget_is_that_of_the_floors() -> None:
+    scores = {"a": torch.rand(4, 3), "b": torch.rand(5, 1), "c": torch.rand(4, 2)}
+    costs = {"a": LayerCost(2.0, 1.0, 50.0), "b": LayerCost(1.0, 0.5, 3.0), "c": LayerCost(0.0, 7.0, 7.0)}
+    floors = {"block": (4, 1), "min_per_layer": 3}
+    least = least_costs({name: score.shape for name, score in scores.items()}, costs, **floors)
+    assert least == {"a": 1 + 2 * 4, "b": 3, "c": 7}  # a block of 4; 3.5, but dense is 3
+    selected = select_within(scores, costs, 19, **floors)
+    assert [int(mask.sum()) for mask in selected.values()] == [4, 5, 8]
+    with pytest.raises(BudgetError, match=r"at least 19, .* got 18\.9; most of it is 'a' \(9\), 'c' \(7\)"):
+        select_within(scores, costs, 18.9, **floors)
 
 
 def test_floors_come_first() -> None:
@@ -116,10 +206,17 @@ def test_floors_come_first() -> None:
         select_within(scores, costs, 5, min_per_layer=3)
 
 
+def test_an_exponent_is_a_number() -> None:
+    with pytest.raises(TypeError, match="cost_exponent: expected a number from 0 to 1, got str"):
+        select_within({"a": torch.ones(1, 1)}, {"a": linear(1.0, 1)}, 1.0, exponent="0.5")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"exponent": 1.5}, "cost_exponent: expected a number from 0 to 1, got 1.5"),
+        ({"budget": math.nan}, "budget: expected a number, got nan"),
+        ({"costs": {"a": LayerCost(1.0, -1.0, 1.0)}}, r"costs of 0 or more, got .*fixed=-1\.0.* for 'a'"),
         ({"costs": {}}, "expected a cost for every layer, got none for a"),
         ({"scores": {"a": torch.tensor([[torch.nan]])}}, "expected finite scores, got nan in 'a'"),
     ],

@@ -319,6 +319,9 @@ def test_cost_prints_every_layer(run):
     assert [layer["positions"] for layer in facts["layers"]] == [576, 64, 1, 1]
     assert sum(layer["flops_share"] for layer in facts["layers"]) == pytest.approx(1)
     assert facts["layers"][0]["dense_seconds"] is None
+    assert facts["weights"] == sum(layer["weights"] for layer in facts["layers"])
+    assert facts["flops"] > 0
+    assert facts["dense_seconds"] is facts["fixed_seconds"] is None
     table = words(run("cost", "lenet5_caffe", "--flops").stdout)
     assert "lenet5_caffe, samples of 1x28x28" in table
     assert "sparse below" not in table
@@ -328,6 +331,8 @@ def test_cost_measures(run):
     arguments = ["cost", "lenet_300_100", "--sample", "20", "--classes", 4, "--batch-size", 3, "--block", 4]
     facts = json.loads(run(*arguments, "--json").stdout)
     assert facts["batch_size"] == 3
+    for total in ("dense_seconds", "fixed_seconds"):
+        assert facts[total] == pytest.approx(sum(layer[total] for layer in facts["layers"]))
     for layer in facts["layers"]:
         assert layer["dense_seconds"] > 0
         assert layer["seconds_per_weight"] > 0

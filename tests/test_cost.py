@@ -43,6 +43,29 @@ def test_counted_costs_are_those_of_flops_per_step() -> None:
     assert list(flops_costs(model, SAMPLE, exclude=["6"])) == ["0.weight", "2.weight", "5.weight"]
 
 
+class Repeating(nn.Module):
+    """Calls one layer three times, twice at one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.conv(x))
+        return self.fc(self.conv(x[..., ::2, ::2]).flatten(1))
+
+
+def test_all_calls_of_a_layer_count() -> None:
+    model = Repeating()
+    costs = flops_costs(model, (4, 8, 8))
+    assert sum(c.dense for c in costs.values()) == flops_per_step(model, (4, 8, 8), 1)
+    assert costs["conv.weight"].per_weight == 2 * (2 * 64 + 3 * 64 + 3 * 16)
+    assert not any(module._forward_hooks for module in model.modules())
+    masks = sp.prune(model, method="random", flops=0.2, input_size=(4, 8, 8), min_per_layer=1)
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    assert flops_per_step(sparse, (4, 8, 8), 1) <= 0.2 * flops_per_step(model, (4, 8, 8), 1)
+
+
 def test_a_layer_costs_at_most_what_it_costs_dense() -> None:
     of = LayerCost(2.0, 3.0, 10.0)
     assert [of.of(k) for k in (0, 1, 3, 4, 100)] == [3, 5, 9, 10, 10]
@@ -89,6 +112,26 @@ def test_equal_layers_are_measured_once(seconds: list[tuple[str, float]]) -> Non
     assert costs["1.weight"] == costs["2.weight"]
 
 
+def test_all_calls_of_a_layer_are_measured(seconds: list[tuple[str, float]]) -> None:
+    costs = measured_costs(Repeating(), (4, 8, 8), 16)
+    assert costs["conv.weight"] == pytest.approx((3 * 16e-9, 3 * 2e-6, 3 * 10e-6))
+    assert costs["fc.weight"] == pytest.approx((16e-9, 2e-6, 10e-6))
+
+
+def test_a_frozen_layer_is_measured_on_its_own(seconds: list[tuple[str, float]]) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model.get_parameter("1.weight").requires_grad_(False)
+    measured_costs(model, (8,), 4)
+    assert len(seconds) == 6
+
+
+def test_the_patterns_of_a_tiny_layer_differ(seconds: list[tuple[str, float]]) -> None:
+    for rows, cols, expected in ((1, 1, [1, 1]), (2, 2, [1, 4]), (3, 6, [1, 10]), (10, 10, [2, 20])):
+        seconds.clear()
+        measured_costs(nn.Sequential(nn.Linear(cols, rows)), (cols,), 4)
+        assert [density * rows * cols for _, density in seconds] == pytest.approx(expected)
+
+
 def test_a_layer_without_sparse_kernels_costs_what_dense_does(
     seconds: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +147,18 @@ def test_dense_is_timed_alone_where_it_has_no_twin() -> None:
     costs = measured_costs(nn.Sequential(layer), (4, 6, 6), 2)
     assert costs["0.weight"].dense == costs["0.weight"].fixed > 0
     assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("input_size", [None, 8, "8", (2, -8, 8), (2, 8.0, 8), (2, True, 8), (2, 0, 8)])
+def test_an_input_size_is_a_shape(input_size: object) -> None:
+    with pytest.raises(ValueError, match="cost: expected input_size to be the shape of one sample, such as"):
+        flops_costs(small_net(), input_size)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_batch_has_samples(batch_size: object) -> None:
+    with pytest.raises(ValueError, match="batch_size: expected a whole number of samples, 1 or more, got"):
+        measured_costs(small_net(), SAMPLE, batch_size)
 
 
 def test_a_model_that_takes_no_such_samples_is_refused() -> None:
@@ -172,6 +227,13 @@ def test_the_sample_comes_from_the_first_batch_which_is_scored_too() -> None:
             ValueError,
             "cost_exponent: expected a number from 0 to 1, got 2",
         ),
+        ({"flops": 0.1, "cost_exponent": "a"}, TypeError, "cost_exponent: expected a number from 0 to 1"),
+        ({"speedup": 2, "batch_size": 0}, ValueError, "batch_size: expected a whole number of samples"),
+        (
+            {"flops": 0.01, "input_size": SAMPLE, "min_per_layer": 5},
+            ValueError,
+            r"flops: expected at least 0\.0262, what min_per_layer takes, got 0\.01; most .* '0\.weight' \(0",
+        ),
     ],
 )
 def test_targets_that_cannot_be(arguments: dict[str, object], error: type[Exception], message: str) -> None:
@@ -181,6 +243,20 @@ def test_targets_that_cannot_be(arguments: dict[str, object], error: type[Except
 
     with pytest.raises(error, match=message):
         sp.prune(small_net(), unread(), **arguments)
+
+
+def test_a_floor_is_reached_with_the_operations_that_the_error_names() -> None:
+    masks = sp.prune(small_net(), batches(), flops=0.0262, min_per_layer=5)
+    assert all(int(mask.sum()) >= 5 for mask in masks.values())
+
+
+def test_a_sample_comes_from_a_pair_of_tensors() -> None:
+    (x, y), *_ = batches()
+    for given in ([x], [{"x": x}], [([1.0], y)], [(x,)]):
+        with pytest.raises(TypeError, match="prune: expected each item of batches to be a pair of tensors"):
+            sp.prune(small_net(), given, flops=0.1)
+    with pytest.raises(TypeError, match=r"prune: expected batches to be an iterable .* got int"):
+        sp.prune(small_net(), 5, flops=0.1)
 
 
 def test_costs_need_a_sample() -> None:

@@ -97,8 +97,17 @@ def cost(
             )
         rows.append(row)
     if as_json:
-        content = {"machine": machine.facts(), "batch_size": batch_size, "block": block}
-        typer.echo(json.dumps({**content, "layers": [dataclasses.asdict(row) for row in rows]}))
+        content = {
+            "machine": machine.facts(),
+            "batch_size": batch_size,
+            "block": block,
+            "layers": [dataclasses.asdict(row) for row in rows],
+            "weights": sum(row.weights for row in rows),
+            "flops": everything,
+            "dense_seconds": sum(of.dense for of in measured.values()) if measured else None,
+            "fixed_seconds": sum(of.fixed for of in measured.values()) if measured else None,
+        }
+        typer.echo(json.dumps(content))
         return
     Console(soft_wrap=True).print(_table(rows, model, size, batch_size, shape[0], bool(measured)))
     if measured:
