@@ -13,6 +13,7 @@ import sparseprune as sp
 from sparseprune.cli.bench import bench
 from sparseprune.cli.compare import compare
 from sparseprune.cli.cost import cost
+from sparseprune.cli.frontier import frontier
 from sparseprune.cli.info import info
 from sparseprune.cli.prune import prune
 from sparseprune.cli.train import train
@@ -34,6 +35,7 @@ app.command()(prune)
 app.command()(train)
 app.command()(compare)
 app.command()(cost)
+app.command()(frontier)
 app.command()(info)
 # Its options are those of the suite, help included.
 app.command(
