@@ -23,11 +23,11 @@ import sparseprune as sp
 from sparseprune import frontier_results, machine, models
 from sparseprune.budget import EXPONENT
 from sparseprune.comparison import PRUNE_BATCHES, Watcher
-from sparseprune.contenders import prune_set
-from sparseprune.cost import LayerCost, flops_costs
+from sparseprune.contenders import prune_set, shuffled_masks
+from sparseprune.cost import LayerCost, flops_costs, measured_costs
 from sparseprune.data import Dataset
 from sparseprune.flops import flops_per_step
-from sparseprune.frontier_masks import RULES, check_budget, masks_within, small_dense
+from sparseprune.frontier_masks import LAYERWISE, RULES, WEIGHTED, check_budget, masks_within, small_dense
 from sparseprune.frontier_results import Layer, Measured, Point, Record
 from sparseprune.models import Network
 from sparseprune.pattern import BLOCK_ROWS
@@ -44,6 +44,7 @@ def frontier_points(
     rules: Sequence[str] = RULES,
     block_rows: Sequence[int] = (1, 4),
     exponents: Sequence[float] = (EXPONENT,),
+    shuffled: bool = False,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> list[Point]:
     """The runs of a frontier, seed by seed, so that an interrupted one is a complete one of fewer seeds.
@@ -53,11 +54,12 @@ def frontier_points(
         methods: by which weights are scored; see `sparseprune.prune`.
         rules: by which a budget is divided among layers; see `sparseprune.frontier_masks.masks_within`.
         block_rows: V, of 1, 2, 4, 8, 16.
-        exponents: of the rule "cost", 0 to 1.
+        exponents: of the rules "cost" and "time", 0 to 1.
+        shuffled: add the masks of other rules than "uniform" and "erk" shuffled within their layers.
         seeds: one run of everything for each.
     Returns:
         of each seed: dense, small dense, then method by method (scored once), each with every rule, exponent,
-        V and budget.
+        V and budget. A global ranking of random scores is left out: it is uniform.
     Raises:
         ValueError: something is unknown or out of range.
     """
@@ -81,9 +83,12 @@ def frontier_points(
         points.append(Point("dense", seed))
         points += [Point("small dense", seed, budget) for budget in budgets]
         for method, rule in itertools.product(methods, rules):
-            powers: Sequence[float | None] = exponents if rule == "cost" else (None,)
-            for exponent, rows, budget in itertools.product(powers, block_rows, budgets):
-                points.append(Point("sparse", seed, budget, method, rule, exponent, rows))
+            if (method, rule) == ("random", "global"):
+                continue
+            powers: Sequence[float | None] = exponents if rule in WEIGHTED else (None,)
+            orders = (False, True) if shuffled and rule not in LAYERWISE and method != "random" else (False,)
+            for order, exponent, rows, budget in itertools.product(orders, powers, block_rows, budgets):
+                points.append(Point("sparse", seed, budget, method, rule, exponent, rows, order))
     return list(dict.fromkeys(points))
 
 
@@ -221,6 +226,7 @@ class _Work:
     watcher: Watcher
     costs: dict[str, LayerCost] = field(init=False)
     dense_flops: int = field(init=False)
+    seconds: dict[int, dict[str, LayerCost]] = field(default_factory=dict)  # by rows of a block
     scored: tuple[tuple[str, int], dict[str, Tensor], float] | None = None
 
     def __post_init__(self) -> None:
@@ -321,15 +327,24 @@ class _Work:
         assert point.rule is not None
         assert point.block_rows is not None
         model = models.build(self.network, point.seed)
+        block = (point.block_rows, 1)
+        if point.rule == "time" and point.block_rows not in self.seconds:
+            # Not charged: once for a network and a machine, as the kernels' measurements are.
+            self.seconds[point.block_rows] = measured_costs(
+                model, self.data.sample, self.batch_size, block=block
+            )
         start = self.clock()
         masks = masks_within(
             point.rule,
             scores,
             self.costs,
             point.budget,
-            block=(point.block_rows, 1),
+            block=block,
             exponent=EXPONENT if point.exponent is None else point.exponent,
+            seconds=self.seconds.get(point.block_rows),
         )
+        if point.shuffled:
+            masks = shuffled_masks(masks, point.block_rows, point.seed)
         selected = self.clock()
         sparse = sp.sparsify(model, masks, batch_size=self.batch_size, input_size=self.data.sample)
         return sparse, (score_seconds, selected - start, self.clock() - selected)

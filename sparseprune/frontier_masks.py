@@ -2,7 +2,8 @@
 
 A budget is a fraction of the dense network's floating-point operations in a training step, as counted by
 :func:`sparseprune.flops.flops_per_step`. No rule exceeds it; what is left over is less than one block of
-the costliest layer, or one in each layer where a rule sets the layers' densities.
+the costliest layer, or one in each layer where a rule sets the layers' densities. The rule "time" spends, in
+place of the operations, the measured seconds that they take where all layers have one density.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import torch
 from torch import Tensor
 
 from sparseprune import masks as selection
-from sparseprune.budget import EXPONENT, BudgetError, select_within
+from sparseprune.budget import EXPONENT, BudgetError, select_within, total_cost
 from sparseprune.cost import LayerCost
 from sparseprune.flops import flops_per_step
 from sparseprune.models.registry import MODELS, WIDTHS, Network
 
-RULES = ("uniform", "erk", "global", "cost")
+RULES = ("uniform", "erk", "global", "cost", "time")
+LAYERWISE = ("uniform", "erk")  # rules that do not compare scores of different layers
+WEIGHTED = ("cost", "time")  # rules with an exponent
 
 
 def masks_within(
@@ -32,12 +35,14 @@ def masks_within(
     *,
     block: tuple[int, int] = (1, 1),
     exponent: float = EXPONENT,
+    seconds: Mapping[str, LayerCost] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks of the best scores that cost no more than a budget, by one of four rules.
+    """Masks of the best scores that cost no more than a budget, by one of five rules.
 
     "uniform": all layers have one density. "erk": densities of Erdos-Renyi-kernel graphs, see
     :func:`erk_density`. "global": one threshold for all scores. "cost": one threshold for all of
-    score / cost^exponent, see :func:`sparseprune.budget.select_within`. Every layer keeps one block at least.
+    score / cost^exponent, see :func:`sparseprune.budget.select_within`. "time": the same with measured costs,
+    within the seconds that the masks of "uniform" take. Every layer keeps one block at least.
 
     Args:
         rule: one of `RULES`.
@@ -45,7 +50,8 @@ def masks_within(
         costs: of the same names; see :func:`sparseprune.cost.flops_costs`.
         budget: fraction of the cost of all weights, in (0, 1].
         block: (V, 1); see :func:`sparseprune.masks.select_masks`.
-        exponent: of the rule "cost", 0 to 1.
+        exponent: of the rules "cost" and "time", 0 to 1.
+        seconds: measured costs, for the rule "time"; see :func:`sparseprune.cost.measured_costs`.
     Returns:
         ``{parameter name: bool tensor of the score's shape}``, True = keep.
     Raises:
@@ -62,6 +68,10 @@ def masks_within(
         return _layerwise(scores, densities, costs, limit, block)
     if rule == "global":
         return _global(scores, costs, limit, block)
+    if rule == "time":
+        assert seconds is not None
+        uniform = _layerwise(scores, dict.fromkeys(scores, 1.0), costs, limit, block)
+        costs, limit = seconds, total_cost(uniform, seconds)
     return select_within(scores, costs, limit, exponent=exponent, block=block, min_per_layer=1)
 
 

@@ -27,8 +27,9 @@ class Point:
         budget: fraction of the dense network's training FLOPs.
         method: how weights are scored, for "sparse"; see `sparseprune.prune`.
         rule: how the budget is divided among layers; see `sparseprune.frontier_masks.masks_within`.
-        exponent: of the rule "cost".
+        exponent: of the rules "cost" and "time".
         block_rows: V of the blocks of V x 1 that are kept or removed.
+        shuffled: whether each layer keeps as many blocks as the scores say, but of chance.
     """
 
     kind: str
@@ -38,13 +39,19 @@ class Point:
     rule: str | None = None
     exponent: float | None = None
     block_rows: int | None = None
+    shuffled: bool = False
 
     @property
     def family(self) -> str:
         """What a line of the plot joins: runs that differ in budget and seed alone."""
         if self.kind != "sparse":
             return self.kind
-        return f"{self.method} {self.rule_text} V={self.block_rows}"
+        return f"{self.method_text} {self.rule_text} V={self.block_rows}"
+
+    @property
+    def method_text(self) -> str:
+        """The method, "snip" or "snip shuffled"; else the kind."""
+        return f"{self.method or self.kind}{' shuffled' if self.shuffled else ''}"
 
     @property
     def rule_text(self) -> str:
@@ -297,7 +304,7 @@ def cells(row: Row) -> list[str]:
     """A row as texts under `HEADS`."""
     point = row.point
     return [
-        point.method or point.kind,
+        point.method_text,
         point.rule_text,
         "" if point.block_rows is None else str(point.block_rows),
         f"{100 * point.budget:.4g}",

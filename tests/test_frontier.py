@@ -140,7 +140,9 @@ def test_masks_meet_the_budget_of_operations(name, rule, rows, budget):
     costs = flops_costs(model, network.sample)
     dense = flops_per_step(model, network.sample, 3)
     assert dense == 3 * sum(cost.dense for cost in costs.values())
-    masks = masks_within(rule, scores.magnitude(model), costs, budget, block=(rows, 1))
+    # With seconds in proportion to the operations, their budget is that of "uniform".
+    seconds = {name: LayerCost(*(1e-9 * number for number in cost)) for name, cost in costs.items()}
+    masks = masks_within(rule, scores.magnitude(model), costs, budget, block=(rows, 1), seconds=seconds)
     assert all(mask.any() for mask in masks.values())
     if rows == 4:
         assert all(
@@ -150,6 +152,23 @@ def test_masks_meet_the_budget_of_operations(name, rule, rows, budget):
         )
     sparse = flops_per_step(sp.sparsify(model, masks, layers="dense"), network.sample, 3)
     assert 0.99 * budget < sparse / dense <= budget
+
+
+def test_masks_of_measured_time_take_no_longer_than_uniform_ones():
+    generator = torch.Generator().manual_seed(0)
+    scored = {name: torch.rand(20, 50, generator=generator) for name in ("slow", "quick", "dense")}
+    costs = dict.fromkeys(scored, LayerCost(1.0, 0.0, 1000.0))
+    seconds = {
+        "slow": LayerCost(4.0, 10.0, 2000.0),
+        "quick": LayerCost(1.0, 10.0, 1000.0),
+        "dense": LayerCost(0.0, 70.0, 70.0),  # has no sparse kernels: all its weights cost the same
+    }
+    masks = masks_within("time", scored, costs, 0.1, exponent=1.0, seconds=seconds)
+    limit = (10 + 4 * 100) + (10 + 100) + 70
+    spent = {name: seconds[name].of(int(mask.sum())) for name, mask in masks.items()}
+    assert limit - 4 < sum(spent.values()) <= limit
+    assert masks["dense"].all()
+    assert masks["quick"].sum() > 100 > masks["slow"].sum()
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.5, 0.1, 0.05])
@@ -167,7 +186,7 @@ def test_small_dense_meets_the_budget_of_operations(name, budget):
 def test_masks_refuse_what_cannot_be():
     scored = {"w": torch.rand(10, 10)}
     costs = {"w": LayerCost(1.0, 0.0, 100.0)}
-    with pytest.raises(ValueError, match=r"a rule of uniform, erk, global, cost, got 'magic'"):
+    with pytest.raises(ValueError, match=r"a rule of uniform, erk, global, cost, time, got 'magic'"):
         masks_within("magic", scored, costs, 0.5)
     with pytest.raises(ValueError, match=r"budgets in \(0, 1\], .*, got 1.5"):
         masks_within("erk", scored, costs, 1.5)
@@ -204,10 +223,27 @@ def test_points_go_seed_by_seed_and_method_by_method():
     assert frontier_points(budgets=[0.1, 0.1], seeds=[0, 0]) == frontier_points(budgets=[0.1], seeds=[0])
 
 
+def test_points_leave_out_what_is_uniform_under_another_name():
+    points = frontier_points(budgets=[0.1], methods=["random", "snip"], block_rows=[1], seeds=[0])
+    assert [f"{p.method_text} {p.rule_text}" for p in points if p.kind == "sparse"] == [
+        *("random uniform", "random erk", "random cost^0.5", "random time^0.5"),
+        *("snip uniform", "snip erk", "snip global", "snip cost^0.5", "snip time^0.5"),
+    ]
+
+
+def test_shuffled_points_are_those_whose_densities_come_from_scores():
+    options = {"budgets": [0.1], "methods": ["random", "snip"], "block_rows": [1], "seeds": [0]}
+    plain, points = frontier_points(**options), frontier_points(**options, shuffled=True)
+    assert [point for point in points if not point.shuffled] == plain
+    assert [point.family for point in points if point.shuffled] == [
+        f"snip shuffled {rule} V=1" for rule in ("global", "cost^0.5", "time^0.5")
+    ]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rules": ["magic"]}, "rules of uniform, erk, global, cost, got 'magic'"),
+        ({"rules": ["magic"]}, "rules of uniform, erk, global, cost, time, got 'magic'"),
         ({"methods": ["lottery"]}, "methods of random, .*, got 'lottery'"),
         ({"block_rows": [3]}, "blocks of 1, 2, 4, 8, 16, got 3"),
         ({"budgets": [0.5, 0.0]}, r"budgets in \(0, 1\], .*, got 0.0"),
@@ -297,6 +333,27 @@ def test_frontier_measures_what_it_says(data, tmp_path):
         prune_seconds = run.score_seconds + run.select_seconds + run.sparsify_seconds
         assert run.total_seconds == pytest.approx(run.train_seconds + prune_seconds)
         assert (prune_seconds > 0) == (run is sparse)
+
+
+def test_shuffled_masks_keep_as_many_weights_in_every_layer(data, tmp_path, monkeypatch):
+    points = frontier_points(
+        budgets=[0.25], seeds=[0], methods=["snip"], rules=["cost"], block_rows=[4], shuffled=True
+    )
+    used, sparsify = [], sp.sparsify
+
+    def spy(model, masks, **settings):
+        used.append(masks)
+        return sparsify(model, masks, **settings)
+
+    monkeypatch.setattr(sp, "sparsify", spy)
+    file = tmp_path / "runs.jsonl"
+    *_, plain, shuffled = frontier(data, "lenet_300_100", points, file, batch_size=16, trainer=FakeTrainer())
+    assert shuffled.point.shuffled
+    assert [layer.kept for layer in shuffled.measured.layers] == [
+        layer.kept for layer in plain.measured.layers
+    ]
+    assert not torch.equal(used[0]["1.weight"], used[1]["1.weight"])
+    assert frontier_results.read(file)[-1] == shuffled
 
 
 @pytest.mark.parametrize("faster", [False, True])

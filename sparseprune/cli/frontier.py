@@ -60,7 +60,7 @@ def frontier(
             "--rules",
             help="How a budget is divided among layers, commas between: uniform (one density), erk "
             "(Erdos-Renyi-kernel densities), global (one ranking of all scores), cost (a ranking of "
-            "score / cost^exponent).",
+            "score / FLOPs^exponent), time (of score / measured seconds^exponent, as long as uniform takes).",
         ),
     ] = ",".join(RULES),
     blocks: Annotated[
@@ -68,8 +68,12 @@ def frontier(
         typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between."),
     ] = "1,4",
     exponents: Annotated[
-        str, typer.Option("--exponents", help="Of the rule cost, 0 to 1, commas between.")
+        str, typer.Option("--exponents", help="Of the rules cost and time, 0 to 1, commas between.")
     ] = f"{within.EXPONENT:g}",
+    shuffled: Annotated[
+        bool,
+        typer.Option("--shuffled", help="Add, as a control, masks shuffled within their layers."),
+    ] = False,
     seeds: Annotated[
         str, typer.Option("--seeds", help="One run of everything for each, commas between.")
     ] = "0,1,2",
@@ -99,6 +103,7 @@ def frontier(
         rules=_known(rules, RULES, "rule"),
         block_rows=[rows for rows, _ in options.parse_blocks(blocks)],
         exponents=_list(exponents, float, "numbers"),
+        shuffled=shuffled,
         seeds=_list(seeds, int, "whole numbers"),
     )
     _require_matplotlib()

@@ -113,7 +113,7 @@ def _style(row: Row, sparse: Sequence[Row], together: bool) -> dict[str, Any]:
     if point.kind == "small dense":
         line = {"linestyle": "--", "linewidth": 2}
         return {"color": SMALL, "marker": "x", "markersize": 6, "zorder": 4, **line}
-    methods = len({r.point.method for r in sparse})
+    methods = len({r.point.method_text for r in sparse})
 
     def looks(row: Row) -> tuple[object, object]:
         """What decides the colour, and what the marker and the line."""
@@ -121,7 +121,7 @@ def _style(row: Row, sparse: Sequence[Row], together: bool) -> dict[str, Any]:
         if together and methods == 1:
             return point.rule_text, point.block_rows
         # In one panel rules must be told apart too; with panels of their own only blocks.
-        return point.method, (point.rule_text if together else None, point.block_rows)
+        return point.method_text, (point.rule_text if together else None, point.block_rows)
 
     colours, shapes = (list(dict.fromkeys(looks(r)[part] for r in sparse)) for part in (0, 1))
     colour, shape = looks(row)
@@ -138,12 +138,12 @@ def _style(row: Row, sparse: Sequence[Row], together: bool) -> dict[str, Any]:
 
 
 def _without_rule(row: Row) -> str:
-    return f"{row.point.method}, blocks of {row.point.block_rows}x1"
+    return f"{row.point.method_text}, blocks of {row.point.block_rows}x1"
 
 
 def _title(rule: str) -> str:
     name, _, exponent = rule.partition("^")
-    return TITLES.get(name, f"score / cost^{exponent}")
+    return TITLES.get(name, f"score / {'FLOPs' if name == 'cost' else 'seconds'}^{exponent}")
 
 
 def _errors(spreads: Sequence[Spread], factor: float) -> list[float] | None:
