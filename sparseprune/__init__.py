@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from sparseprune import jit, ops, scores
-from sparseprune.masks import apply_masks, topk_masks
+from sparseprune.masks import apply_masks, rescale_weights, topk_masks
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
 from sparseprune.prune import prune
 from sparseprune.sparsify import densify, sparsify
@@ -19,6 +19,7 @@ __all__ = [
     "jit",
     "ops",
     "prune",
+    "rescale_weights",
     "scores",
     "sparsify",
     "summary",

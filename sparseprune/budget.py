@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ EXPONENT = 0.5
 
 class BudgetError(ValueError):
     """The budget is below what the layers cost with the weights that they must keep."""
+
+
+class Selected(NamedTuple):
+    """Masks, and what weights cost in the blocks that they are made of."""
+
+    masks: dict[str, Tensor]
+    costs: dict[str, LayerCost]
 
 
 def select_within(
@@ -63,6 +71,88 @@ def select_within(
         ValueError: the exponent is out of range, the budget is not a number, a name has no cost or a negative
             one, or as ``select_masks``.
     """
+    shapes = {name: score.shape for name, score in scores.items()}
+    selection.check_selection(shapes, 0.0, "global", block, min_per_layer, allow_empty)
+    rows = selection.rows_of_blocks(shapes, block[0])
+    return _select(scores, costs, budget, exponent, rows, min_per_layer, allow_empty)
+
+
+def select_blocks_within(
+    scores: Mapping[str, Tensor],
+    costs: Mapping[int, Mapping[str, LayerCost]],
+    budget: float,
+    *,
+    exponent: float = EXPONENT,
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
+) -> Selected:
+    """As :func:`select_within`, with blocks of V rows x 1 column where V is chosen for each layer.
+
+    The budget is divided among the layers with one V for all, the first one that it suffices for. Each layer
+    then takes the V whose best blocks have the largest sum of scores for that share, a tie the first such V;
+    with these the budget is divided anew.
+
+    Args:
+        scores: ``{parameter name: score}``, higher = keep, finite.
+        costs: ``{V: {parameter name: cost of a weight in such blocks}}``.
+        budget, exponent, min_per_layer, allow_empty: see :func:`select_within`.
+    Returns:
+        the masks, and the layers' costs in their blocks.
+    Raises:
+        BudgetError, ValueError: see :func:`select_within`.
+    """
+    shapes = {name: score.shape for name, score in scores.items()}
+    rows = {v: selection.rows_of_blocks(shapes, v) for v in costs}
+    error: BudgetError | None = None
+    for v, of in costs.items():
+        try:
+            masks = _select(scores, of, budget, exponent, rows[v], min_per_layer, allow_empty=True)
+        except BudgetError as too_small:
+            error = error or too_small
+            continue
+        chosen: dict[str, int] = {}
+        for name, score in scores.items():
+            share = of[name].of(int(masks[name].sum()))
+            worth = {
+                u: _best_sum(score, costs[u][name], rows[u][name], share, min_per_layer)
+                for u in [v, *costs]
+                if rows[u][name] == u or u == v
+            }
+            chosen[name] = max(worth, key=lambda u: worth[u])
+        own = {name: costs[u][name] for name, u in chosen.items()}
+        if any(u != v for u in chosen.values()):
+            own_rows = {name: rows[u][name] for name, u in chosen.items()}
+            masks = _select(scores, own, budget, exponent, own_rows, min_per_layer, allow_empty)
+        elif not allow_empty:
+            selection.refuse_empty(masks)
+        return Selected(masks, own)
+    assert error is not None
+    raise error
+
+
+def _best_sum(score: Tensor, cost: LayerCost, rows: int, share: float, min_per_layer: int) -> float:
+    """Sum of the best scores, of blocks of so many rows, within a share; -inf where the floor is not."""
+    floor = -(-min_per_layer // rows) * rows
+    if cost.of(min(floor, score.numel())) > share:
+        return -math.inf
+    if cost.dense <= share:
+        return float(score.sum(dtype=torch.float64))
+    affordable = (share - cost.fixed) / cost.per_weight if cost.per_weight > 0 else math.inf
+    sums = selection.mean_of_blocks(score.detach().double(), rows).flatten() * rows
+    count = min(int(max(affordable, floor) / rows), len(sums))
+    return float(sums.topk(count).values.sum())
+
+
+def _select(
+    scores: Mapping[str, Tensor],
+    costs: Mapping[str, LayerCost],
+    budget: float,
+    exponent: float,
+    rows: Mapping[str, int],
+    min_per_layer: int,
+    allow_empty: bool,
+) -> dict[str, Tensor]:
+    """The masks of ``select_within``, each layer's in blocks of its own number of rows."""
     check_exponent(exponent)
     if math.isnan(budget):
         raise ValueError(f"budget: expected a number, got {budget}")
@@ -71,10 +161,8 @@ def select_within(
     if wrong := [name for name in scores if not all(number >= 0 for number in costs[name])]:
         raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
     shapes = {name: score.shape for name, score in scores.items()}
-    selection.check_selection(shapes, 0.0, "global", block, min_per_layer, allow_empty)
-    _check_reachable(budget, least_costs(shapes, costs, block=block, min_per_layer=min_per_layer))
-    rows = selection.rows_of_blocks(shapes, block[0])
     floors = selection.floors(shapes, rows, min_per_layer)
+    _check_reachable(budget, {name: costs[name].of(floors[name] * rows[name]) for name in shapes})
     means = {name: selection.mean_of_blocks(score, rows[name]) for name, score in scores.items()}
     selection.topk_named(means, 0)  # refuses what is not finite
     layers = [

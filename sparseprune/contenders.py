@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -157,12 +158,12 @@ def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tup
     return list(itertools.islice(batches(data.train_x, data.train_y, batch_size, order), count))
 
 
-def label_of(method: str, sparsity: float, block: tuple[int, int]) -> str:
+def label_of(method: str, sparsity: float, block: tuple[int, int] | Literal["auto"]) -> str:
     """Name of a pruned network in tables and plots: "snip 90 %", with blocks "snip 90 % 4x1"."""
     label = f"{method} {100 * sparsity:.4g} %"
     return label if block == (1, 1) else f"{label} {block_text(block)}"
 
 
-def block_text(block: tuple[int, int]) -> str:
-    """(4, 1) as "4x1"."""
-    return "x".join(map(str, block))
+def block_text(block: tuple[int, int] | Literal["auto"]) -> str:
+    """(4, 1) as "4x1"; "auto" as it is."""
+    return block if block == "auto" else "x".join(map(str, block))

@@ -103,6 +103,7 @@ def frontier(
     optimizer: str = "adam",
     lr: float | None = None,
     prune_batches: int = PRUNE_BATCHES,
+    rescale: bool = False,
     trainer: Callable[..., TrainResult] = train,
     clock: Callable[[], float] = time.perf_counter,
     watcher: Watcher | None = None,
@@ -122,6 +123,7 @@ def frontier(
         batch_size: samples per training step and per batch of scoring.
         optimizer, lr: see `sparseprune.training.train`.
         prune_batches: number of training batches that are scored.
+        rescale: scale the weights that stay; see `sparseprune.rescale_weights`.
         trainer: trains, as `train` does; replaced in tests.
         clock: returns seconds; replaced in tests.
         watcher: is told of the progress.
@@ -146,6 +148,7 @@ def frontier(
         optimizer=optimizer,
         lr=rate,
         prune_batches=prune_batches,
+        rescale=rescale,
         trainer=trainer,
         clock=clock,
         watcher=watcher or Watcher(),
@@ -221,6 +224,7 @@ class _Work:
     optimizer: str
     lr: float
     prune_batches: int
+    rescale: bool
     trainer: Callable[..., TrainResult]
     clock: Callable[[], float]
     watcher: Watcher
@@ -246,6 +250,7 @@ class _Work:
             "optimizer": OPTIMIZERS[self.optimizer].text,
             "lr": self.lr,
             "prune_batches": self.prune_batches,
+            "rescale": self.rescale,
         }
 
     def check(self, points: Sequence[Point]) -> None:
@@ -345,6 +350,8 @@ class _Work:
         )
         if point.shuffled:
             masks = shuffled_masks(masks, point.block_rows, point.seed)
+        if self.rescale:
+            sp.rescale_weights(model, masks)
         selected = self.clock()
         sparse = sp.sparsify(model, masks, batch_size=self.batch_size, input_size=self.data.sample)
         return sparse, (score_seconds, selected - start, self.clock() - selected)

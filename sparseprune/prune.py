@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ METHODS: dict[str, Callable[..., scores.Scores]] = {
 
 SELECTION_OPTIONS = ("allow_empty", "min_per_layer")
 SPARSITY = 0.9  # where no target is named
+AUTO_BLOCKS = (1, 4, 16)  # each is timed in each layer
 
 
 def prune(
@@ -38,7 +39,7 @@ def prune(
     batch_size: int = 128,
     cost_exponent: float = budget.EXPONENT,
     scope: str = "global",
-    block: tuple[int, int] = (1, 1),
+    block: tuple[int, int] | Literal["auto"] = (1, 1),
     rounds: int | None = None,
     loss: scores.Loss = F.cross_entropy,
     exclude: Iterable[str] = (),
@@ -73,7 +74,8 @@ def prune(
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
             ``weight.flatten(1)`` by the mean of their scores; n and k then count blocks. A layer whose rows V
             does not divide, such as one of 10 classes, is pruned weight by weight, ranked together with the
-            others' blocks; n and k then count weights.
+            others' blocks; n and k then count weights. ``"auto"``, with ``speedup``, chooses V for each layer
+            of 1, 4 and 16: the blocks whose scores sum to most in the layer's share of the time.
         rounds: None, one round; pruning in several rounds is not supported.
         loss: ``loss(model(input), target)`` is a scalar.
         exclude: names of parameters or modules that stay dense; they have no mask.
@@ -114,37 +116,52 @@ def prune(
     # Whatever is wrong with the arguments of the selection is said before the data is read.
     if flops is None and speedup is None and sparsity is None:
         sparsity = SPARSITY
+    shape = _check_block(block, speedup)
     _check_target({"sparsity": sparsity, "flops": flops, "speedup": speedup}, scope)
     budget.check_exponent(cost_exponent)
     cost.check_batch_size(batch_size)
     shapes = {name: weight.shape for name, weight in weights.items()}
-    masks.check_selection(shapes, 0.0 if sparsity is None else sparsity, scope, block, **selection)
+    masks.check_selection(shapes, 0.0 if sparsity is None else sparsity, scope, shape, **selection)
     if method == "random":
         options["seed"] = seed
     if sparsity is not None:
         scored = score(model, batches, loss, exclude=excluded, **options)
-        return masks.select_masks(scored, sparsity, scope=scope, block=block, **selection)
+        return masks.select_masks(scored, sparsity, scope=scope, block=shape, **selection)
     if input_size is None:
         input_size, batches = _sample_of(batches)
-    within: dict[str, Any] = {"exponent": cost_exponent, "block": block, **selection}
+    within: dict[str, Any] = {"exponent": cost_exponent, **selection}
     if flops is not None:
         costs = cost.flops_costs(model, input_size, exclude=excluded)
         everything = math.fsum(c.dense for c in costs.values())
         floor = selection.get("min_per_layer", 0)
-        _check_flops(flops, everything, budget.least_costs(shapes, costs, block=block, min_per_layer=floor))
+        _check_flops(flops, everything, budget.least_costs(shapes, costs, block=shape, min_per_layer=floor))
         scored = score(model, batches, loss, exclude=excluded, **options)
-        return budget.select_within(scored, costs, flops * everything, **within)
+        return budget.select_within(scored, costs, flops * everything, block=shape, **within)
     assert speedup is not None
-    layers = cost.measured_costs(model, input_size, batch_size, block=block, exclude=excluded)
+    layers = {
+        rows: cost.measured_costs(model, input_size, batch_size, block=(rows, 1), exclude=excluded)
+        for rows in (AUTO_BLOCKS if block == "auto" else shape[:1])
+    }
     scored = score(model, batches, loss, exclude=excluded, **options)
     return speedups.masks_for(
         model,
-        lambda limit: budget.select_within(scored, layers, limit, **within),
-        layers,
+        lambda limit: budget.select_blocks_within(scored, layers, limit, **within),
+        {name: min((of[name] for of in layers.values()), key=lambda of: of.of(0)) for name in shapes},
         speedup,
         input_size,
         batch_size,
     )
+
+
+def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[int, int]:
+    """The block of all layers; any that fits all where they are chosen."""
+    if not isinstance(block, str):
+        return block
+    if block != "auto":
+        raise ValueError(f'block: expected (V, 1) or "auto", got {block!r}')
+    if speedup is None:
+        raise ValueError('block: expected (V, 1); "auto" chooses V by measured time, for speedup= only')
+    return (1, 1)
 
 
 def _check_target(targets: dict[str, float | None], scope: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparseprune.budget import BudgetError, total_cost
+from sparseprune.budget import BudgetError, Selected, total_cost
 from sparseprune.choice import clock
 from sparseprune.cost import LayerCost
 from sparseprune.sparsify import sparsify
@@ -45,7 +45,7 @@ class TimedMasks(dict[str, Tensor]):
 
 def masks_for(
     model: nn.Module,
-    select: Callable[[float], dict[str, Tensor]],
+    select: Callable[[float], Selected],
     costs: Mapping[str, LayerCost],
     speedup: float,
     input_size: Sequence[int],
@@ -60,7 +60,7 @@ def masks_for(
     Args:
         model: the dense network; not changed.
         select: masks within a budget in seconds, or BudgetError.
-        costs: of the layers, in seconds.
+        costs: of the layers, in seconds; where blocks are chosen for each layer, of the best for few weights.
         speedup: 1 or more.
         input_size, batch_size: of a training step.
     Raises:
@@ -73,12 +73,13 @@ def masks_for(
     best: TimedMasks | None = None
     for _ in range(1 + CORRECTIONS):
         try:
-            masks = TimedMasks(select(dense / speedup - rest))
+            selected = select(dense / speedup - rest)
         except BudgetError as error:
             if best is not None:  # even with what is known of the rest now
                 measured = best.speedup.measured
                 raise ValueError(_unreachable(speedup, dense, rest, costs, measured)) from error
-            masks = TimedMasks(select(least + TRIAL * (all_dense - least)))
+            selected = select(least + TRIAL * (all_dense - least))
+        masks = TimedMasks(selected.masks)
         sparse = sparsify(model, masks, batch_size=batch_size, input_size=input_size)
         seconds = step_seconds(sparse, input_size, batch_size)
         masks.speedup = SpeedUp(speedup, dense / seconds, dense, seconds)
@@ -86,7 +87,7 @@ def masks_for(
             best = masks
         if _error(masks.speedup) <= CLOSE_ENOUGH:
             break
-        rest = seconds - total_cost(masks, costs)
+        rest = seconds - total_cost(*selected)
     assert best is not None
     if best.speedup.measured < speedup * (1 - FALLS_SHORT):
         raise ValueError(_unreachable(speedup, dense, rest, costs, best.speedup.measured))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparseprune import masks
-from sparseprune.budget import BudgetError, least_costs, select_within, total_cost
+from sparseprune.budget import BudgetError, least_costs, select_blocks_within, select_within, total_cost
 from sparseprune.cost import LayerCost
 
 
@@ -193,6 +193,52 @@ def test_the_smallest_budget_is_that_of_the_floors() -> None:
     assert [int(mask.sum()) for mask in selected.values()] == [4, 5, 8]
     with pytest.raises(BudgetError, match=r"at least 19, .* got 18\.9; most of it is 'a' \(9\), 'c' \(7\)"):
         select_within(scores, costs, 18.9, **floors)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_are_chosen_for_each_layer_where_they_buy_more_score(seed: int) -> None:
+    torch.manual_seed(seed)
+    smooth = torch.rand(4, 30).repeat_interleave(4, 0)  # alike within blocks of 4
+    scores = {"smooth": smooth, "spiky": torch.rand(16, 30) ** 3, "odd": torch.rand(15, 10)}
+    costs = {
+        v: {name: LayerCost(per_weight, 2.0, 1e3) for name in scores}
+        for v, per_weight in ((1, 1.0), (4, 0.6), (16, 0.59))
+    }
+    for budget in (150, 250, 400):
+        selected = select_blocks_within(scores, costs, budget, exponent=1)
+        chosen = {name: cost.per_weight for name, cost in selected.costs.items()}
+        assert chosen == {"smooth": 0.6, "spiky": 1.0, "odd": 1.0}
+        assert total_cost(*selected) <= budget
+        blocks = selected.masks["smooth"].view(4, 4, 30)
+        assert torch.equal(blocks.any(1), blocks.all(1))
+        single = select_within(scores, costs[1], budget, exponent=1)
+        assert sum_of(scores, selected.masks) > sum_of(scores, single)
+
+
+def test_one_kind_of_blocks_is_as_without_a_choice() -> None:
+    torch.manual_seed(0)
+    scores = {"a": torch.randn(8, 5), "b": torch.randn(6, 7)}
+    costs = {"a": LayerCost(3.0, 2.0, 100.0), "b": LayerCost(0.25, 1.0, 9.0)}
+    selected = select_blocks_within(scores, {2: costs}, 50)
+    expected = select_within(scores, costs, 50, block=(2, 1))
+    assert all(torch.equal(selected.masks[name], expected[name]) for name in scores)
+    assert selected.costs == costs
+
+
+def test_blocks_for_which_the_budget_is_too_small_are_passed_over() -> None:
+    scores = {"a": torch.rand(16, 4)}
+    costs = {1: {"a": LayerCost(1.0, 20.0, 90.0)}, 4: {"a": LayerCost(1.0, 5.0, 90.0)}}
+    selected = select_blocks_within(scores, costs, 15, min_per_layer=3)
+    assert selected.costs["a"] == costs[4]["a"]
+    assert int(selected.masks["a"].sum()) == 8
+    with pytest.raises(BudgetError, match=r"at least 21, .* got 4"):  # of the first V
+        select_blocks_within(scores, costs, 4, min_per_layer=1)
+    with pytest.raises(ValueError, match="every layer to keep a weight, got none kept in 'a'"):
+        select_blocks_within({"a": torch.rand(16, 4)}, {16: costs[4]}, 10)
+
+
+def sum_of(scores: dict[str, Tensor], selected: dict[str, Tensor]) -> float:
+    return sum(float(score[selected[name]].sum()) for name, score in scores.items())
 
 
 def test_floors_come_first() -> None:

@@ -366,6 +366,8 @@ def test_prune_within_a_budget(run, monkeypatch):
     facts = json.loads(run(*arguments, "--speedup", 1).stdout)
     assert facts["speedup"]["promised"] == facts["speedup"]["measured"] == 1
     assert "1 times faster (asked for: 1)" in run(*arguments[:-1], "--speedup", 1).stdout
+    facts = json.loads(run(*arguments, "--speedup", 1, "--block", "auto").stdout)
+    assert facts["block"] == "auto"
     assert json.loads(run(*arguments).stdout)["sparsity"] == pytest.approx(0.9, abs=1e-3)
     result = run(*arguments, "--flops", 0.2, "--sparsity", 0.5)
     assert result.exit_code == 1

@@ -11,6 +11,7 @@ from sparseprune.choice import Choice
 from sparseprune.cost import LayerCost, flops_costs, line_through, measured_costs
 from sparseprune.flops import flops_per_step
 from sparseprune.nn.sparse import SparseLayer
+from sparseprune.pattern import largest_block
 
 SAMPLE = (2, 8, 8)
 
@@ -228,6 +229,12 @@ def test_the_sample_comes_from_the_first_batch_which_is_scored_too() -> None:
             "cost_exponent: expected a number from 0 to 1, got 2",
         ),
         ({"flops": 0.1, "cost_exponent": "a"}, TypeError, "cost_exponent: expected a number from 0 to 1"),
+        (
+            {"flops": 0.1, "block": "auto"},
+            ValueError,
+            r'"auto" chooses V by measured time, for speedup= only',
+        ),
+        ({"speedup": 2, "block": "4x1"}, ValueError, r"""block: expected \(V, 1\) or "auto", got '4x1'"""),
         ({"speedup": 2, "batch_size": 0}, ValueError, "batch_size: expected a whole number of samples"),
         (
             {"flops": 0.01, "input_size": SAMPLE, "min_per_layer": 5},
@@ -303,6 +310,27 @@ def test_the_speedup_is_timed_and_the_budget_corrected(steps: list[float], speed
     assert found.measured == pytest.approx(speedup, rel=0.06)
     assert 3 <= len(steps) <= 5  # dense twice, sparse, and corrected where 2 us more matter
     assert len(steps) > 3 or speedup < 2.8
+
+
+def test_blocks_are_chosen_by_the_measured_time(steps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured_costs(
+        model: nn.Module, *_: object, block: tuple[int, int], **__: object
+    ) -> dict[str, LayerCost]:
+        costs = measured(model, SAMPLE, 16)
+        quicker = {1: 1.0, 4: 0.6, 16: 1.0}[block[0]]
+        return {
+            n: c if n == "0.weight" else c._replace(per_weight=quicker * c.per_weight)
+            for n, c in costs.items()
+        }
+
+    options = {"batch_size": 16, "min_per_layer": 1, "block": "auto"}
+    masks = sp.prune(small_net(), batches(), speedup=2.0, **options)
+    assert largest_block(masks["5.weight"]) == 1  # of equal costs
+    measured = cost.measured_costs
+    monkeypatch.setattr(cost, "measured_costs", measured_costs)
+    masks = sp.prune(small_net(), batches(), speedup=1.8, **options)
+    assert largest_block(masks["5.weight"]) == 4
+    assert 0 < masks["5.weight"].float().mean() < 1
 
 
 def test_a_speedup_out_of_reach_says_the_best_and_what_limits_it(steps: list[float]) -> None:

@@ -36,6 +36,7 @@ SETTINGS = {
     "optimizer": "Adam (fused)",
     "lr": 0.001,
     "prune_batches": 20,
+    "rescale": False,
 }
 MACHINE = {"cpu": "c", "isa": "i", "threads": 2, "torch": "t", "sparseprune": "s", "date": "d"}
 FEW = {"methods": ["random", "snip"], "rules": ["uniform", "cost"], "block_rows": [4]}

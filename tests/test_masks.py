@@ -1,5 +1,6 @@
+import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -330,7 +331,7 @@ COLLAPSING = {"a": torch.arange(10.0), "b": torch.arange(10.0) - 100, "c": torch
 
 def test_select_masks_names_layers_left_empty() -> None:
     message = re.escape(
-        "masks: expected every layer to keep a weight, got none kept in 'b', 'c'; lower the sparsity, "
+        "masks: expected every layer to keep a weight, got none kept in 'b', 'c'; keep more weights, "
         "give each layer a floor with min_per_layer=, or accept empty layers with allow_empty=True"
     )
     with pytest.raises(ValueError, match=message):
@@ -481,11 +482,42 @@ def test_apply_masks_removes_weights_that_are_not_finite() -> None:
         ("2.weight", [True], TypeError, "a bool tensor for '2.weight', got list"),
     ],
 )
-def test_apply_masks_refuses_and_changes_nothing(
-    name: str, mask: Tensor, error: type[Exception], message: str
+@pytest.mark.parametrize("change", [sparseprune.apply_masks, sparseprune.rescale_weights])
+def test_masks_of_another_model_are_refused_and_change_nothing(
+    change: Callable[..., None], name: str, mask: Tensor, error: type[Exception], message: str
 ) -> None:
     model = small_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(error, match=re.escape(message)):
-        sparseprune.apply_masks(model, {"0.weight": torch.zeros(4, 3, dtype=torch.bool), name: mask})
+    half = torch.tensor([[True, False, True]] * 4)
+    with pytest.raises(error, match=re.escape(f"{change.__name__}: expected ") + ".*" + re.escape(message)):
+        change(model, {"0.weight": half, name: mask})
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+
+
+def test_rescaled_weights_that_stay_have_the_norm_of_all() -> None:
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    mask = torch.tensor([[True, False, True]] * 4)
+    nothing = torch.zeros(2, 2, 1, 1, dtype=torch.bool)
+    assert sparseprune.rescale_weights(model, {"0.weight": mask, "2.weight": nothing}) is None
+    weight = model[0].weight.detach()
+    torch.testing.assert_close((weight * mask).norm(), before["0.weight"].norm())
+    torch.testing.assert_close(weight / weight[0, 0], before["0.weight"] / before["0.weight"][0, 0])
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before if name != "0.weight")
+
+
+def test_a_deep_masked_network_keeps_its_signal_when_rescaled() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(200, 200, bias=False) for _ in range(10)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    model = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))
+    masks = sparseprune.prune(model, method="random", sparsity=0.9)
+    x = torch.randn(64, 200)
+    dense = model(x).square().mean()
+    masked = copy.deepcopy(model)
+    sparseprune.apply_masks(masked, masks)
+    assert masked(x).square().mean() < 1e-8 * dense
+    sparseprune.rescale_weights(model, masks)
+    sparseprune.apply_masks(model, masks)
+    assert 0.2 < model(x).square().mean() / dense < 5

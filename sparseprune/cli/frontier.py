@@ -79,6 +79,10 @@ def frontier(
     ] = "0,1,2",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data of each run.")] = 4,
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    rescale: Annotated[
+        bool,
+        typer.Option("--rescale", help="Scale the weights that stay to the norm of all, layer by layer."),
+    ] = False,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
@@ -126,6 +130,7 @@ def frontier(
                     optimizer=optimizer,
                     lr=lr,
                     prune_batches=prune_batches,
+                    rescale=rescale,
                     watcher=bars,
                     warn=bars.say,
                 )

@@ -6,7 +6,7 @@ import dataclasses
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def save(
     seed: int,
     method: str,
     sparsity: float,
-    block: tuple[int, int],
+    block: tuple[int, int] | Literal["auto"],
 ) -> None:
     """Write a mask file; its folder is made if need be.
 
@@ -35,7 +35,7 @@ def save(
         seed: of its initial weights.
         method: how the masks were made.
         sparsity: fraction of the weights that they remove.
-        block: rows and columns that were kept or removed together.
+        block: rows and columns that were kept or removed together; "auto": of each layer its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {

@@ -47,6 +47,10 @@ def _one_block(text: str) -> str:
     return text
 
 
+def _one_block_or_auto(text: str) -> str:
+    return text if text == "auto" else _one_block(text)
+
+
 Data = Annotated[
     str, typer.Option("--data", callback=one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
 ]
@@ -75,6 +79,16 @@ Block = Annotated[
         callback=_one_block,
         metavar="V",
         help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1).",
+    ),
+]
+BlockOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--block",
+        callback=_one_block_or_auto,
+        metavar="V",
+        help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1); with --speedup "
+        "also auto: of 1, 4 and 16, what suits each layer.",
     ),
 ]
 Scope = Annotated[

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,7 +40,7 @@ def prune(
         float | None,
         typer.Option("--speedup", help="Or: how many times faster than dense a training step is to be here."),
     ] = None,
-    block: options.Block = "1",
+    block: options.BlockOrAuto = "1",
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
     data: options.Data = "mnist5k",
@@ -53,7 +53,7 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
-    (shape,) = options.parse_blocks(block)
+    shape: tuple[int, int] | Literal["auto"] = "auto" if block == "auto" else options.parse_blocks(block)[0]
     with Bars() as bars:
         bars.begin(f"load {data}")
         dataset = load(data, data_dir, samples)
