@@ -178,6 +178,15 @@ def _select(
     return masks
 
 
+def heavy_tailed(uniform: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Random scores 1 / (1 - u) of uniform ones in [0, 1), for ``select_within``; their order is the same.
+
+    Of these the fraction cost^-e / t lies above a threshold t of score / cost^e: every layer has a density in
+    proportion to cost^-e. Uniform scores would leave layers empty whose weights cost much.
+    """
+    return {name: 1 / (1 - score.double()) for name, score in uniform.items()}
+
+
 def total_cost(masks: Mapping[str, Tensor], costs: Mapping[str, LayerCost]) -> float:
     """Sum over layers of min(fixed + per_weight · k, dense)."""
     return math.fsum(costs[name].of(int(mask.sum())) for name, mask in masks.items())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune import frontier_results, machine, models
-from sparseprune.budget import EXPONENT
+from sparseprune.budget import EXPONENT, heavy_tailed
 from sparseprune.comparison import PRUNE_BATCHES, Watcher
 from sparseprune.contenders import prune_set, shuffled_masks
 from sparseprune.cost import LayerCost, flops_costs, measured_costs
@@ -322,7 +322,10 @@ class _Work:
             model = models.build(self.network, seed)
             batches = prune_set(self.data, self.prune_batches, self.batch_size, seed)
             start = self.clock()
-            scores = METHODS[method](model, batches, **({"seed": seed} if method == "random" else {}))
+            if method == "random":
+                scores = heavy_tailed(METHODS[method](model, seed=seed))
+            else:
+                scores = METHODS[method](model, batches)
             self.scored = (method, seed), scores, self.clock() - start
         return self.scored[1:]
 

@@ -130,19 +130,24 @@ def prune(
     if input_size is None:
         input_size, batches = _sample_of(batches)
     within: dict[str, Any] = {"exponent": cost_exponent, **selection}
+
+    def budget_scores() -> scores.Scores:
+        scored = score(model, batches, loss, exclude=excluded, **options)
+        return budget.heavy_tailed(scored) if method == "random" else scored
+
     if flops is not None:
         costs = cost.flops_costs(model, input_size, exclude=excluded)
         everything = math.fsum(c.dense for c in costs.values())
         floor = selection.get("min_per_layer", 0)
         _check_flops(flops, everything, budget.least_costs(shapes, costs, block=shape, min_per_layer=floor))
-        scored = score(model, batches, loss, exclude=excluded, **options)
+        scored = budget_scores()
         return budget.select_within(scored, costs, flops * everything, block=shape, **within)
     assert speedup is not None
     layers = {
         rows: cost.measured_costs(model, input_size, batch_size, block=(rows, 1), exclude=excluded)
         for rows in (AUTO_BLOCKS if block == "auto" else shape[:1])
     }
-    scored = score(model, batches, loss, exclude=excluded, **options)
+    scored = budget_scores()
     return speedups.masks_for(
         model,
         lambda limit: budget.select_blocks_within(scored, layers, limit, **within),

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparseprune import masks
-from sparseprune.budget import BudgetError, least_costs, select_blocks_within, select_within, total_cost
+from sparseprune.budget import (
+    BudgetError,
+    heavy_tailed,
+    least_costs,
+    select_blocks_within,
+    select_within,
+    total_cost,
+)
 from sparseprune.cost import LayerCost
 
 
@@ -239,6 +246,18 @@ def test_blocks_for_which_the_budget_is_too_small_are_passed_over() -> None:
 
 def sum_of(scores: dict[str, Tensor], selected: dict[str, Tensor]) -> float:
     return sum(float(score[selected[name]].sum()) for name, score in scores.items())
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 1.0])
+def test_random_scores_keep_a_density_in_proportion_to_the_power_of_the_cost(exponent: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    uniform = {name: torch.rand(300, 400, generator=generator) for name in ("dear", "cheap")}
+    costs = {"dear": linear(16.0, 120_000), "cheap": linear(1.0, 120_000)}
+    scores = heavy_tailed(uniform)
+    assert all(torch.equal(scores[name].argsort(0), uniform[name].argsort(0)) for name in uniform)
+    selected = select_within(scores, costs, 0.03 * 17 * 120_000, exponent=exponent)
+    ratio = selected["cheap"].sum() / selected["dear"].sum()
+    assert float(ratio) == pytest.approx(16**exponent, rel=0.1)
 
 
 def test_floors_come_first() -> None:

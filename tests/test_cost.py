@@ -62,7 +62,7 @@ def test_all_calls_of_a_layer_count() -> None:
     assert sum(c.dense for c in costs.values()) == flops_per_step(model, (4, 8, 8), 1)
     assert costs["conv.weight"].per_weight == 2 * (2 * 64 + 3 * 64 + 3 * 16)
     assert not any(module._forward_hooks for module in model.modules())
-    masks = sp.prune(model, method="random", flops=0.2, input_size=(4, 8, 8), min_per_layer=1)
+    masks = sp.prune(model, method="random", flops=0.2, input_size=(4, 8, 8))
     sparse = sp.sparsify(model, masks, layers="sparse")
     assert flops_per_step(sparse, (4, 8, 8), 1) <= 0.2 * flops_per_step(model, (4, 8, 8), 1)
 
