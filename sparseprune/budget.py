@@ -103,6 +103,7 @@ def select_blocks_within(
     """
     shapes = {name: score.shape for name, score in scores.items()}
     rows = {v: selection.rows_of_blocks(shapes, v) for v in costs}
+    floors = {v: selection.floors(shapes, rows[v], min_per_layer) for v in costs}
     error: BudgetError | None = None
     for v, of in costs.items():
         try:
@@ -112,13 +113,14 @@ def select_blocks_within(
             continue
         chosen: dict[str, int] = {}
         for name, score in scores.items():
-            share = of[name].of(int(masks[name].sum()))
-            worth = {
-                u: _best_sum(score, costs[u][name], rows[u][name], share, min_per_layer)
-                for u in [v, *costs]
-                if rows[u][name] == u or u == v
-            }
-            chosen[name] = max(worth, key=lambda u: worth[u])
+            chosen[name] = v
+            if others := [u for u in costs if u != v and rows[u][name] == u]:
+                share = of[name].of(int(masks[name].sum()))
+                worth = {
+                    u: _best_sum(score, costs[u][name], rows[u][name], floors[u][name], share)
+                    for u in [v, *others]
+                }
+                chosen[name] = max(worth, key=lambda u: worth[u])
         own = {name: costs[u][name] for name, u in chosen.items()}
         if any(u != v for u in chosen.values()):
             own_rows = {name: rows[u][name] for name, u in chosen.items()}
@@ -130,16 +132,15 @@ def select_blocks_within(
     raise error
 
 
-def _best_sum(score: Tensor, cost: LayerCost, rows: int, share: float, min_per_layer: int) -> float:
+def _best_sum(score: Tensor, cost: LayerCost, rows: int, floor: int, share: float) -> float:
     """Sum of the best scores, of blocks of so many rows, within a share; -inf where the floor is not."""
-    floor = -(-min_per_layer // rows) * rows
-    if cost.of(min(floor, score.numel())) > share:
+    if cost.of(floor * rows) > share:
         return -math.inf
     if cost.dense <= share:
         return float(score.sum(dtype=torch.float64))
     affordable = (share - cost.fixed) / cost.per_weight if cost.per_weight > 0 else math.inf
     sums = selection.mean_of_blocks(score.detach().double(), rows).flatten() * rows
-    count = min(int(max(affordable, floor) / rows), len(sums))
+    count = int(min(max(affordable / rows, floor), len(sums)))
     return float(sums.topk(count).values.sum())
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune import frontier_results, machine, models
-from sparseprune.budget import EXPONENT, heavy_tailed
+from sparseprune.budget import EXPONENT
 from sparseprune.comparison import PRUNE_BATCHES, Watcher
 from sparseprune.contenders import prune_set, shuffled_masks
 from sparseprune.cost import LayerCost, flops_costs, measured_costs
@@ -31,7 +31,7 @@ from sparseprune.frontier_masks import LAYERWISE, RULES, WEIGHTED, check_budget,
 from sparseprune.frontier_results import Layer, Measured, Point, Record
 from sparseprune.models import Network
 from sparseprune.pattern import BLOCK_ROWS
-from sparseprune.prune import METHODS
+from sparseprune.prune import METHODS, budget_scores
 from sparseprune.scores import prunable
 from sparseprune.speedups import step_seconds
 from sparseprune.training import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
@@ -322,10 +322,7 @@ class _Work:
             model = models.build(self.network, seed)
             batches = prune_set(self.data, self.prune_batches, self.batch_size, seed)
             start = self.clock()
-            if method == "random":
-                scores = heavy_tailed(METHODS[method](model, seed=seed))
-            else:
-                scores = METHODS[method](model, batches)
+            scores = budget_scores(method, model, batches, **({"seed": seed} if method == "random" else {}))
             self.scored = (method, seed), scores, self.clock() - start
         return self.scored[1:]
 

@@ -343,8 +343,8 @@ def facts(record: Record) -> str:
     settings, machine = record.settings, record.machine
     return (
         f"{settings['train']:,} training and {settings['test']:,} test samples, {settings['optimizer']}, "
-        f"lr {settings['lr']:g} with cosine decay to 0, {settings['prune_batches']} batches scored, "
-        f"{'weights that stay rescaled, ' if settings['rescale'] else ''}"
+        f"lr {settings['lr']:g} with cosine decay to 0, {settings['prune_batches']} batches scored"
+        f"{', weights that stay rescaled' if settings['rescale'] else ''}; "
         f"{machine['cpu']}, {machine['isa']}, torch {machine['torch']}, "
         f"sparseprune {machine['sparseprune']}, {machine['date']}."
     )

@@ -130,24 +130,19 @@ def prune(
     if input_size is None:
         input_size, batches = _sample_of(batches)
     within: dict[str, Any] = {"exponent": cost_exponent, **selection}
-
-    def budget_scores() -> scores.Scores:
-        scored = score(model, batches, loss, exclude=excluded, **options)
-        return budget.heavy_tailed(scored) if method == "random" else scored
-
     if flops is not None:
         costs = cost.flops_costs(model, input_size, exclude=excluded)
         everything = math.fsum(c.dense for c in costs.values())
         floor = selection.get("min_per_layer", 0)
         _check_flops(flops, everything, budget.least_costs(shapes, costs, block=shape, min_per_layer=floor))
-        scored = budget_scores()
+        scored = budget_scores(method, model, batches, loss, exclude=excluded, **options)
         return budget.select_within(scored, costs, flops * everything, block=shape, **within)
     assert speedup is not None
     layers = {
         rows: cost.measured_costs(model, input_size, batch_size, block=(rows, 1), exclude=excluded)
         for rows in (AUTO_BLOCKS if block == "auto" else shape[:1])
     }
-    scored = budget_scores()
+    scored = budget_scores(method, model, batches, loss, exclude=excluded, **options)
     return speedups.masks_for(
         model,
         lambda limit: budget.select_blocks_within(scored, layers, limit, **within),
@@ -156,6 +151,12 @@ def prune(
         input_size,
         batch_size,
     )
+
+
+def budget_scores(method: str, *arguments: Any, **options: Any) -> scores.Scores:
+    """Scores by a method, called with these arguments, for masks within a budget."""
+    scored = METHODS[method](*arguments, **options)
+    return budget.heavy_tailed(scored) if method == "random" else scored
 
 
 def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[int, int]:

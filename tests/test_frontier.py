@@ -357,6 +357,25 @@ def test_shuffled_masks_keep_as_many_weights_in_every_layer(data, tmp_path, monk
     assert frontier_results.read(file)[-1] == shuffled
 
 
+@pytest.mark.parametrize("rescale", [False, True])
+def test_weights_that_stay_are_rescaled_where_asked_for(data, tmp_path, monkeypatch, rescale):
+    points = frontier_points(budgets=[0.25], seeds=[0], methods=["snip"], rules=["cost"], block_rows=[1])
+    ratios, sparsify = [], sp.sparsify
+
+    def spy(model, masks, **settings):
+        network = Network("lenet_300_100", data.sample, data.classes)
+        now, initial = (of.get_parameter("1.weight").detach() for of in (model, models.build(network, 0)))
+        ratios.append(float((now * masks["1.weight"]).norm() / initial.norm()))
+        return sparsify(model, masks, **settings)
+
+    monkeypatch.setattr(sp, "sparsify", spy)
+    file = tmp_path / "runs.jsonl"
+    *_, sparse = frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), rescale=rescale)
+    assert (ratios[0] == pytest.approx(1)) == rescale
+    assert sparse.settings["rescale"] == rescale
+    assert ("scored, weights that stay rescaled; " in frontier_results.facts(sparse)) == rescale
+
+
 @pytest.mark.parametrize("faster", [False, True])
 def test_frontier_trains_dense_networks_in_the_faster_layout_of_images(data, tmp_path, monkeypatch, faster):
     def step_seconds(model, sample, batch_size, channels_last=False):
