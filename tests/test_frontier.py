@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 from typer.testing import CliRunner
 
 import sparseprune as sp
-from sparseprune import frontier_results, models, scores
+from sparseprune import frontier_results, frontier_table, models, scores
 from sparseprune.cli import frontier as command
 from sparseprune.cli.app import app
 from sparseprune.comparison import Watcher
@@ -21,7 +21,8 @@ from sparseprune.data import Dataset
 from sparseprune.flops import flops_per_step
 from sparseprune.frontier import frontier, frontier_points, seconds_left, time_text
 from sparseprune.frontier_masks import RULES, erk_density, masks_within, small_dense, training_flops
-from sparseprune.frontier_results import Layer, Measured, Point, Record, Spread
+from sparseprune.frontier_results import Layer, Measured, Point, Record
+from sparseprune.frontier_table import Spread
 from sparseprune.models import Network
 from sparseprune.prune import METHODS
 from sparseprune.training import TrainResult
@@ -373,7 +374,7 @@ def test_weights_that_stay_are_rescaled_where_asked_for(data, tmp_path, monkeypa
     *_, sparse = frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), rescale=rescale)
     assert (ratios[0] == pytest.approx(1)) == rescale
     assert sparse.settings["rescale"] == rescale
-    assert ("scored, weights that stay rescaled; " in frontier_results.facts(sparse)) == rescale
+    assert ("scored, weights that stay rescaled; " in frontier_table.facts(sparse)) == rescale
 
 
 @pytest.mark.parametrize("faster", [False, True])
@@ -479,7 +480,7 @@ def test_rows_have_means_and_deviations():
             (Point("small dense", 0, 0.1), 0.90, 10.0),
         ]
     ]
-    dense, small, large, little = frontier_results.rows(records)
+    dense, small, large, little = frontier_table.rows(records)
     assert [row.point.kind for row in (dense, small, large, little)] == [
         "dense",
         "small dense",
@@ -493,15 +494,58 @@ def test_rows_have_means_and_deviations():
     assert little.vs_dense == pytest.approx(0.2)
     assert little.prune_seconds == pytest.approx(1.0)
     assert [row.best for row in (dense, small, large, little)] == [True, True, False, True]
-    lines = frontier_results.markdown(records).splitlines()
+    lines = frontier_table.markdown(records).splitlines()
     assert lines[0] == "**lenet_300_100 on clouds, 2 epochs, batch 16, 2 threads**"
     assert lines[6] == (
-        "| snip | erk | 4 | 20 | 3 | 90.50 ± 0.20 | 30.0 ± 2.0 | 0.30 | 1.00 | 4.00 | 10.00 | 1,234 |"
+        "| snip | erk | 4 | 20 | 3 | 90.50 ± 0.20 | -0.94 ± 0.06 |  "
+        "| 30.0 ± 2.0 | 0.30 | 1.00 | 10.00 | 1,234 |"
     )
     assert lines[4].startswith("| **dense** |  |  | **100** | **3** | **93.00 ± 0.20** |")
     assert Spread.of([0.5]) == Spread(0.5, None)
-    (row,) = frontier_results.rows(records[:1])
+    (row,) = frontier_table.rows(records[:1])
     assert (row.vs_dense, row.accuracy.std, row.best) == (None, None, True)
+
+
+def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time():
+    sparse = Point("sparse", 0, 0.1, "snip", "cost", 0.5, 1)
+    uniform = dataclasses.replace(sparse, method="random", rule="uniform", exponent=None)
+    others = [
+        (Point("dense", 0), 0.9, 100.0),
+        (uniform, 0.6, 1.0),
+        (dataclasses.replace(uniform, budget=0.3), 0.8, 10.0),
+        (dataclasses.replace(uniform, budget=0.5), 0.7, 20.0),  # slower and worse: does not count
+        (dataclasses.replace(uniform, block_rows=4), 0.1, 5.0),
+        (Point("small dense", 0, 0.1), 0.7, 9.0),
+    ]
+
+    def compare(seconds, *, seeds=(0,), accuracy=0.75):
+        records = [
+            record(dataclasses.replace(point, seed=seed), number + seed / 10, time)
+            for seed in seeds
+            for point, number, time in [*others, (sparse, accuracy, seconds)]
+        ]
+        return {row.point.label: row for row in frontier_table.rows(records)}
+
+    def of(rows):
+        return rows["snip cost^0.5 V=1 10 % FLOPs, seed 0"]
+
+    # 10^(1/2) s lies midway in log time between random masks of 60 % and 80 %; small dense is slower.
+    row = of(compare(10**0.5))
+    assert row.vs_random == Spread(pytest.approx(0.05), None)
+    assert row.vs_small is None
+    assert of(compare(20 * 5**0.5)).vs_random.mean == pytest.approx(-0.1)
+    # A little faster than the fastest counts as as fast, slower than the slowest as dense.
+    assert of(compare(0.95)).vs_random.mean == pytest.approx(0.15)
+    assert of(compare(0.9)).vs_random is None
+    assert of(compare(8.5)).vs_small.mean == pytest.approx(0.05)
+    assert of(compare(300.0)).vs_random.mean == pytest.approx(-0.15)
+    # Seed by seed: what all networks of a seed have in common cancels.
+    both = compare(10.0, seeds=(0, 1))
+    assert of(both).vs_random == Spread(pytest.approx(-0.05), pytest.approx(0.0))
+    # References are not compared with themselves, dense with nothing.
+    assert both["random uniform V=1 30 % FLOPs, seed 0"].vs_random is None
+    assert both["random uniform V=4 10 % FLOPs, seed 0"].vs_random is not None
+    assert (both["dense, seed 0"].vs_small, both["small dense 10 % FLOPs, seed 0"].vs_small) == (None, None)
 
 
 # One line for each of few networks, panels for many; one seed has no error bars.

@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseprune import budget as within
-from sparseprune import comparison, frontier_results
+from sparseprune import comparison, frontier_results, frontier_table
 from sparseprune import frontier as library
 from sparseprune.cli import options
 from sparseprune.cli.progress import Bars
 from sparseprune.data import load
 from sparseprune.frontier_masks import RULES
-from sparseprune.frontier_results import FILE, HEADS, TEXTS, Record
+from sparseprune.frontier_results import FILE, Record
+from sparseprune.frontier_table import HEADS, TEXTS
 from sparseprune.prune import METHODS
 
 INTERRUPTED = 130  # exit code, as shells have it after Ctrl-C
@@ -155,15 +156,15 @@ def write(records: Sequence[Record], folder: Path) -> None:
     """
     from sparseprune.cli.frontier_plot import save_frontier
 
-    (folder / "table.md").write_text(frontier_results.markdown(records), encoding="utf-8")
-    headline = frontier_results.headline(records[0])
-    save_frontier(frontier_results.rows(records), headline, folder / "frontier.png")
+    (folder / "table.md").write_text(frontier_table.markdown(records), encoding="utf-8")
+    headline = frontier_table.headline(records[0])
+    save_frontier(frontier_table.rows(records), headline, folder / "frontier.png")
 
 
 def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
     write(records, folder)
     if as_json:
-        rows: list[dict[str, Any]] = [dataclasses.asdict(row) for row in frontier_results.rows(records)]
+        rows: list[dict[str, Any]] = [dataclasses.asdict(row) for row in frontier_table.rows(records)]
         for row in rows:
             del row["point"]["seed"]
         content = {"settings": records[0].settings, "machine": records[0].machine, "runs": len(records)}
@@ -171,9 +172,9 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
         return
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # a log file need not fold the table at 80 columns
+        console = Console(width=140)  # a log file need not fold the table at 80 columns
     console.print(_table(records))
-    console.print(frontier_results.facts(records[0]), highlight=False, soft_wrap=True)
+    console.print(frontier_table.facts(records[0]), highlight=False, soft_wrap=True)
     console.print(
         f"{FILE}, table.md and frontier.png are in {folder}; bold: no other is as accurate in as little time",
         highlight=False,
@@ -182,12 +183,12 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
 
 
 def _table(records: Sequence[Record]) -> Table:
-    title = frontier_results.headline(records[0])
+    title = frontier_table.headline(records[0])
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for i, heading in enumerate(HEADS):
         table.add_column(heading, justify="left" if i < TEXTS else "right", no_wrap=i >= TEXTS)
-    for row in frontier_results.rows(records):
-        table.add_row(*frontier_results.cells(row), style="bold" if row.best else None)
+    for row in frontier_table.rows(records):
+        table.add_row(*frontier_table.cells(row), style="bold" if row.best else None)
     return table
 
 

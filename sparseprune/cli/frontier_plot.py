@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparseprune.cli.plot import LINES, MARKERS, METHOD_COLOURS
-from sparseprune.frontier_results import Row, Spread
+from sparseprune.frontier_table import Row, Spread
 
 FEW = 6  # sparse families that one panel holds
 COLUMNS = 3  # panels side by side
@@ -33,7 +33,7 @@ def save_frontier(rows: Sequence[Row], headline: str, path: Path) -> None:
     Few families share a panel; many have one for each rule, with dense and small dense in all of them.
 
     Args:
-        rows: see `sparseprune.frontier_results.rows`.
+        rows: see `sparseprune.frontier_table.rows`.
         headline: title of the figure.
         path: PNG to write.
     """
