@@ -101,7 +101,7 @@ def _curves(records: Sequence[Record], belongs: Callable[[Point], bool]) -> dict
         if belongs(record.point):
             run = math.log(record.measured.total_seconds), record.measured.accuracy
             runs.setdefault(record.point.seed, []).append(run)
-    curves = {}
+    curves: dict[int, Curve] = {}
     for seed, points in runs.items():
         times, accuracies = zip(*sorted(points), strict=True)
         curves[seed] = times, tuple(itertools.accumulate(accuracies, max))

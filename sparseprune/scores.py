@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,14 +83,20 @@ def random(
         model: the network.
         batches: not used.
         loss: not used.
-        seed: of the noise; the same seed gives the same scores on every device.
+        seed: of the noise, 0 or more; the same seed gives the same scores on every device. They are
+            independent of weights that torch or NumPy drew from the same seed.
         exclude: parameters or modules to leave out.
     Returns:
         ``{parameter name: float32 tensor of the weight's shape}``.
+    Raises:
+        ValueError: ``seed`` is negative.
     """
-    generator = torch.Generator().manual_seed(seed)
+    if seed < 0:
+        raise ValueError(f"random: expected seed >= 0, got {seed}")
+    # Not torch's numbers of this seed: of weights drawn from the same ones, the largest would be kept.
+    generator = numpy.random.default_rng([*b"sparseprune", seed])
     return {
-        name: torch.rand(weight.shape, generator=generator, dtype=torch.float32).to(weight.device)
+        name: torch.from_numpy(generator.random(tuple(weight.shape), dtype=numpy.float32)).to(weight.device)
         for name, weight in prunable(model, exclude).items()
     }
 
