@@ -138,7 +138,8 @@ def _style(row: Row, sparse: Sequence[Row], together: bool) -> dict[str, Any]:
 
 
 def _without_rule(row: Row) -> str:
-    return f"{row.point.method_text}, blocks of {row.point.block_rows}x1"
+    rows = row.point.block_rows
+    return f"{row.point.method_text}, {'single weights' if rows == 1 else f'{rows}x1 blocks'}"
 
 
 def _title(rule: str) -> str:
