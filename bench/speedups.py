@@ -24,6 +24,7 @@ from bench.timing import Step, interleaved
 from sparseprune import machine, models
 from sparseprune.cli.options import parse_blocks
 from sparseprune.contenders import block_text
+from sparseprune.flops import flops_per_step
 from sparseprune.speedups import TimedMasks
 
 SECONDS = 10.0  # of timing, for each network and block
@@ -104,7 +105,7 @@ def measure(name: str, block: tuple[int, int] | Literal["auto"], targets: list[f
     steps |= {str(one.target): _step(one.model, x, y) for one in found if one.model is not None}
     times = {key: statistics.median(times) for key, times in interleaved(steps, SECONDS).seconds.items()}
     best = min(times["NCHW"], times["channels_last"])
-    all_flops = sp.flops.flops_per_step(dense, setting.sample, setting.batch)
+    all_flops = flops_per_step(dense, setting.sample, setting.batch)
     for one in found:
         head = [name, block_text(block), f"{one.target:g}"]
         if one.masks is None or one.model is None:
@@ -113,7 +114,7 @@ def measure(name: str, block: tuple[int, int] | Literal["auto"], targets: list[f
         kept = sum(int(mask.sum()) for mask in one.masks.values())
         weights = sum(mask.numel() for mask in one.masks.values())
         seconds = times[str(one.target)]
-        flops = sp.flops.flops_per_step(one.model, setting.sample, setting.batch)
+        flops = flops_per_step(one.model, setting.sample, setting.batch)
         yield [
             *head,
             f"{one.masks.speedup.measured:.2f}",

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import machine, ops
+from sparseprune.fallback.images import in_layout
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.nn.sparse import SparseLayer
@@ -91,8 +92,24 @@ def assume(sparse: SparseLayer, batch_size: int) -> Assumption:
     return Assumption(facts, vectors and dtype == torch.float32 and density <= densest)
 
 
+class BetweenSparse(nn.Module):
+    """A dense convolution between sparse ones: batch-inner activations are converted for it and back."""
+
+    def __init__(self, dense: nn.Module) -> None:
+        super().__init__()
+        self.dense = dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_layout(self.dense(in_layout(x, False)), True)
+
+
 def choose(
-    sparse: SparseLayer, make_dense: Callable[[], nn.Module], batch_size: int, sizes: Sizes | None = None
+    sparse: SparseLayer,
+    make_dense: Callable[[], nn.Module],
+    batch_size: int,
+    sizes: Sizes | None = None,
+    *,
+    between_sparse: bool = False,
 ) -> Choice:
     """The seconds of a layer like this one, from the file or measured now and written there.
 
@@ -101,11 +118,14 @@ def choose(
         make_dense: makes its dense twin, if need be.
         batch_size: samples in a step.
         sizes: of the layer's activations; a linear layer has its input's size itself.
+        between_sparse: see :class:`BetweenSparse`, for 2-d convolutions.
     """
-    file, on, layer = choices_file(), machine.key(sparse.values.device), key_of(sparse, batch_size, sizes)
+    file, on = choices_file(), machine.key(sparse.values.device)
+    layer = key_of(sparse, batch_size, sizes) + (", between sparse layers" if between_sparse else "")
     known = load(file).get(on, {}).get(layer)
     if known is None:
-        known = measure(sparse, make_dense(), batch_size, sizes)
+        dense = make_dense()
+        known = measure(sparse, BetweenSparse(dense) if between_sparse else dense, batch_size, sizes)
         _save(file, on, layer, known)
     return known
 
@@ -151,7 +171,8 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, sizes: Sizes
     """Time training steps (forward and all gradients) of two layers in turn; the fastest step of each counts.
 
     A sparse convolution is timed as it will run: on batch-inner activations, where there are samples enough,
-    but for the input of the first layer, which comes as the user gives it. The dense one has ordinary ones.
+    but for the input of the first layer, which comes as the user gives it. The dense one has ordinary ones,
+    unless it is :class:`BetweenSparse`.
 
     Args:
         sparse: the sparse layer; not changed.
@@ -164,13 +185,14 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, sizes: Sizes
         rows, cols = sparse.weight_shape
         sizes = Sizes((cols,), (rows,), True)
     inner = not isinstance(sparse, SparseLinear) and batch_size >= FEW_SAMPLES
+    between = isinstance(dense, BetweenSparse)
     layout = sparse.batch_inner
     try:
         sparse.batch_inner = True if inner else layout
         return Choice(
             *_fastest(
                 _Step.of(sparse, batch_size, sizes, inner and not first, inner, first),
-                _Step.of(dense, batch_size, sizes, False, False, first),
+                _Step.of(dense, batch_size, sizes, between and not first, between, first),
             )
         )
     finally:

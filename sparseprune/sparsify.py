@@ -14,6 +14,7 @@ from sparseprune import fusion, ops
 from sparseprune.choice import Assumption, Choice, assume, choose, key_of
 from sparseprune.layout import mark_layout
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
+from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.nn.masked import CLASSES, DenseLayer, Masked, dense_from_masked, masked_from_dense
 from sparseprune.nn.sparse import check_dtype
 from sparseprune.pattern import check_mask
@@ -43,7 +44,8 @@ def sparsify(
 
     They are :class:`SparseLinear`, :class:`SparseConv2d` and :class:`SparseConv1d`. A layer that would be
     slower sparse than dense, or that has no sparse kernels, stays dense with its mask enforced on weights and
-    gradients; :func:`summary` says which and why. The mask's largest blocks of V x 1 are used.
+    gradients; :func:`summary` says which and why. Between two sparse convolutions a dense one must make up
+    for the conversion of its activations, too. The mask's largest blocks of V x 1 are used.
 
     Between sparse layers activations lie batch-innermost in memory, through batch-norm, pointwise functions,
     residual additions, pooling and flattening, as far as torch.fx can follow the model: shapes and numbers
@@ -83,8 +85,25 @@ def sparsify(
     sizes: dict[nn.Module, Sizes] = {}
     if input_size is not None and layers == "measured":
         sizes = layer_sizes(model, input_size, "sparsify")
-    replacements: dict[nn.Module, nn.Module] = {}
-    choices: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
+    replacements = _replacements(modules, masks, layers, batch_size, sizes)
+    result = _replace(model, replacements, inplace)
+    if fuse:
+        result = fusion.fuse(result)
+    mark_layout(result)
+    return result
+
+
+def _replacements(
+    modules: Mapping[str, DenseLayer],
+    masks: Mapping[str, Tensor],
+    layers: Layers,
+    batch_size: int,
+    sizes: Mapping[nn.Module, Sizes],
+) -> dict[nn.Module, Sparse | Masked]:
+    """A sparse or a masked layer for every module, by what was asked for or measured."""
+    replacements: dict[nn.Module, Sparse | Masked] = {}
+    slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
+    known: dict[tuple[str, bool], Choice] = {}  # a shape is measured once, also where there is no file
     for name, module in modules.items():
         mask = masks[name]
         make_dense = functools.partial(masked_from_dense, module, mask)
@@ -96,18 +115,22 @@ def sparsify(
         else:
             replacement = sparse = SPARSE[type(module)].from_dense(module, mask)
             if layers == "measured":
-                choice = _choice(sparse, make_dense, batch_size, sizes.get(module), choices)
+                choice = _choice(sparse, make_dense, batch_size, sizes.get(module), known)
                 if not choice.use_sparse:
-                    replacement = make_dense()
+                    replacement, slower[module] = make_dense(), (sparse, make_dense)
                 replacement.choice = str(choice)
-            if replacement is sparse:
-                _take_hooks(sparse, module)  # measuring has not called them
         replacements[module] = replacement
-    result = _replace(model, replacements, inplace)
-    if fuse:
-        result = fusion.fuse(result)
-    mark_layout(result)
-    return result
+    if batch_size >= FEW_SAMPLES:
+        for conv in _between_sparse(list(sizes), replacements):
+            if conv in slower:
+                choice = _choice(*slower[conv], batch_size, sizes[conv], known, between_sparse=True)
+                if choice.use_sparse:
+                    replacements[conv] = slower[conv][0]
+                replacements[conv].choice = f"{choice}, between sparse layers"
+    for replaced, chosen in replacements.items():
+        if isinstance(chosen, Sparse):
+            _take_hooks(chosen, replaced)  # measuring has not called them
+    return replacements
 
 
 def _take_hooks(replacement: nn.Module, module: nn.Module) -> None:
@@ -122,14 +145,25 @@ def _choice(
     make_dense: Callable[[], nn.Module],
     batch_size: int,
     sizes: Sizes | None,
-    known: dict[str, Choice],
+    known: dict[tuple[str, bool], Choice],
+    between_sparse: bool = False,
 ) -> Choice | Assumption:
     if sizes is None and not isinstance(sparse, SparseLinear):
         return assume(sparse, batch_size)
-    key = key_of(sparse, batch_size, sizes)
+    key = key_of(sparse, batch_size, sizes), between_sparse
     if key not in known:
-        known[key] = choose(sparse, make_dense, batch_size, sizes)
+        known[key] = choose(sparse, make_dense, batch_size, sizes, between_sparse=between_sparse)
     return known[key]
+
+
+def _between_sparse(
+    called: Sequence[nn.Module], replacements: Mapping[nn.Module, nn.Module]
+) -> list[nn.Module]:
+    """2-d convolutions of which the one called before and the one called after become sparse."""
+    convs = [layer for layer in called if isinstance(layer, nn.Conv2d)]
+    is_sparse = [isinstance(replacements.get(conv), SparseConv2d) for conv in convs]
+    around = [is_sparse[max(i - 1, 0) : i] + is_sparse[i + 1 : i + 2] for i in range(len(convs))]
+    return [conv for conv, both in zip(convs, around, strict=True) if both and all(both)]
 
 
 def why_not_sparse(module: DenseLayer) -> str:

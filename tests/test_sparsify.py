@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import sparseprune as sp
 from sparseprune import choice, models
 from sparseprune.choice import Choice
+from sparseprune.fallback.images import is_batch_inner_images
 from sparseprune.nn import (
     MaskedConv1d,
     MaskedConv2d,
@@ -303,6 +304,75 @@ def test_sparsify_measures_convolutions_at_the_sizes_that_they_meet(
     measured.clear()
     sp.sparsify(model, masks, batch_size=20)
     assert [kind for kind, _ in measured] == ["SparseLinear"]
+
+
+# A dense layer costs the conversion of its activations where both its neighbours are sparse.
+@pytest.mark.parametrize(
+    ("seconds", "converted", "batch_size", "kinds"),
+    [
+        ({4: (2.0, 1.0)}, 3.0, 20, "sss"),  # the first one, of 4 channels: its only neighbour is sparse
+        ({4: (2.0, 1.0)}, 1.5, 20, "dss"),  # ... and it pays nevertheless
+        ({5: (2.0, 1.0)}, 3.0, 20, "sss"),
+        ({4: (2.0, 1.0), 5: (2.0, 1.0)}, 3.0, 20, "dds"),  # a neighbour is dense
+        ({4: (2.0, 1.0), 6: (2.0, 1.0)}, 3.0, 20, "sss"),
+        ({5: (2.0, 1.0)}, 3.0, 15, "sds"),  # few samples are not batch-inner
+    ],
+)
+def test_sparsify_counts_conversions_between_sparse_convolutions(
+    seconds: dict[int, tuple[float, float]],
+    converted: float,
+    batch_size: int,
+    kinds: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, sizes: Sizes) -> Choice:
+        sparse, dense = seconds.get(sizes.output[0], (1.0, 2.0))
+        return Choice(sparse, converted if isinstance(twin, choice.BetweenSparse) else dense)
+
+    monkeypatch.setattr(choice, "measure", measure)
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
+    model = nn.Sequential(*(nn.Conv2d(n, n + 1, 3) for n in (3, 4, 5)))
+    called: list[nn.Module] = []
+    for conv in model:
+        conv.register_forward_hook(lambda module, x, y: called.append(module))
+    masks = {f"{i}.weight": torch.ones_like(conv.weight, dtype=torch.bool) for i, conv in enumerate(model)}
+    result = sp.sparsify(model, masks, batch_size=batch_size, input_size=(3, 9, 9))
+    assert "".join("s" if isinstance(layer, SparseConv2d) else "d" for layer in result) == kinds
+    for layer, outputs in zip(result, (4, 5, 6), strict=True):
+        told = layer.choice.endswith(", between sparse layers")
+        assert told == (outputs in seconds and kinds != "dds" and batch_size >= 16)
+    called.clear()
+    result(noise(2, 3, 9, 9))
+    assert called == list(result)
+
+
+def test_a_dense_convolution_between_sparse_ones_is_measured_batch_inner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
+    dense = nn.Conv2d(3, 4, 3)
+    mask = torch.ones_like(dense.weight, dtype=torch.bool)
+    layouts = set()
+    forward = choice.BetweenSparse.forward
+
+    def watched(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        y = forward(self, x)
+        y.register_hook(
+            lambda g: layouts.add(("gradient", is_batch_inner_images(g))) if y.requires_grad else None
+        )
+        layouts.update({("x", is_batch_inner_images(x)), ("y", is_batch_inner_images(y))})
+        assert torch.equal(y, dense(x))
+        return y
+
+    monkeypatch.setattr(choice.BetweenSparse, "forward", watched)
+    for first in (False, True):
+        layouts.clear()
+        sizes = Sizes((3, 5, 6), (4, 3, 4), not first)
+        found = choice.choose(
+            SparseConv2d.from_dense(dense, mask), lambda: dense, 16, sizes, between_sparse=True
+        )
+        assert min(found) > 0
+        assert layouts == {("x", not first), ("y", True), ("gradient", True)}
 
 
 def test_sparsify_measures_without_calling_hooks_of_sparse_layers(monkeypatch: pytest.MonkeyPatch) -> None:
