@@ -571,6 +571,23 @@ def test_plot_and_table_are_written(choice, tmp_path):
     assert (tmp_path / "table.md").read_text(encoding="utf-8").count("\n| ") == 1 + len(networks)
 
 
+def test_plot_shows_those_that_did_not_learn_at_its_edge():
+    pytest.importorskip("matplotlib")
+    from sparseprune.cli.frontier_plot import _limits
+
+    erk = Point("sparse", 0, 0.1, "snip", "erk", None, 1)
+    points = [
+        (Point("dense", 0), 0.9),
+        (Point("small dense", 0, 0.1), 0.8),
+        *((dataclasses.replace(erk, budget=budget), 0.8 + budget / 10) for budget in (0.2, 0.3, 0.5)),
+    ]
+    low, high = _limits(frontier_table.rows([record(*point) for point in points]))
+    assert low < 80 < 90 < high < 92
+    assert low > 78
+    failed = record(dataclasses.replace(erk, rule="global"), 0.1)
+    assert _limits(frontier_table.rows([*(record(*point) for point in points), failed])) == (low, high)
+
+
 # Command line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def save_frontier(rows: Sequence[Row], headline: str, path: Path) -> None:
     Dense is a black star, its accuracy a thin line across; small dense is dashed and gray, with its budgets
     beside it. A method (a rule, where there is one method) has a colour, a block a marker and a line style.
     Few families share a panel; many have one for each rule, with dense and small dense in all of them.
+    Networks far below most others, which have hardly learned, are triangles at the lower edge.
 
     Args:
         rows: see `sparseprune.frontier_table.rows`.
@@ -63,7 +65,12 @@ def save_frontier(rows: Sequence[Row], headline: str, path: Path) -> None:
             panel.tick_params(axis="x", labelbottom=True)
         if i % columns == 0:
             panel.set_ylabel("test accuracy (%)")
-    panels[0].set_ylim(*_limits(rows))
+    low, high = _limits(rows)
+    panels[0].set_ylim(low, high)
+    for panel, shown in zip(panels, panel_rules, strict=False):
+        for row in [row for row in sparse if row.point.rule_text in shown and 100 * row.accuracy.mean < low]:
+            looks = {"marker": "v", "markersize": 7, "clip_on": False, "zorder": 6}
+            panel.plot(row.seconds.mean, low, color=_style(row, sparse, together)["color"], **looks)
     inside = 72 * 0.85 * size[0] / columns, 72 * 0.7 * size[1] / lines  # the rest is text
     for panel, shown in zip(panels, panel_rules, strict=False):
         dense = [row for row in rows if row.point.kind != "sparse"]
@@ -79,7 +86,10 @@ def save_frontier(rows: Sequence[Row], headline: str, path: Path) -> None:
     )
     seeds = max(len(row.seeds) for row in rows)
     bars = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    figure.suptitle(f"{headline}\n{bars}; numbers: budget, % of the dense training FLOPs", fontsize=10.5)
+    below = "; ▼: below the lower edge" if any(100 * row.accuracy.mean < low for row in rows) else ""
+    figure.suptitle(
+        f"{headline}\n{bars}; numbers: budget, % of the dense training FLOPs{below}", fontsize=10.5
+    )
     figure.savefig(path)
 
 
@@ -193,11 +203,14 @@ def _name_budgets(panel: Axes, rows: Sequence[Row], size: tuple[float, float]) -
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
-    """Limits (in %) with room for error bars."""
-    low = min(100 * (row.accuracy.mean - (row.accuracy.std or 0.0)) for row in rows)
-    high = max(100 * (row.accuracy.mean + (row.accuracy.std or 0.0)) for row in rows)
-    margin = 0.06 * (high - low) + 0.05
-    return low - margin, min(high + margin, 100.0 + margin)
+    """Limits (in %) with room for error bars, but not for sparse networks 2.5 times as far down as most."""
+    top = max(row.accuracy.mean for row in rows)
+    lowest = top - 2.5 * (top - statistics.median(row.accuracy.mean for row in rows))
+    shown = [row.accuracy for row in rows if row.point.kind != "sparse" or row.accuracy.mean >= lowest]
+    low = min(max(of.mean - (of.std or 0.0), min(of.mean, lowest)) for of in shown)
+    high = max(of.mean + (of.std or 0.0) for of in shown)
+    margin = 0.06 * (high - low) + 0.0005
+    return 100 * (low - margin), 100 * (min(high, 1.0) + margin)
 
 
 def _time_axis(panel: Axes, rows: Sequence[Row]) -> None:
