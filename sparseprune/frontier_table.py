@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy
 
+from sparseprune.frontier_masks import RULES
 from sparseprune.frontier_results import Point, Record
+from sparseprune.prune import METHODS
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Row:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """Statistics over seeds: dense, small dense, then sparse; families in the order of the runs.
+    """Statistics over seeds: dense, small dense, then sparse, by method and rule, shuffled masks last.
 
     Args:
         records: of one frontier; some seeds may be missing.
@@ -67,9 +69,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
     groups: dict[Point, list[Record]] = {}
     for record in records:
         groups.setdefault(dataclasses.replace(record.point, seed=0), []).append(record)
-    families = list(dict.fromkeys(point.family for point in groups))
-    kinds = ("dense", "small dense", "sparse")
-    order = sorted(groups, key=lambda p: (kinds.index(p.kind), families.index(p.family), -p.budget))
+    order = sorted(groups, key=_place)
     small, random = _curves(records, _is_small_dense), _curves(records, _is_random)
     made = [_row(groups[point], small, random) for point in order]
     dense = next((row.seconds.mean for row in made if row.point.kind == "dense"), None)
@@ -81,6 +81,23 @@ def rows(records: Sequence[Record]) -> list[Row]:
         )
         for row in made
     ]
+
+
+def _place(point: Point) -> tuple[float, ...]:
+    """What rows are sorted by."""
+    if point.kind != "sparse":
+        return (point.kind != "dense", -point.budget)
+    methods, rules = list(METHODS), list(RULES)
+    assert point.method is not None
+    assert point.rule is not None
+    return (
+        2 + point.shuffled,
+        methods.index(point.method),
+        rules.index(point.rule),
+        point.exponent or 0.0,
+        point.block_rows or 1,
+        -point.budget,
+    )
 
 
 def _is_small_dense(point: Point) -> bool:

@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparseprune.cli.plot import LINES, MARKERS, METHOD_COLOURS
+from sparseprune.frontier_masks import RULES
 from sparseprune.frontier_table import Row, Spread
 
 FEW = 6  # sparse families that one panel holds
@@ -40,7 +41,8 @@ def save_frontier(rows: Sequence[Row], headline: str, path: Path) -> None:
         path: PNG to write.
     """
     sparse = [row for row in rows if row.point.kind == "sparse"]
-    rules = list(dict.fromkeys(row.point.rule_text for row in sparse))
+    by_rule = sorted(sparse, key=lambda row: (RULES.index(str(row.point.rule)), row.point.exponent or 0.0))
+    rules = list(dict.fromkeys(row.point.rule_text for row in by_rule))
     together = len({row.point.family for row in sparse}) <= FEW
     panel_rules = [rules] if together else [[rule] for rule in rules]
     columns = 2 if len(panel_rules) in (2, 4) else min(len(panel_rules), COLUMNS)
