@@ -21,7 +21,7 @@ from sparseprune import masks as selection
 from sparseprune.cost import LayerCost
 
 # Between the global ranking, which keeps early convolutions whole, and score per cost, which empties them. By
-# experiment (bench/results/frontier): within half a point of the best everywhere, where others fail on LeNet-5.
+# experiment (bench/results/frontier) within half a point of the best everywhere; others fail on LeNet-5.
 EXPONENT = 0.5
 
 
