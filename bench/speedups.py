@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
 import sparseprune as sp
+from bench.contenders.calls import LEARNING_RATE, OPTIMIZERS, step_of
 from bench.timing import Step, interleaved
 from sparseprune import machine, models
-from sparseprune.cli.options import parse_blocks
+from sparseprune.cli.options import parse_block_or_auto
 from sparseprune.contenders import block_text
 from sparseprune.flops import flops_per_step
 from sparseprune.speedups import TimedMasks
@@ -73,10 +73,10 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * 2 + "|---:" * (len(HEADS) - 2) + "|"]
+    speedups = [float(target) for target in targets.split(",")]
     for name in networks.split(","):
-        for word in blocks.split(","):
-            block: tuple[int, int] | Literal["auto"] = "auto" if word == "auto" else parse_blocks(word)[0]
-            for cells in measure(name, block, [float(target) for target in targets.split(",")]):
+        for block in map(parse_block_or_auto, blocks.split(",")):
+            for cells in measure(name, block, speedups):
                 lines.append("| " + " | ".join(cells) + " |")
     facts = machine.facts()
     told = "{cpu}, {isa}, {threads} threads, torch {torch}, {date}.".format(**facts)
@@ -161,14 +161,7 @@ def _step(
     own: Any = copy.deepcopy(model)
     if x.dim() == 4:
         own, x = own.to(memory_format=memory_format), x.contiguous(memory_format=memory_format)
-    optimizer = torch.optim.SGD(own.parameters(), lr=1e-3, momentum=0.9, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(own(x), y).backward()
-        optimizer.step()
-
-    return Step(step)
+    return Step(step_of(own, x, y, OPTIMIZERS["sgd"](own.parameters(), lr=LEARNING_RATE)))
 
 
 if __name__ == "__main__":

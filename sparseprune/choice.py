@@ -121,7 +121,7 @@ def choose(
         between_sparse: see :class:`BetweenSparse`, for 2-d convolutions.
     """
     file, on = choices_file(), machine.key(sparse.values.device)
-    layer = key_of(sparse, batch_size, sizes) + (", between sparse layers" if between_sparse else "")
+    layer = key_of(sparse, batch_size, sizes, between_sparse)
     known = load(file).get(on, {}).get(layer)
     if known is None:
         dense = make_dense()
@@ -130,7 +130,9 @@ def choose(
     return known
 
 
-def key_of(layer: SparseLayer, batch_size: int, sizes: Sizes | None = None) -> str:
+def key_of(
+    layer: SparseLayer, batch_size: int, sizes: Sizes | None = None, between_sparse: bool = False
+) -> str:
     """What a layer's seconds depend on, as the file names it."""
     shape = "x".join(map(str, layer.weight_shape))
     if isinstance(layer, SparseLinear):
@@ -145,6 +147,7 @@ def key_of(layer: SparseLayer, batch_size: int, sizes: Sizes | None = None) -> s
         f"{_name(layer.values.dtype)}, batch {batch_size}"
         + ("" if layer.values.requires_grad else ", frozen")
         + ("" if sizes is None or sizes.input_gradient else ", first")
+        + (", between sparse layers" if between_sparse else "")
     )
 
 

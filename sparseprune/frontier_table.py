@@ -87,13 +87,12 @@ def _place(point: Point) -> tuple[float, ...]:
     """What rows are sorted by."""
     if point.kind != "sparse":
         return (point.kind != "dense", -point.budget)
-    methods, rules = list(METHODS), list(RULES)
     assert point.method is not None
     assert point.rule is not None
     return (
         2 + point.shuffled,
-        methods.index(point.method),
-        rules.index(point.rule),
+        list(METHODS).index(point.method),
+        RULES.index(point.rule),
         point.exponent or 0.0,
         point.block_rows or 1,
         -point.budget,

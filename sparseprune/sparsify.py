@@ -103,7 +103,7 @@ def _replacements(
     """A sparse or a masked layer for every module, by what was asked for or measured."""
     replacements: dict[nn.Module, Sparse | Masked] = {}
     slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
-    known: dict[tuple[str, bool], Choice] = {}  # a shape is measured once, also where there is no file
+    known: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
     for name, module in modules.items():
         mask = masks[name]
         make_dense = functools.partial(masked_from_dense, module, mask)
@@ -145,12 +145,12 @@ def _choice(
     make_dense: Callable[[], nn.Module],
     batch_size: int,
     sizes: Sizes | None,
-    known: dict[tuple[str, bool], Choice],
+    known: dict[str, Choice],
     between_sparse: bool = False,
 ) -> Choice | Assumption:
     if sizes is None and not isinstance(sparse, SparseLinear):
         return assume(sparse, batch_size)
-    key = key_of(sparse, batch_size, sizes), between_sparse
+    key = key_of(sparse, batch_size, sizes, between_sparse)
     if key not in known:
         known[key] = choose(sparse, make_dense, batch_size, sizes, between_sparse=between_sparse)
     return known[key]

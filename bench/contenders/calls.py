@@ -100,6 +100,19 @@ def one_layer(
     return Runnable(step, answer, around=around)
 
 
+def step_of(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
+    """What one training step of a classifier does: gradients cleared, loss, backward, optimizer."""
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
 def training_step(
     problem: NetworkProblem,
     model: nn.Module,
@@ -113,13 +126,6 @@ def training_step(
     make_optimizer = OPTIMIZERS[problem.workload.optimizer]
     optimizer = make_optimizer(model.parameters(), lr=LEARNING_RATE)
 
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
     others = [name for name, _ in problem.model.named_parameters() if name not in problem.masks]
 
     def answer(loss: Tensor) -> Answer:
@@ -132,4 +138,5 @@ def training_step(
             "d_others": torch.cat([gradient(model.get_parameter(name)).flatten() for name in others]),
         }
 
-    return Runnable(step, answer, lambda: {"bytes": state_bytes(model, optimizer)}, around)
+    call = step_of(model, x, y, optimizer)
+    return Runnable(call, answer, lambda: {"bytes": state_bytes(model, optimizer)}, around)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -39,6 +39,11 @@ def parse_blocks(text: str) -> list[tuple[int, int]]:
             f"expected blocks of {', '.join(map(str, BLOCK_ROWS))} rows (4, or 4x1), got {unknown[0]!r}"
         )
     return [known[word] for word in words]
+
+
+def parse_block_or_auto(text: str) -> tuple[int, int] | Literal["auto"]:
+    """Leave ``"auto"`` as it is, read ``"4"`` or ``"4x1"`` as (4, 1)."""
+    return "auto" if text == "auto" else parse_blocks(text)[0]
 
 
 def _one_block(text: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -53,7 +53,7 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
-    shape: tuple[int, int] | Literal["auto"] = "auto" if block == "auto" else options.parse_blocks(block)[0]
+    shape = options.parse_block_or_auto(block)
     with Bars() as bars:
         bars.begin(f"load {data}")
         dataset = load(data, data_dir, samples)
