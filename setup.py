@@ -1,5 +1,5 @@
-"""Build of the extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/jit.py (C++)
-and sparseprune/nvcc.py (CUDA)."""
+"""Build of the extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/build: jit.py (C++)
+and nvcc.py (CUDA)."""
 
 import os
 import runpy
@@ -9,8 +9,8 @@ from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 ROOT = Path(__file__).resolve().parent
-cxx = runpy.run_path(str(ROOT / "sparseprune" / "jit.py"))
-nvcc = runpy.run_path(str(ROOT / "sparseprune" / "nvcc.py"))
+cxx = runpy.run_path(str(ROOT / "sparseprune" / "build" / "jit.py"))
+nvcc = runpy.run_path(str(ROOT / "sparseprune" / "build" / "nvcc.py"))
 
 
 class Build(BuildExtension):

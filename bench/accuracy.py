@@ -17,9 +17,9 @@ import torch
 import typer
 
 from bench import seeds as several
-from sparseprune import comparison
-from sparseprune.comparison import Watcher
-from sparseprune.data import load
+from sparseprune.experiments import compare as comparison
+from sparseprune.experiments.compare import Watcher
+from sparseprune.experiments.data import load
 
 FOLDER = Path(__file__).parent / "results" / "accuracy"
 # What of a file must agree with what is asked for, or it would be another experiment.

@@ -17,7 +17,7 @@ from rich.text import Text
 from bench import peak
 from bench.rows import OK, Row, best_dense, speedup, speedup_over
 from bench.targets import Outcome, training_bytes
-from sparseprune import machine
+from sparseprune.cost import machine
 
 MILLI = 1e3
 GIGA = 1e9

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 import sparseprune as sp
 from bench.contenders.calls import LEARNING_RATE, OPTIMIZERS, step_of
 from bench.timing import Step, interleaved
-from sparseprune import machine, models
-from sparseprune.cli.options import parse_block_or_auto
-from sparseprune.contenders import block_text
-from sparseprune.flops import flops_per_step
-from sparseprune.speedups import TimedMasks
+from sparseprune.cost import machine
+from sparseprune.cost.flops import flops_per_step
+from sparseprune.cost.speedup import TimedMasks
+from sparseprune.experiments import models
+from sparseprune.experiments.cli.options import parse_block_or_auto
+from sparseprune.experiments.networks import block_text
 
 SECONDS = 10.0  # of timing, for each network and block
 CLASSES = 10

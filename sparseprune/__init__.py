@@ -1,19 +1,21 @@
 """Prune a network before training, then train and run it faster than dense."""
 
-__version__ = "0.1.0"
-
-from sparseprune import jit, ops, scores
-from sparseprune.masks import apply_masks, rescale_weights, topk_masks
+from sparseprune import ops, scores
+from sparseprune._prune import prune
+from sparseprune._sparsify import densify, sparsify
+from sparseprune._summary import Summary, summary
+from sparseprune._version import __version__
+from sparseprune.build import jit
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
-from sparseprune.prune import prune
-from sparseprune.sparsify import densify, sparsify
-from sparseprune.summary import Summary, summary
+from sparseprune.select.apply import apply_masks, rescale_weights
+from sparseprune.select.topk import topk_masks
 
 __all__ = [
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",
     "Summary",
+    "__version__",
     "apply_masks",
     "densify",
     "jit",

@@ -1,6 +1,6 @@
 """``python -m sparseprune``: the command line."""
 
-from sparseprune.cli import main
+from sparseprune.experiments.cli import main
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.utils import cpp_extension
 
-from sparseprune import jit
+from sparseprune.build import jit
 
 
 def cxx() -> list[str]:

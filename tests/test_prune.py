@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import sparseprune
 from sparseprune import scores
-from sparseprune.prune import METHODS
+from sparseprune._prune import METHODS
 
 SHAPES = {"0.weight": (8, 2, 3, 3), "4.weight": (16, 72), "6.weight": (3, 16)}
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune import choice, models
-from sparseprune.choice import Choice
-from sparseprune.fallback.images import is_batch_inner_images
+from sparseprune.cost import choice
+from sparseprune.cost.calls import Sizes
+from sparseprune.cost.choice import Choice
+from sparseprune.experiments import models
+from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn import (
     MaskedConv1d,
     MaskedConv2d,
@@ -21,7 +23,6 @@ from sparseprune.nn import (
     SparseConv2d,
     SparseLinear,
 )
-from sparseprune.sizes import Sizes
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import sparseprune as sp
-from sparseprune import models
+from sparseprune.experiments import models
 
 
 def network() -> tuple[nn.Module, dict[str, torch.Tensor]]:

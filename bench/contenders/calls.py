@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.contenders.base import Answer, Around, Runnable
 from bench.problems import LayerProblem, NetworkProblem
 from bench.workloads import STEPS
-from sparseprune.training import state_bytes
+from sparseprune.experiments.train import state_bytes
 
 # So small that the network stays where it is verified: a batch learned by heart has gradients near zero, and
 # arithmetic on denormal numbers is slow.

@@ -23,7 +23,7 @@ from bench.gpu.problems import HALF, TWO_OF_FOUR
 from bench.problems import LayerProblem, ScoresProblem, batch_inner
 from bench.problems.layers import INDEX_BYTES
 from bench.workloads import BATCH_INNER, CONV_STEP, FORWARD, STEP, Workload
-from sparseprune.fallback import dense_weight
+from sparseprune.format.bsr import dense_weight
 
 LINEAR = (FORWARD, STEP)
 LAYERS = (*LINEAR, CONV_STEP)

@@ -20,7 +20,7 @@ from bench.problems import LayerProblem, ScoresProblem
 from bench.rows import FAILED, OK, UNAVAILABLE, WRONG, verify
 from bench.timing import Step, quartiles
 from bench.workloads import CONV_STEP, FORWARD, STEP, STEPS, Workload
-from sparseprune import machine
+from sparseprune.cost import machine
 
 # Largest accepted relative error (Frobenius norm) against float64, by precision. Float32 that is TF32 after
 # all errs by 3e-4: it does not pass.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import sparseprune as sp
 from bench.problems.base import SEED, Problem, generator
 from bench.workloads import BATCH_INNER, CONVOLUTIONS, STEPS, Workload
-from sparseprune import models
+from sparseprune.experiments import models
 
 CLASSES = 10  # of the network that gives a layer its SNIP mask
 INDEX_BYTES = 4  # of a block, in the least that a kernel has to read

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import sparseprune as sp
 from bench.problems.base import SEED, Problem, generator
 from bench.workloads import Workload
-from sparseprune import models
+from sparseprune.experiments import models
 
 CLASSES = 10  # of a convolutional network
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparseprune.fallback.images import in_layout, is_batch_inner_images
+from sparseprune.format.memory import in_layout, is_batch_inner_images
 from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.ops.batch_norm import normalize, normalize_with
 from sparseprune.ops.devices import dtypes_of_sums

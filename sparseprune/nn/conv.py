@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.fallback.images import is_batch_inner_images
+from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, convolve
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.fallback.images import in_layout, is_batch_inner_images
+from sparseprune.format.memory import in_layout, is_batch_inner_images
 from sparseprune.nn.conv import FEW_SAMPLES
 
 

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
-from sparseprune.fallback import at_blocks, dense_weight
-from sparseprune.ops.devices import dtypes_of_sums
-from sparseprune.pattern import (
+from sparseprune.format.bsr import (
     BLOCK_ROWS,
+    at_blocks,
     bsr_from_mask,
     check_block,
     check_mask,
+    dense_weight,
     largest_block,
     mask_from_bsr,
 )
+from sparseprune.ops.devices import dtypes_of_sums
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
 

@@ -1,387 +1,50 @@
-"""Typed access to ``torch.ops.sparseprune``: loading, wrappers, shapes (fake kernels) and gradients.
-
-Activations are ``(features, batch)`` with any strides. A result is batch-innermost in memory where its input
-is, unless said otherwise.
-Exactly one library is behind the operators: the compiled ``sparseprune._C``, the one built by
-:func:`sparseprune.jit.load`, or plain torch (:mod:`sparseprune.fallback`).
-"""
+"""Typed access to ``torch.ops.sparseprune``: wrapper, shapes (fake kernel) and gradient, one file a family."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
-
-from sparseprune import fallback
-from sparseprune.ops import batch_norm, convolution
-from sparseprune.ops.devices import check_devices
-from sparseprune.ops.eager import in_backward, without_views
-
-
-class Pattern(NamedTuple):
-    """Where the weights of a ``(rows, cols)`` matrix are, and what the kernels derived from that.
-
-    The matrix is cut into blocks of V rows x 1 column, V in 1, 2, 4, 8, 16. ``crow`` int32
-    ``(rows / V + 1,)``, starts of the block rows; ``col`` int32 ``(nnzb,)``, columns of the stored blocks,
-    ascending within a block row; ``plan`` and ``plan_t`` int32, opaque, made by :func:`plans`. With
-    ``values`` ``(nnzb, V)`` this is torch's BSR layout with blocks of (V, 1).
-    """
-
-    crow: Tensor
-    col: Tensor
-    plan: Tensor
-    plan_t: Tensor
-
-
-# ---- wrappers ----------------------------------------------------------------------------------------------
-
-
-def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
-    """Exactly ``k`` True over all masks together: the ``k`` largest scores, ties to the earlier position."""
-    return torch.ops.sparseprune.topk_masks.default(list(scores), k)
-
-
-def plans(crow: Tensor, col: Tensor, cols: int, block_rows: int = 1) -> Pattern:
-    """A pattern with its plans, built once for a fixed pattern; empty ones on the meta device.
-
-    Args:
-        crow: int32 ``(rows / block_rows + 1,)``, starts of the block rows.
-        col: int32 ``(nnzb,)``, columns, ascending within each block row.
-        cols: columns of the weight.
-        block_rows: V, rows of a block: 1, 2, 4, 8 or 16.
-    Raises:
-        ValueError: the pattern is malformed.
-    """
-    if crow.is_meta:  # how large a plan is depends on the numbers, and there are none
-        return Pattern(crow, col, col.new_empty(0), col.new_empty(0))
-    make = torch.ops.sparseprune.plan.default
-    return Pattern(
-        crow, col, make(crow, col, cols, block_rows, False), make(crow, col, cols, block_rows, True)
-    )
-
-
-def spmm(
-    x: Tensor,
-    values: Tensor,
-    pattern: Pattern,
-    bias: Tensor | None = None,
-    batch_inner: bool | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """Sparse times dense: ``y = W x + bias``.
-
-    Args:
-        x: ``(cols, batch)``, float32 or bfloat16 (or float64: slow, for checking gradients). Products of
-            bfloat16 are summed in float32 and the result is rounded once.
-        values: ``(nnzb, V)``, like x.
-        pattern: of W.
-        bias: ``(rows,)`` or None, like x.
-        batch_inner: layout of the result in memory: samples innermost (True), features innermost (False), or
-            as in ``x`` (None).
-        relu: give ``max(y, 0)`` (NaN stays NaN).
-    Returns:
-        ``(rows, batch)``.
-    Raises:
-        ValueError: a shape, dtype or device does not fit.
-    """
-    return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias, batch_inner, relu)
-
-
-def spmm_t(g: Tensor, values: Tensor, pattern: Pattern, cols: int) -> Tensor:
-    """Transposed sparse times dense: ``d_x = W^T g``, ``(cols, batch)`` from ``g`` ``(rows, batch)``."""
-    return torch.ops.sparseprune.spmm_t.default(g, values, *pattern, cols)
-
-
-def sddmm(g: Tensor, x: Tensor, pattern: Pattern, block_rows: int = 1) -> Tensor:
-    """Sampled dense-dense product: ``g x^T`` at the pattern's blocks, ``(nnzb, block_rows)``."""
-    return torch.ops.sparseprune.sddmm.default(g, x, *pattern, block_rows)
-
-
-def spmm_backward(
-    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, y: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All gradients of ``spmm`` with one pass over ``g``: ``(spmm_t(g), sddmm(g, x), g.sum(1))``.
-
-    With the output ``y`` ``(rows, batch)`` of a ``spmm`` with relu, ``g`` counts as 0 where ``y <= 0``.
-    """
-    return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern, y)
-
-
-# ---- fake kernels: shapes and strides without data ---------------------------------------------------------
-
-
-def _fake_topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
-    return [torch.empty_like(s, dtype=torch.bool, memory_format=torch.contiguous_format) for s in scores]
-
-
-def _fake_spmm(
-    x: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan: Tensor,
-    plan_t: Tensor,
-    bias: Tensor | None = None,
-    batch_inner: bool | None = None,
-    relu: bool = False,
-) -> Tensor:
-    check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
-    rows = (crow.shape[0] - 1) * values.shape[1]
-    inner = fallback.is_batch_inner(x) if batch_inner is None else batch_inner
-    return fallback.empty_activation(x, rows, x.shape[1], inner)
-
-
-def _fake_spmm_t(
-    g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, cols: int
-) -> Tensor:
-    check_devices("spmm_t", g, values, crow, col, plan, plan_t)
-    return fallback.empty_activation(g, cols, g.shape[1], fallback.is_batch_inner(g))
-
-
-def _fake_sddmm(
-    g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, block_rows: int
-) -> Tensor:
-    check_devices("sddmm", g, x, crow, col, plan, plan_t)
-    return g.new_empty(col.shape[0], block_rows)
-
-
-def _fake_spmm_backward(
-    g: Tensor, x: Tensor, values: Tensor, *pattern_and_y: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_devices("spmm_backward", g, x, values, *pattern_and_y)
-    d_x = fallback.empty_activation(x, x.shape[0], x.shape[1], fallback.is_batch_inner(x))
-    return d_x, values.new_empty(values.shape), g.new_empty(g.shape[0])
-
-
-# ---- gradients: each operator's derivative is made of the others -------------------------------------------
-
-
-def _save_operands_and_pattern(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:6])
-
-
-def _save_for_spmm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:6], output if inputs[8] else None)
-
-
-def _save_for_spmm_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _gradients(
-    g: Tensor, x: Tensor, values: Tensor, pattern: Pattern, y: Tensor | None, needs: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """``(d_x, d_values, d_bias)`` of ``spmm``, by the operator that computes just what is needed.
-
-    ``y`` is its output if it has a ReLU, otherwise None.
-    """
-    needs_x, needs_values, needs_bias = needs
-    if needs_x and needs_values:
-        d_x, d_values, d_bias = spmm_backward(g, x, values, pattern, y)
-        return d_x, d_values, d_bias if needs_bias else None
-    if y is not None:
-        g = fallback.relu_backward(g, y)
-    return (
-        spmm_t(g, values, pattern, x.shape[0]) if needs_x else None,
-        sddmm(g, x, pattern, values.shape[1]) if needs_values else None,
-        g.sum(1) if needs_bias else None,
-    )
-
-
-def _spmm_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, values, *pattern, y = ctx.saved_tensors
-    # The dispatcher drops trailing arguments that are their default: there are six to nine inputs.
-    needs = (*ctx.needs_input_grad[:2], any(ctx.needs_input_grad[6:]))
-    d_x, d_values, d_bias = _gradients(g, x, values, Pattern(*pattern), y, needs)
-    return d_x, d_values, None, None, None, None, d_bias, None, None
-
-
-def _spmm_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
-    g, values, *rest = ctx.saved_tensors
-    pattern = Pattern(*rest)
-    d_g = spmm(d, values, pattern) if ctx.needs_input_grad[0] else None
-    d_values = sddmm(g, d, pattern, values.shape[1]) if ctx.needs_input_grad[1] else None
-    return d_g, d_values, None, None, None, None, None
-
-
-def _sddmm_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
-    g, x, *rest = ctx.saved_tensors
-    pattern = Pattern(*rest)
-    d_g = spmm(x, d, pattern) if ctx.needs_input_grad[0] else None
-    d_x = spmm_t(g, d, pattern, x.shape[0]) if ctx.needs_input_grad[1] else None
-    return d_g, d_x, None, None, None, None, None
-
-
-def _spmm_backward_gradients(
-    ctx: Any, d_x: Tensor, d_values: Tensor, d_bias: Tensor
-) -> tuple[Tensor | None, ...]:
-    g, x, values, *rest, y = ctx.saved_tensors
-    pattern = Pattern(*rest)
-    needs_g, needs_x, needs_values = ctx.needs_input_grad[:3]
-    to_g = spmm(d_x, values, pattern, d_bias) + spmm(x, d_values, pattern) if needs_g else None
-    if y is not None:
-        g = fallback.relu_backward(g, y)
-        to_g = fallback.relu_backward(to_g, y) if to_g is not None else None
-    to_x = spmm_t(g, d_values, pattern, x.shape[0]) if needs_x else None
-    to_values = sddmm(g, d_x, pattern, values.shape[1]) if needs_values else None
-    return to_g, to_x, to_values, None, None, None, None, None
-
-
-# ---- a linear layer in eager mode --------------------------------------------------------------------------
-
-
-class _Linear(torch.autograd.Function):
-    """``linear`` with one node in the autograd graph.
-
-    The registered gradients above do the same and more (compile, export), but pass through four Python frames
-    an operator and two transpositions: 0.2 ms of a 1.2 ms training step of 1024 x 1024 weights at 95 %, since
-    that Python code is out of the cache whenever it is needed.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        values: Tensor,
-        bias: Tensor | None,
-        pattern: Pattern,
-        batch_inner: bool | None,
-        relu: bool,
-    ) -> Tensor:
-        ctx.pattern = pattern
-        with without_views():
-            y = spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
-        ctx.save_for_backward(x, values, y if relu else None)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, values, y = ctx.saved_tensors
-        with in_backward():
-            y = None if y is None else y.t()
-            d_x, d_values, d_bias = _gradients(g.t(), x.t(), values, ctx.pattern, y, ctx.needs_input_grad[:3])
-        return None if d_x is None else d_x.t(), d_values, d_bias, None, None, None
-
-
-def linear(
-    x: Tensor,
-    values: Tensor,
-    pattern: Pattern,
-    bias: Tensor | None = None,
-    batch_inner: bool | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """``y = x W^T + bias`` with samples first: ``(batch, cols)`` to ``(batch, rows)``; see :func:`spmm`.
-
-    Under autocast the weight keeps its dtype, and ``x`` is brought to that.
-    """
-    if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
-        x = x.to(values.dtype)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
-    return _Linear.apply(x, values, bias, pattern, batch_inner, relu)
-
-
-# ---- the library behind the operators ----------------------------------------------------------------------
-
-_registrations: list[torch.library.Library] = []
-
-extension: Any = None
-
-
-def has_kernels(device: torch.device) -> bool:
-    """Whether the operators have compiled kernels for a device; otherwise they are plain torch there."""
-    return extension is not None and (
-        device.type == "cpu" or (device.type == "cuda" and extension.has_cuda())
-    )
-
-
-def _register() -> None:
-    library = torch.library.Library("sparseprune", "FRAGMENT")
-    _registrations.append(library)
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparseprune::spmm", "CUDA"):
-        fallback.implement(library, "CUDA")
-    fakes: dict[str, Callable[..., Any]] = {
-        "topk_masks": _fake_topk_masks,
-        "spmm": _fake_spmm,
-        "spmm_t": _fake_spmm_t,
-        "sddmm": _fake_sddmm,
-        "spmm_backward": _fake_spmm_backward,
-        **convolution.FAKES,
-        **batch_norm.FAKES,
-    }
-    for name, fake in fakes.items():
-        torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
-    gradients: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
-        ("spmm", _spmm_gradients, _save_for_spmm),
-        ("spmm_t", _spmm_t_gradients, _save_operands_and_pattern),
-        ("sddmm", _sddmm_gradients, _save_operands_and_pattern),
-        ("spmm_backward", _spmm_backward_gradients, _save_for_spmm_backward),
-        *convolution.GRADIENTS,
-        *batch_norm.GRADIENTS,
-    ]
-    for name, backward, save in gradients:
-        torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
-
-
-@contextlib.contextmanager
-def replaced_library() -> Iterator[None]:
-    """Take the plain-torch operators away while an extension that defines the same names is loaded."""
-    while _registrations:
-        _registrations.pop()._destroy()
-    try:
-        yield
-    except BaseException:
-        _registrations.append(fallback.define())
-        _register()
-        raise
-    _register()
-
-
-def _load() -> None:
-    global extension
-    forced = os.environ.get("SPARSEPRUNE_FALLBACK", "") not in ("", "0")
-    if not forced:
-        try:
-            from sparseprune import _C
-
-            _C.isa()  # a bad SPARSEPRUNE_ISA is an error here, not within the first operator
-            extension = _C
-        except ImportError as error:
-            warnings.warn(
-                f"sparseprune: the C++ extension is not available ({error}); everything works in plain "
-                "torch, but sparse layers are no faster than dense ones. Build it with "
-                "`pip install -e . --no-build-isolation`, or call sparseprune.jit.load()",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-    if extension is None:
-        _registrations.append(fallback.define())
-    _register()
-
-
-_load()
-
-
-def info() -> dict[str, Any]:
-    """What is behind the operators on this machine: JSON-able facts."""
-    from sparseprune import __version__
-
-    return {
-        "version": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "backend": "plain torch (fallback)" if extension is None else extension.__name__,
-        "isa": None if extension is None else extension.isa(),
-        "available_isas": [] if extension is None else extension.available_isas(),
-        "threads": torch.get_num_threads(),
-        "cuda_compiled": extension is not None and extension.has_cuda(),
-        "cuda_available": torch.cuda.is_available(),
-        "build": {} if extension is None else extension.build_info(),
-    }
+from typing import Any
+
+from sparseprune.ops import library
+from sparseprune.ops.batch_norm import batch_norm_act, batch_norm_act_backward, batch_norm_act_eval
+from sparseprune.ops.convolution import (
+    ConvPattern,
+    Geometry,
+    conv2d,
+    conv2d_backward,
+    conv2d_sddmm,
+    conv2d_t,
+    conv_pattern,
+)
+from sparseprune.ops.library import has_kernels, info, replaced_library
+from sparseprune.ops.products import Pattern, linear, plans, sddmm, spmm, spmm_backward, spmm_t
+from sparseprune.ops.topk import topk_masks
+
+__all__ = [
+    "ConvPattern",
+    "Geometry",
+    "Pattern",
+    "batch_norm_act",
+    "batch_norm_act_backward",
+    "batch_norm_act_eval",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_sddmm",
+    "conv2d_t",
+    "conv_pattern",
+    "has_kernels",
+    "info",
+    "linear",
+    "plans",
+    "replaced_library",
+    "sddmm",
+    "spmm",
+    "spmm_backward",
+    "spmm_t",
+    "topk_masks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "extension":  # the compiled module behind the operators, or None; another after jit.load()
+        return library.extension
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

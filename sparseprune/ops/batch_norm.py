@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.fallback import relu_backward
-from sparseprune.fallback.images import empty_images, is_batch_inner_images
+from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.ops.autograd import in_backward, relu_backward, without_views
 from sparseprune.ops.devices import check_devices
-from sparseprune.ops.eager import in_backward, without_views
 
 # ---- wrappers ----------------------------------------------------------------------------------------------
 
@@ -247,7 +246,7 @@ GRADIENTS: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
 
 
 class _BatchNormAct(torch.autograd.Function):
-    """:func:`normalize` with one node in the autograd graph; see ``_Linear`` in :mod:`sparseprune.ops`."""
+    """:func:`normalize` with one node in the autograd graph; see ``_Linear`` in products.py."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparseprune.fallback.convolution import Geometry as Geometry
-from sparseprune.fallback.images import empty_images, is_batch_inner_images
+from sparseprune.format.geometry import Geometry as Geometry
+from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.ops.autograd import in_backward, without_views
 from sparseprune.ops.devices import check_devices
-from sparseprune.ops.eager import in_backward, without_views
 
 
 class ConvPattern(NamedTuple):
@@ -249,7 +249,7 @@ GRADIENTS: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
 
 
 class _Convolution(torch.autograd.Function):
-    """``convolve`` with one node in the autograd graph; see ``_Linear`` in :mod:`sparseprune.ops`."""
+    """``convolve`` with one node in the autograd graph; see ``_Linear`` in products.py."""
 
     @staticmethod
     def forward(

@@ -1,0 +1,212 @@
+"""What a pruned model keeps and costs, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune import ops
+from sparseprune.cost.calls import Sizes, layer_sizes
+from sparseprune.format.bsr import largest_block
+from sparseprune.nn.kinds import Sparse
+from sparseprune.nn.masked import DenseLayer, Masked
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prunable weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+    # "VxH" of the largest blocks that the kept weights form, "1x1" if unstructured; empty for a dense layer.
+    block: str
+    # Of one sample's forward pass, 2 per kept weight and position; None where positions are unknown: those of
+    # convolutions without input_size.
+    flops: int | None
+    # Of the weight as stored, indices included; None for masks alone.
+    bytes: int | None
+    computes: str
+    choice: str = ""
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.kept / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows and totals; ``str()`` is a table, ``to_dict()`` is JSON-able."""
+
+    rows: list[Row]
+
+    @property
+    def weights(self) -> int:
+        return sum(row.weights for row in self.rows)
+
+    @property
+    def kept(self) -> int:
+        return sum(row.kept for row in self.rows)
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.kept / self.weights if self.weights else 0.0
+
+    @property
+    def flops(self) -> int | None:
+        return _total([row.flops for row in self.rows])
+
+    @property
+    def bytes(self) -> int | None:
+        return _total([row.bytes for row in self.rows])
+
+    def to_dict(self) -> dict[str, Any]:
+        totals = {k: getattr(self, k) for k in ("weights", "kept", "sparsity", "flops", "bytes")}
+        return {"layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows], **totals}
+
+    def __str__(self) -> str:
+        head = ("layer", "shape", "block", "weights", "kept", "sparsity", "FLOPs", "bytes", "computes")
+        lines = [head] + [
+            (
+                row.name,
+                "x".join(map(str, row.shape)),
+                row.block,
+                f"{row.weights:,}",
+                f"{row.kept:,}",
+                f"{row.sparsity:.2%}",
+                _count(row.flops),
+                _count(row.bytes),
+                row.computes + (f" ({row.choice})" if row.choice else ""),
+            )
+            for row in self.rows
+        ]
+        total = ("total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}")
+        lines.append((*total, _count(self.flops), _count(self.bytes), ""))
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        text_columns = (0, 1, 2, len(head) - 1)
+
+        def table_line(line: tuple[str, ...]) -> str:
+            cells = [
+                c.ljust(w) if i in text_columns else c.rjust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            return "  ".join(cells).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        body = [table_line(line) for line in lines]
+        return "\n".join([body[0], rule, *body[1:-1], rule, body[-1]])
+
+
+def summary(
+    model_or_masks: nn.Module | Mapping[str, Tensor], *, input_size: Sequence[int] | None = None
+) -> Summary:
+    """A printable table of every prunable layer: shape, block, kept, FLOPs, bytes, how it computes.
+
+    Args:
+        model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
+        input_size: shape of one sample that the model takes, such as (3, 32, 32), with which the FLOPs of
+            convolutions are counted: a copy of the model runs once.
+    Raises:
+        TypeError: neither a module nor a mapping of bool tensors.
+        ValueError: the model does not take such samples.
+    """
+    if isinstance(model_or_masks, nn.Module):
+        sizes = {} if input_size is None else layer_sizes(model_or_masks, input_size, "summary")
+        return Summary(
+            [
+                _row_of_layer(f"{name}.weight" if name else "weight", module, sizes.get(module))
+                for name, module in model_or_masks.named_modules()
+                if isinstance(module, Sparse | Masked | DenseLayer)
+            ]
+        )
+    if not isinstance(model_or_masks, Mapping) or not all(
+        isinstance(m, Tensor) for m in model_or_masks.values()
+    ):
+        raise TypeError(
+            f"summary: expected a model or a mapping of masks, got {type(model_or_masks).__name__}"
+        )
+    return Summary(
+        [
+            Row(
+                name,
+                tuple(mask.shape),
+                mask.numel(),
+                int(mask.sum()),
+                _block(mask),
+                _flops(mask.shape, int(mask.sum()), None),
+                None,
+                "mask",
+            )
+            for name, mask in model_or_masks.items()
+        ]
+    )
+
+
+def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, sizes: Sizes | None) -> Row:
+    if isinstance(module, Sparse):
+        shape, kept, block = module.weight_shape, module.values.numel(), "x".join(map(str, module.block))
+    elif isinstance(module, Masked):
+        shape, kept, block = tuple(module.weight.shape), int(module.mask.sum()), _block(module.mask)
+    else:
+        shape, kept, block = tuple(module.weight.shape), module.weight.numel(), ""
+    return Row(
+        name,
+        shape,
+        math.prod(shape),
+        kept,
+        block,
+        _flops(shape, kept, sizes),
+        weight_bytes(module),
+        describe(module),
+        module.choice if isinstance(module, Sparse | Masked) else "",
+    )
+
+
+def _block(mask: Tensor) -> str:
+    return f"{largest_block(mask.flatten(1)) if mask.dim() > 1 else 1}x1"
+
+
+def _flops(shape: tuple[int, ...], kept: int, sizes: Sizes | None) -> int | None:
+    if sizes is None:
+        return 2 * kept if len(shape) == 2 else None
+    return 2 * kept * (math.prod(sizes.output) // max(shape[0], 1))
+
+
+def _total(numbers: list[int | None]) -> int | None:
+    known = [n for n in numbers if n is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def _count(n: int | None) -> str:
+    return "-" if n is None else f"{n:,}"
+
+
+def describe(module: nn.Module) -> str:
+    """How a layer computes: "sparse", "dense, masked" or "dense"; what slows it down in brackets."""
+    if not isinstance(module, Sparse):
+        return "dense, masked" if isinstance(module, Masked) else "dense"
+    slow = []
+    if not ops.has_kernels(module.values.device):
+        slow.append("plain torch")
+    elif module.values.dtype == torch.float64:
+        slow.append("float64: no vector instructions")
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        slow.append(f"{module.padding_mode} padding by a copy")
+    return f"sparse ({', '.join(slow)})" if slow else "sparse"
+
+
+def weight_bytes(module: Sparse | Masked | DenseLayer) -> int:
+    """Bytes of the weight as it is stored: values and indices, or the dense matrix and its mask."""
+    if isinstance(module, Sparse):
+        tensors: list[Tensor] = [module.values, *module.pattern]
+    elif isinstance(module, Masked):
+        tensors = [module.weight, module.mask]
+    else:
+        tensors = [module.weight]
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,58 @@
+"""What measured figures depend on, to be stored beside them."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import platform
+from typing import Any
+
+import torch
+
+from sparseprune import ops
+from sparseprune._version import __version__
+
+
+def facts() -> dict[str, Any]:
+    """Processor, threads, instruction set, versions and date.
+
+    Returns:
+        plain strings and integers, for JSON.
+    """
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "isa": ops.info().get("isa"),
+        "sparseprune": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def key(device: torch.device | None = None) -> str:
+    """What the speed of the kernels on a device (the CPU by default) depends on, in one line."""
+    if device is not None and device.type == "cuda":
+        return (
+            f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, torch {torch.__version__}, "
+            f"sparseprune {__version__}" + ("" if ops.has_kernels(device) else ", plain torch")
+        )
+    threads = torch.get_num_threads()
+    return (
+        f"{cpu_name()}, {ops.info()['isa'] or 'plain torch'}, torch {torch.__version__}, "
+        f"sparseprune {__version__}, {threads} thread{'s' if threads > 1 else ''}"
+    )
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's own name."""
+    # platform.processor() is empty, or no more than "x86_64", on Linux.
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

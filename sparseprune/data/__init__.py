@@ -1,7 +1,0 @@
-"""Small real data sets, from packages or a folder, as tensors in memory; nothing is downloaded."""
-
-from sparseprune.data.datasets import DATASETS, Dataset, load
-from sparseprune.data.idx import read_idx
-from sparseprune.data.iteration import batches
-
-__all__ = ["DATASETS", "Dataset", "batches", "load", "read_idx"]

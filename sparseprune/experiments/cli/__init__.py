@@ -1,0 +1,24 @@
+"""The command line, ``sparseprune``: prune, train, compare, info."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line on ``sys.argv``; without typer or rich, say so and exit with code 1."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError as error:
+        print(
+            f"sparseprune: the command line needs the Python package {error.name}, which is not installed; "
+            "pip install 'sparseprune[cli]' or pip install typer rich matplotlib",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    from sparseprune.experiments.cli.app import app
+
+    app()

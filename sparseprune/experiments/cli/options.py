@@ -1,0 +1,136 @@
+"""Options that commands share: their names, limits and help texts, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from sparseprune.experiments.data import DATASETS
+from sparseprune.experiments.models import MODELS
+from sparseprune.experiments.train import OPTIMIZERS
+from sparseprune.format.bsr import BLOCK_ROWS
+
+
+def one_of(known: Iterable[str]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is unknown; known are {', '.join(known)}")
+        return value
+
+    return check
+
+
+def _set_threads(count: int | None) -> int | None:
+    if count is not None:
+        torch.set_num_threads(count)
+    return count
+
+
+def parse_blocks(text: str) -> list[tuple[int, int]]:
+    """``"1,4x1"`` as [(1, 1), (4, 1)]: rows x columns of each, one column if not said."""
+    known = {name: (rows, 1) for rows in BLOCK_ROWS for name in (f"{rows}", f"{rows}x1")}
+    words = [word.strip() for word in text.split(",")]
+    if unknown := [word for word in words if word not in known]:
+        raise typer.BadParameter(
+            f"expected blocks of {', '.join(map(str, BLOCK_ROWS))} rows (4, or 4x1), got {unknown[0]!r}"
+        )
+    return [known[word] for word in words]
+
+
+def parse_block_or_auto(text: str) -> tuple[int, int] | Literal["auto"]:
+    """Leave ``"auto"`` as it is, read ``"4"`` or ``"4x1"`` as (4, 1)."""
+    return "auto" if text == "auto" else parse_blocks(text)[0]
+
+
+def _one_block(text: str) -> str:
+    if len(parse_blocks(text)) > 1:
+        raise typer.BadParameter(f"expected one block, got {text!r}")
+    return text
+
+
+def _one_block_or_auto(text: str) -> str:
+    return text if text == "auto" else _one_block(text)
+
+
+Data = Annotated[
+    str, typer.Option("--data", callback=one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder with the files of cifar10 or cifar100, or with the four IDX files of fashion-mnist in "
+        "place of the system's.",
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, help="Train on so many samples, drawn at random; all by default."),
+]
+Model = Annotated[
+    str, typer.Option("--model", callback=one_of(MODELS), help=f"Network: {', '.join(MODELS)}.")
+]
+Sparsity = Annotated[
+    float, typer.Option("--sparsity", min=0.0, max=1.0, help="Fraction of the weights to remove.")
+]
+Block = Annotated[
+    str,
+    typer.Option(
+        "--block",
+        callback=_one_block,
+        metavar="V",
+        help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1).",
+    ),
+]
+BlockOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--block",
+        callback=_one_block_or_auto,
+        metavar="V",
+        help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1); with --speedup "
+        "also auto: of 1, 4 and 16, what suits each layer.",
+    ),
+]
+Scope = Annotated[
+    str,
+    typer.Option(
+        "--scope", help="Rank the scores of all layers together (global) or within each layer (layer)."
+    ),
+]
+PruneBatches = Annotated[
+    int, typer.Option("--prune-batches", min=1, help="Number of training batches that score the weights.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples per batch.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        help="Learning rate at the start, from which it decays to 0; by default "
+        + ", ".join(f"{known.lr:g} for {name}" for name, known in OPTIMIZERS.items())
+        + ".",
+    ),
+]
+OptimizerName = Annotated[
+    str,
+    typer.Option(
+        "--optimizer",
+        callback=one_of(OPTIMIZERS),
+        help="adam, or sgd with momentum 0.9 and weight decay 5e-4.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of initial weights and of the order of the samples.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, callback=_set_threads, help="Processor threads; torch's choice by default."
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON on standard output, and nothing else there (seconds, bytes)."),
+]

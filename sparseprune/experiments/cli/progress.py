@@ -1,0 +1,97 @@
+"""Progress on standard error, so that standard output keeps the result alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from sparseprune.experiments.compare import Watcher
+
+
+class Bars(Watcher):
+    """One bar for the current task and one for all of them; each finished task leaves a line.
+
+    A task that reports no progress has a bar that only moves. Where standard error is no terminal, there are
+    the lines alone.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            # The bars are drawn by a thread of their own, which should not take time from what is measured.
+            refresh_per_second=2,
+            transient=True,
+        )
+        self._all = self._progress.add_task("", visible=False)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, task: str, number: int = 1, of: int = 1) -> None:
+        """Show the bar of a new task."""
+        self._remove()
+        self._progress.update(
+            self._all, description=f"task {number} of {of}", completed=number - 1, total=of, visible=of > 1
+        )
+        self._task = self._progress.add_task(task, total=None)
+
+    def advance(self, part: float) -> None:
+        """Set the bar of the current task to this part, 0 ... 1."""
+        if self._task is not None:
+            self._progress.update(self._task, total=1.0, completed=part)
+
+    def end(self, task: str, outcome: str) -> None:
+        """Remove the bar and leave a line."""
+        self._remove()
+        self._progress.advance(self._all)
+        self.say(f"{task}: {outcome}")
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _remove(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+class Watched:
+    """Batches that advance a bar while they are consumed, from the start again in every pass over them."""
+
+    def __init__(self, batches: list[tuple[Tensor, Tensor]], bars: Bars) -> None:
+        self._batches, self._bars = batches, bars
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(self._batches):
+            self._bars.advance(number / len(self._batches))
+            yield batch
+        self._bars.advance(1.0)

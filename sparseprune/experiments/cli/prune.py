@@ -1,0 +1,118 @@
+"""``sparseprune prune``: make masks for a model and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sparseprune as sp
+from sparseprune.cost.speedup import TimedMasks
+from sparseprune.experiments import compare as comparison
+from sparseprune.experiments import models
+from sparseprune.experiments import networks as contenders
+from sparseprune.experiments.cli import mask_file, options
+from sparseprune.experiments.cli.progress import Bars, Watched
+from sparseprune.experiments.data import load
+
+
+def prune(
+    out: Annotated[Path | None, typer.Option("--out", help="File to save the masks in (torch.save).")] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="Pruning method, such as snip, grasp, random.")
+    ] = "snip",
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            "--sparsity",
+            min=0.0,
+            max=1.0,
+            help="Fraction of the weights to remove; 0.9 if there is no target.",
+        ),
+    ] = None,
+    flops: Annotated[
+        float | None,
+        typer.Option("--flops", help="In its place: fraction of a training step's operations that stays."),
+    ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option("--speedup", help="Or: how many times faster than dense a training step is to be here."),
+    ] = None,
+    block: options.BlockOrAuto = "1",
+    scope: options.Scope = "global",
+    prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    data: options.Data = "mnist5k",
+    data_dir: options.DataDir = None,
+    samples: options.Samples = None,
+    model: options.Model = "wide_mlp",
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Score the initial weights of a network on training data, keep the best, and save the masks."""
+    shape = options.parse_block_or_auto(block)
+    with Bars() as bars:
+        bars.begin(f"load {data}")
+        dataset = load(data, data_dir, samples)
+        bars.say(f"data: {dataset.name} from {dataset.source}")
+        network = models.Network(model, dataset.sample, dataset.classes)
+        dense = models.build(network, seed)
+        scored = contenders.prune_set(dataset, prune_batches, batch_size, seed)
+        bars.begin(f"score: {method}")
+        start = time.perf_counter()
+        masks = sp.prune(
+            dense,
+            Watched(scored, bars),
+            method=method,
+            sparsity=sparsity,
+            flops=flops,
+            speedup=speedup,
+            input_size=dataset.sample,
+            batch_size=batch_size,
+            scope=scope,
+            block=shape,
+            seed=seed,
+        )
+        seconds = time.perf_counter() - start
+        if sparsity is None:
+            removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+            sparsity = removed / sum(mask.numel() for mask in masks.values())
+        label = contenders.label_of(method, sparsity, shape)
+        bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
+    sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
+    summary = sp.summary(sparse, input_size=dataset.sample)
+    if out is not None:
+        mask_file.save(out, masks, network=network, seed=seed, method=method, sparsity=sparsity, block=shape)
+    if as_json:
+        result = {
+            "network": dataclasses.asdict(network),
+            "data": dataset.name,
+            "method": method,
+            "sparsity": sparsity,
+            "block": contenders.block_text(shape),
+            "flops": flops,
+            "speedup": masks.speedup._asdict() if isinstance(masks, TimedMasks) else None,
+            "scope": scope,
+            "source": dataset.source,
+            "seed": seed,
+            "prune_batches": len(scored),
+            "prune_seconds": seconds,
+            "out": None if out is None else str(out),
+            "summary": summary.to_dict(),
+        }
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(str(summary))
+    if isinstance(masks, TimedMasks):
+        found = masks.speedup
+        typer.echo(
+            f"a training step: {found.dense_seconds * 1e3:.3g} ms dense, {found.sparse_seconds * 1e3:.3g} ms "
+            f"sparse: {found.measured:.3g} times faster (asked for: {found.promised:g})"
+        )
+    if out is not None:
+        typer.echo(f"masks saved in {out}")

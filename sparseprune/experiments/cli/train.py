@@ -1,0 +1,135 @@
+"""``sparseprune train``: train one network, dense or pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import sparseprune as sp
+from sparseprune.cost import machine
+from sparseprune.experiments import compare as comparison
+from sparseprune.experiments import models
+from sparseprune.experiments import networks as contenders
+from sparseprune.experiments import train as training
+from sparseprune.experiments.cli import mask_file, options
+from sparseprune.experiments.cli.progress import Bars
+from sparseprune.experiments.data import load
+
+
+def train(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to save the checkpoint in (torch.save).")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="Prune with this method first; dense without it and --masks."),
+    ] = None,
+    sparsity: options.Sparsity = 0.9,
+    masks_from: Annotated[
+        Path | None,
+        typer.Option("--masks", help="Use the masks of this file, from `sparseprune prune --out`."),
+    ] = None,
+    block: options.Block = "1",
+    scope: options.Scope = "global",
+    prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=1, help="Passes over the data; 4 where --budget is not given either."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="Seconds to train, in place of --epochs.")
+    ] = None,
+    data: options.Data = "mnist5k",
+    data_dir: options.DataDir = None,
+    samples: options.Samples = None,
+    model: options.Model = "wide_mlp",
+    batch_size: options.BatchSize = 256,
+    optimizer: options.OptimizerName = "adam",
+    lr: options.LearningRate = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train one network, dense, or sparse with --method or --masks, and save a checkpoint.
+
+    The checkpoint holds the "state_dict" of an ordinary torch network, zeros in place of the pruned weights,
+    and the "masks" with which sparsify() makes it sparse again.
+    """
+    if method is not None and masks_from is not None:
+        raise typer.BadParameter("give --method or --masks, not both")
+    if epochs is not None and budget is not None:
+        raise typer.BadParameter("give --epochs or --budget, not both")
+    if epochs is None and budget is None:
+        epochs = 4
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with Bars() as bars:
+        bars.begin(f"load {data}")
+        dataset = load(data, data_dir, samples)
+        bars.say(f"data: {dataset.name} from {dataset.source}")
+        network = models.Network(model, dataset.sample, dataset.classes)
+        trained = models.build(network, seed)
+        masks = None
+        (shape,) = options.parse_blocks(block)
+        if masks_from is not None:
+            content = mask_file.load(masks_from, network, seed)
+            masks, method, sparsity = content["masks"], content["method"], content["sparsity"]
+            shape = content["block"]
+        elif method is not None:
+            scored = contenders.prune_set(dataset, prune_batches, batch_size, seed)
+            masks = sp.prune(
+                trained, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
+            )
+        if masks is not None:
+            trained = sp.sparsify(trained, masks, batch_size=batch_size, input_size=dataset.sample)
+        label = "dense" if method is None else contenders.label_of(method, sparsity, shape)
+        bars.begin(f"train: {label}")
+        result = training.train(
+            trained,
+            dataset,
+            epochs=epochs,
+            budget=budget,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=lr,
+            seed=seed,
+            on_progress=bars.advance,
+        )
+        bars.end(f"train: {label}", f"{result.epochs:.1f} epochs, {result.seconds:.1f} s")
+    facts = {
+        "network": dataclasses.asdict(network),
+        "data": dataset.name,
+        "source": dataset.source,
+        "method": None if masks is None else method,
+        "sparsity": None if masks is None else sparsity,
+        "block": None if masks is None else contenders.block_text(shape),
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "lr": training.learning_rate(optimizer, lr),
+        "seed": seed,
+    }
+    if out is not None:
+        torch.save(
+            {
+                "state_dict": sp.densify(trained).state_dict(),
+                "masks": masks,
+                "accuracy": result.accuracy,
+                **facts,
+            },
+            out,
+        )
+    if as_json:
+        figures = {**facts, "machine": machine.facts(), "result": dataclasses.asdict(result)}
+        typer.echo(json.dumps({**figures, "out": None if out is None else str(out)}))
+        return
+    typer.echo(
+        f"{label}: test accuracy {100 * result.accuracy:.2f} % after {result.epochs:.1f} epochs, "
+        f"{result.steps} steps, {result.seconds:.1f} s ({1000 * result.step_seconds:.2f} ms per step)"
+    )
+    if out is not None:
+        typer.echo(f"checkpoint saved in {out}")

@@ -1,0 +1,200 @@
+"""Runs of a frontier and the file that holds them, a line each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "runs.jsonl"
+# What of the machine must agree, or times could not be compared.
+SAME_MACHINE = ("cpu", "isa", "threads", "torch", "sparseprune")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training run of a frontier.
+
+    Attributes:
+        kind: "dense", "small dense" or "sparse".
+        seed: of initial weights, random masks, scored batches and order of samples.
+        budget: fraction of the dense network's training FLOPs.
+        method: how weights are scored, for "sparse"; see `sparseprune.prune`.
+        rule: how the budget is divided among layers; see `masks_within` of rules.py.
+        exponent: of the rules "cost" and "time".
+        block_rows: V of the blocks of V x 1 that are kept or removed.
+        shuffled: whether each layer keeps as many blocks as the scores say, but of chance.
+    """
+
+    kind: str
+    seed: int
+    budget: float = 1.0
+    method: str | None = None
+    rule: str | None = None
+    exponent: float | None = None
+    block_rows: int | None = None
+    shuffled: bool = False
+
+    @property
+    def family(self) -> str:
+        """What a line of the plot joins: runs that differ in budget and seed alone."""
+        if self.kind != "sparse":
+            return self.kind
+        return f"{self.method_text} {self.rule_text} V={self.block_rows}"
+
+    @property
+    def method_text(self) -> str:
+        """The method, "snip" or "snip shuffled"; else the kind."""
+        return f"{self.method or self.kind}{' shuffled' if self.shuffled else ''}"
+
+    @property
+    def rule_text(self) -> str:
+        """The rule, with its exponent if it has one: "cost^0.5"."""
+        return f"{self.rule or ''}" if self.exponent is None else f"{self.rule}^{self.exponent:g}"
+
+    @property
+    def label(self) -> str:
+        """Name in reports of progress."""
+        budget = "" if self.kind == "dense" else f" {100 * self.budget:.4g} % FLOPs"
+        return f"{self.family}{budget}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that was pruned: weights, those that it keeps, and how it computes, and why."""
+
+    name: str
+    weights: int
+    kept: int
+    computes: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run gave; times in seconds.
+
+    Attributes:
+        accuracy: fraction of the test samples that are right at the end.
+        curve: (passes over the data, seconds of training so far, accuracy) after each pass.
+        epochs, steps: of training.
+        score_seconds: of scoring, done once for all points of a method and seed, and charged to each.
+        select_seconds: of selecting masks.
+        sparsify_seconds: of building the sparse layers, timing them first where no earlier run has.
+        train_seconds: of training, data included, evaluation excluded.
+        total_seconds: of pruning (the three above) and training.
+        wall_seconds: of all that the run took here, but for scoring.
+        step_seconds: median of one training step.
+        flops: of a step of a full batch, kept weights only.
+        flops_vs_dense: over those of the dense network.
+        weights: kept, of linear and convolutional layers.
+        width: of the network; 1 unless it is small.
+        channels_last: whether a dense network has this layout of images, the faster one of two for it.
+        bytes: of parameters, gradients, optimizer and buffers.
+        layers: those that were pruned.
+    """
+
+    accuracy: float
+    curve: tuple[tuple[float, float, float], ...]
+    epochs: float
+    steps: int
+    score_seconds: float
+    select_seconds: float
+    sparsify_seconds: float
+    train_seconds: float
+    total_seconds: float
+    wall_seconds: float
+    step_seconds: float
+    flops: int
+    flops_vs_dense: float
+    weights: int
+    width: float
+    channels_last: bool
+    bytes: dict[str, int]
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run: a line of the file."""
+
+    point: Point
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    measured: Measured
+
+    def to_line(self) -> str:
+        """JSON without line breaks."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_line(cls, line: str | bytes) -> Record:
+        """Undo `to_line`; ValueError, KeyError or TypeError for anything else."""
+        content = json.loads(line)
+        measured = content["measured"]
+        measured["curve"] = tuple(tuple(point) for point in measured["curve"])
+        measured["layers"] = tuple(Layer(**layer) for layer in measured["layers"])
+        return cls(Point(**content["point"]), content["settings"], content["machine"], Measured(**measured))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
+    """The finished runs of a file, in its order.
+
+    Args:
+        file: need not be there.
+        warn: is told of a last line that was cut off, which is left out.
+    Returns:
+        records; none if there is no file.
+    Raises:
+        ValueError: a line is not a record, or two records have different settings.
+    """
+    if not file.is_file():
+        return []
+    *lines, rest = file.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(Record.from_line(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"frontier: expected a run in line {number} of {file}, got something else ({error}); "
+                "delete the line to do its run again"
+            ) from error
+    if rest:
+        warn(f"frontier: the last line of {file} was cut off; its run is not counted")
+    for record in records[1:]:
+        check_alike(records[0], record.settings, record.machine, file)
+    return records
+
+
+def append(file: Path, record: Record) -> None:
+    """Add a line that is on the disk when this returns, in place of a last line that was cut off."""
+    with file.open("ab") as stream:
+        written = file.read_bytes()
+        stream.truncate(written.rfind(b"\n") + 1)
+        stream.write(record.to_line().encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def check_alike(record: Record, settings: dict[str, Any], machine: dict[str, Any], file: Path) -> None:
+    """Raise ValueError, which names the differences, unless a record has these settings and machine."""
+    names = list(record.settings | settings)
+    there = {name: record.settings.get(name) for name in names}
+    there |= {name: record.machine.get(name) for name in SAME_MACHINE}
+    here = {name: settings.get(name) for name in names} | {name: machine.get(name) for name in SAME_MACHINE}
+    if different := [
+        f"{name} {there[name]!r} there, {here[name]!r} now" for name in there if there[name] != here[name]
+    ]:
+        raise ValueError(
+            f"frontier: expected the settings of the runs in {file}, got others: {'; '.join(different)}; "
+            "give another --out, or the same settings"
+        )

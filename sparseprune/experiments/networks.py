@@ -1,0 +1,169 @@
+"""Networks to compare: dense, small and dense, pruned, and pruned with masks that were shuffled."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import sparseprune as sp
+from sparseprune.experiments import models
+from sparseprune.experiments.data import Dataset, batches
+from sparseprune.experiments.models import Network
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network that can be trained any number of times from the same initial weights.
+
+    Attributes:
+        label: name in tables and plots.
+        kind: "dense", "small dense" or "sparse".
+        method, sparsity, block: how it was pruned, blocks as "4x1"; for "small dense", the sparsity whose
+            weight count it matches.
+        weights: weights that it keeps, biases excluded.
+        prune_seconds: time to score, select and build the sparse layers.
+        make: returns the untrained network.
+    """
+
+    label: str
+    kind: str
+    method: str | None
+    sparsity: float | None
+    block: str | None
+    weights: int
+    prune_seconds: float
+    make: Callable[[], nn.Module]
+
+
+def dense(network: Network, seed: int) -> Contender:
+    """The whole network."""
+    weights = models.weight_count(network)
+    return Contender("dense", "dense", None, None, None, weights, 0.0, lambda: models.build(network, seed))
+
+
+def small_dense(network: Network, sparsity: float, seed: int) -> Contender:
+    """A narrower network with about as many weights as the network of this sparsity keeps."""
+    small = models.small_dense(network, max(1, round(models.weight_count(network) * (1 - sparsity))))
+    return replace(
+        dense(small, seed),
+        label=f"small dense, width {small.width:.3g}",
+        kind="small dense",
+        sparsity=sparsity,
+    )
+
+
+def pruned(
+    network: Network,
+    scored: list[tuple[Tensor, Tensor]],
+    method: str,
+    sparsity: float,
+    block: tuple[int, int],
+    *,
+    scope: str,
+    batch_size: int,
+    seed: int,
+    shuffled: bool,
+    clock: Callable[[], float],
+) -> list[Contender]:
+    """The network pruned on its initial weights, and with its masks shuffled (if wanted) as a control.
+
+    Args:
+        network: which.
+        scored: batches that score the weights.
+        method, sparsity, block, scope: see `sparseprune.prune`.
+        batch_size: samples in a training step; see `sparseprune.sparsify`.
+        seed: of initial weights, random masks and shuffling.
+        shuffled: whether to make the control. It is charged the seconds of the masks that it came from.
+        clock: returns seconds.
+    Returns:
+        one contender, or two.
+    Raises:
+        ValueError: see `sparseprune.prune`.
+    """
+    model = models.build(network, seed)
+    start = clock()
+    # A weight in each layer: one layer that keeps none would end the whole comparison.
+    masks = sp.prune(
+        model,
+        scored,
+        method=method,
+        sparsity=sparsity,
+        scope=scope,
+        block=block,
+        seed=seed,
+        min_per_layer=1,
+    )
+    sparse = sp.sparsify(model, masks, batch_size=batch_size, input_size=network.sample)
+    seconds = clock() - start
+
+    def contender(method: str, sparse: nn.Module) -> Contender:
+        return Contender(
+            label=label_of(method, sparsity, block),
+            kind="sparse",
+            method=method,
+            sparsity=sparsity,
+            block=block_text(block),
+            weights=sum(int(mask.sum()) for mask in masks.values()),
+            prune_seconds=seconds,
+            # Copies of one network: which layers are sparse is measured, and must not differ between runs.
+            make=lambda: copy.deepcopy(sparse),
+        )
+
+    made = [contender(method, sparse)]
+    if shuffled:
+        others = shuffled_masks(masks, block[0], seed)
+        control = sp.sparsify(model, others, batch_size=batch_size, input_size=network.sample)
+        made.append(contender(f"{method} shuffled", control))
+    return made
+
+
+def shuffled_masks(masks: Mapping[str, Tensor], block_rows: int, seed: int) -> dict[str, Tensor]:
+    """Keep as many weights in every layer, anywhere in it: what is left is how sparse each layer is.
+
+    Args:
+        masks: bool tensors by parameter name, True = keep.
+        block_rows: V; blocks of V rows x 1 column stay whole, in layers whose rows V divides.
+        seed: of the new order.
+    Returns:
+        bool tensors of the same names and shapes.
+    """
+    order = torch.Generator().manual_seed(seed)
+    shuffled = {}
+    for name, mask in masks.items():
+        rows = block_rows if mask.shape[0] % block_rows == 0 else 1
+        blocks = mask.flatten(1)[::rows]
+        moved = blocks.flatten()[torch.randperm(blocks.numel(), generator=order)].view_as(blocks)
+        shuffled[name] = moved.repeat_interleave(rows, dim=0).view_as(mask)
+    return shuffled
+
+
+def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """The first batches of the training data in the seed's order, for scoring.
+
+    Args:
+        data: where they come from.
+        count: number of batches; all there are, if there are fewer.
+        batch_size: samples per batch.
+        seed: of the order.
+    Returns:
+        list of (inputs, labels).
+    """
+    order = torch.Generator().manual_seed(seed)
+    return list(itertools.islice(batches(data.train_x, data.train_y, batch_size, order), count))
+
+
+def label_of(method: str, sparsity: float, block: tuple[int, int] | Literal["auto"]) -> str:
+    """Name of a pruned network in tables and plots: "snip 90 %", with blocks "snip 90 % 4x1"."""
+    label = f"{method} {100 * sparsity:.4g} %"
+    return label if block == (1, 1) else f"{label} {block_text(block)}"
+
+
+def block_text(block: tuple[int, int] | Literal["auto"]) -> str:
+    """(4, 1) as "4x1"; "auto" as it is."""
+    return block if block == "auto" else "x".join(map(str, block))

@@ -1,0 +1,98 @@
+"""The library behind ``torch.ops.sparseprune``, of which there is exactly one.
+
+The compiled ``sparseprune._C``, the one built by :func:`sparseprune.jit.load`, or plain torch
+(:mod:`sparseprune.ops.plain`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from sparseprune._version import __version__
+from sparseprune.ops import batch_norm, convolution, plain, products, topk
+
+_registrations: list[torch.library.Library] = []
+
+extension: Any = None
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether the operators have compiled kernels for a device; otherwise they are plain torch there."""
+    return extension is not None and (
+        device.type == "cpu" or (device.type == "cuda" and extension.has_cuda())
+    )
+
+
+def _register() -> None:
+    library = torch.library.Library("sparseprune", "FRAGMENT")
+    _registrations.append(library)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparseprune::spmm", "CUDA"):
+        plain.implement(library, "CUDA")
+    fakes = {**topk.FAKES, **products.FAKES, **convolution.FAKES, **batch_norm.FAKES}
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
+    for name, backward, save in [*products.GRADIENTS, *convolution.GRADIENTS, *batch_norm.GRADIENTS]:
+        torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
+
+
+@contextlib.contextmanager
+def replaced_library() -> Iterator[None]:
+    """Take the plain-torch operators away while an extension that defines the same names is loaded."""
+    while _registrations:
+        _registrations.pop()._destroy()
+    try:
+        yield
+    except BaseException:
+        _registrations.append(plain.define())
+        _register()
+        raise
+    _register()
+
+
+def _load() -> None:
+    global extension
+    forced = os.environ.get("SPARSEPRUNE_FALLBACK", "") not in ("", "0")
+    if not forced:
+        try:
+            from sparseprune import _C
+
+            _C.isa()  # a bad SPARSEPRUNE_ISA is an error here, not within the first operator
+            extension = _C
+        except ImportError as error:
+            warnings.warn(
+                f"sparseprune: the C++ extension is not available ({error}); everything works in plain "
+                "torch, but sparse layers are no faster than dense ones. Build it with "
+                "`pip install -e . --no-build-isolation`, or call sparseprune.jit.load()",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    if extension is None:
+        _registrations.append(plain.define())
+    _register()
+
+
+_load()
+
+
+def info() -> dict[str, Any]:
+    """What is behind the operators on this machine: JSON-able facts."""
+
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "backend": "plain torch (fallback)" if extension is None else extension.__name__,
+        "isa": None if extension is None else extension.isa(),
+        "available_isas": [] if extension is None else extension.available_isas(),
+        "threads": torch.get_num_threads(),
+        "cuda_compiled": extension is not None and extension.has_cuda(),
+        "cuda_available": torch.cuda.is_available(),
+        "build": {} if extension is None else extension.build_info(),
+    }

@@ -1,0 +1,201 @@
+"""Sparse convolution in plain torch: the definition of its operators, through the dense weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseprune.format.bsr import at_blocks, dense_weight
+from sparseprune.format.geometry import Geometry
+from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.ops.plain.sums import widened
+
+
+def _images(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:
+    """``y`` in the dtype of ``like`` and the layout asked for."""
+    result = empty_images(like, y.shape, batch_inner)
+    return y if y.stride() == result.stride() and y.dtype == result.dtype else result.copy_(y)
+
+
+def _check_images(op: str, what: str, t: Tensor, channels: int, expected: str) -> None:
+    if t.dim() != 4 or t.shape[1] != channels:
+        raise ValueError(
+            f"{op}: expected {what}.shape == [samples, {channels} ({expected}), height, width], "
+            f"got {list(t.shape)}"
+        )
+
+
+def _check_dtypes(op: str, like: Tensor, **others: Tensor | None) -> None:
+    for what, t in others.items():
+        if t is not None and t.dtype != like.dtype:
+            expected, got = (str(dtype).removeprefix("torch.") for dtype in (like.dtype, t.dtype))
+            raise ValueError(f"{op}: expected {what} to be {expected}, got {got}")
+
+
+def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input_size: Sequence[int]) -> None:
+    _check_images(op, "g", g, channels, "out_channels")
+    height, width = geometry.output_size(input_size[0], input_size[1], op)
+    if g.shape[2:] != (height, width):
+        raise ValueError(
+            f"{op}: expected g of height and width {height} x {width} (the output's), "
+            f"got {g.shape[2]} x {g.shape[3]}"
+        )
+
+
+def _dense_weight(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: Geometry) -> Tensor:
+    if values.dim() != 2 or len(values) != len(col):
+        raise ValueError(
+            f"{op}: expected values.shape == [{len(col)} (nonzero blocks of the pattern), rows of a block], "
+            f"got {list(values.shape)}"
+        )
+    weight = dense_weight(widened(values), crow, col, geometry.cols)
+    channels = geometry.in_channels // geometry.groups
+    return weight.reshape(len(weight), channels, geometry.kernel_h, geometry.kernel_w)
+
+
+def _padded(x: Tensor, geometry: Geometry) -> Tensor:
+    pad = (geometry.pad_left, geometry.pad_right, geometry.pad_top, geometry.pad_bottom)
+    return F.pad(widened(x), pad)
+
+
+def _steps(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
+    """Stride, padding (there is none left in a padded input) and dilation, as torch's operators take them."""
+    return [geometry.stride_h, geometry.stride_w], [0, 0], [geometry.dilation_h, geometry.dilation_w]
+
+
+def _convolution_backward(
+    g: Tensor, padded: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the padded input and of the dense weight, those that are needed."""
+    with torch.autocast(g.device.type, enabled=False):
+        d_padded, d_weight, _ = torch.ops.aten.convolution_backward.default(
+            widened(g),
+            padded,
+            weight,
+            None,
+            *_steps(geometry),
+            False,
+            [0, 0],
+            geometry.groups,
+            [*needs, False],
+        )
+    return d_padded, d_weight
+
+
+def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
+    return torch.empty(0, dtype=torch.int32, device=crow.device)
+
+
+def conv2d(
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    bias: Tensor | None = None,
+    batch_inner: bool | None = None,
+) -> Tensor:
+    of = Geometry(*geometry)
+    _check_images("conv2d", "x", x, of.in_channels, "in_channels")
+    _check_dtypes("conv2d", x, values=values, bias=bias)
+    weight = _dense_weight("conv2d", values, crow, col, of)
+    if bias is not None and tuple(bias.shape) != (len(weight),):
+        raise ValueError(
+            f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
+        )
+    of.output_size(x.shape[2], x.shape[3])
+    with torch.autocast(x.device.type, enabled=False):
+        bias = None if bias is None else widened(bias)
+        y = F.conv2d(_padded(x, of), weight, bias, *_steps(of), of.groups)
+    return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
+
+
+def conv2d_t(
+    g: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    input_size: Sequence[int],
+) -> Tensor:
+    return _images(
+        g, _conv2d_t("conv2d_t", g, values, crow, col, geometry, input_size), is_batch_inner_images(g)
+    )
+
+
+def _conv2d_t(
+    op: str,
+    g: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    geometry: Sequence[int],
+    input_size: Sequence[int],
+) -> Tensor:
+    of = Geometry(*geometry)
+    _check_dtypes(op, g, values=values)
+    weight = _dense_weight(op, values, crow, col, of)
+    _check_gradient(op, g, len(weight), of, input_size)
+    height, width = input_size
+    padded = _padded(g.new_zeros(len(g), of.in_channels, height, width), of)
+    d_padded, _ = _convolution_backward(g, padded, weight, of, (True, False))
+    return d_padded[:, :, of.pad_top : of.pad_top + height, of.pad_left : of.pad_left + width]
+
+
+def conv2d_sddmm(
+    g: Tensor,
+    x: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    block_rows: int,
+    op: str = "conv2d_sddmm",
+) -> Tensor:
+    of = Geometry(*geometry)
+    _check_dtypes(op, g, x=x)
+    _check_images(op, "x", x, of.in_channels, "in_channels")
+    if len(g) != len(x):
+        raise ValueError(
+            f"{op}: expected x and g of as many samples, got {list(x.shape)} and {list(g.shape)}"
+        )
+    channels = (len(crow) - 1) * block_rows
+    _check_gradient(op, g, channels, of, x.shape[2:])
+    padded = _padded(x, of)
+    weight = padded.new_zeros(channels, of.in_channels // of.groups, of.kernel_h, of.kernel_w)
+    _, d_weight = _convolution_backward(g, padded, weight, of, (False, True))
+    return at_blocks(d_weight.flatten(1), crow, col, block_rows).to(g.dtype).contiguous()
+
+
+def conv2d_backward(
+    g: Tensor,
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    op = "conv2d_backward"
+    d_values = conv2d_sddmm(g, x, crow, col, plan_t, geometry, values.shape[-1], op)
+    d_x = _conv2d_t(op, g, values, crow, col, geometry, x.shape[2:])
+    d_bias = widened(g).sum((0, 2, 3)).to(g.dtype)
+    return _images(x, d_x, is_batch_inner_images(x)), d_values, d_bias
+
+
+PATTERN = "Tensor crow, Tensor col, Tensor plan_t, int[] geometry"
+SCHEMAS: dict[Callable[..., Any], str] = {
+    conv2d_plan: "conv2d_plan(Tensor crow, Tensor col, int[] geometry, int block_rows) -> Tensor",
+    conv2d: f"conv2d(Tensor x, Tensor values, {PATTERN}, Tensor? bias=None, bool? batch_inner=None) "
+    "-> Tensor",
+    conv2d_t: f"conv2d_t(Tensor g, Tensor values, {PATTERN}, int[] input_size) -> Tensor",
+    conv2d_sddmm: f"conv2d_sddmm(Tensor g, Tensor x, {PATTERN}, int block_rows) -> Tensor",
+    conv2d_backward: f"conv2d_backward(Tensor g, Tensor x, Tensor values, {PATTERN}) "
+    "-> (Tensor, Tensor, Tensor)",
+}

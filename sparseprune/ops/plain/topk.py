@@ -1,0 +1,39 @@
+"""The k largest of many scores in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+    n = sum(s.numel() for s in scores)
+    if not 0 <= k <= n:
+        raise ValueError(f"topk_masks: expected k in 0..{n} (number of scores), got {k}")
+    for i, s in enumerate(scores):
+        if not torch.isfinite(s).all():
+            found = "nan" if torch.isnan(s).any() else "inf"
+            raise ValueError(f"topk_masks: expected finite scores, got {found} in scores[{i}]")
+    if n == 0:
+        return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
+    keys = ordered_as_integers(torch.cat([s.reshape(-1) for s in scores]))
+    kept = torch.argsort(keys, descending=True, stable=True)[:k]  # stable: ties to the earlier position
+    mask = torch.zeros(n, dtype=torch.bool, device=keys.device)
+    mask[kept] = True
+    parts = mask.split([s.numel() for s in scores])
+    return [part.reshape(s.shape).clone() for part, s in zip(parts, scores, strict=True)]
+
+
+def ordered_as_integers(x: Tensor) -> Tensor:
+    """Integers that compare as ``x`` (float32 or float64) does, -0.0 equal to 0.0.
+
+    Sorted as floats, denormals would be zeros where the processor flushes them.
+    """
+    bits = x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+    return torch.where(bits < 0, torch.iinfo(bits.dtype).min - bits, bits)
+
+
+SCHEMAS: dict[Callable[..., Any], str] = {topk_masks: "topk_masks(Tensor[] scores, int k) -> Tensor[]"}

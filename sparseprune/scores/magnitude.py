@@ -1,0 +1,30 @@
+"""|w|"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import nn
+
+from sparseprune.scores.base import Batches, Loss, Scores, prunable
+
+
+def magnitude(
+    model: nn.Module,
+    batches: Batches | None = None,
+    loss: Loss = F.cross_entropy,
+    *,
+    exclude: Iterable[str] = (),
+) -> Scores:
+    """Score weights by magnitude, |w|.
+
+    Args:
+        model: the network.
+        batches: not used.
+        loss: not used.
+        exclude: parameters or modules to leave out.
+    Returns:
+        ``{parameter name: float32 tensor of the weight's shape}``.
+    """
+    return {name: weight.detach().abs().float() for name, weight in prunable(model, exclude).items()}

@@ -1,0 +1,44 @@
+"""Uniform noise: the control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparseprune.scores.base import Batches, Loss, Scores, prunable
+
+
+def random(
+    model: nn.Module,
+    batches: Batches | None = None,
+    loss: Loss = F.cross_entropy,
+    *,
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+) -> Scores:
+    """Score weights by uniform noise in [0, 1) from ``seed``: the control that every method should beat.
+
+    Args:
+        model: the network.
+        batches: not used.
+        loss: not used.
+        seed: of the noise, 0 or more; the same seed gives the same scores on every device. They are
+            independent of weights that torch or NumPy drew from the same seed.
+        exclude: parameters or modules to leave out.
+    Returns:
+        ``{parameter name: float32 tensor of the weight's shape}``.
+    Raises:
+        ValueError: ``seed`` is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"random: expected seed >= 0, got {seed}")
+    # Not torch's numbers of this seed: of weights drawn from the same ones, the largest would be kept.
+    generator = numpy.random.default_rng([*b"sparseprune", seed])
+    return {
+        name: torch.from_numpy(generator.random(tuple(weight.shape), dtype=numpy.float32)).to(weight.device)
+        for name, weight in prunable(model, exclude).items()
+    }

@@ -1,0 +1,60 @@
+"""|g ⊙ w| / Σ|g ⊙ w|"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparseprune.scores.base import (
+    Batches,
+    Loss,
+    Scores,
+    as_float32,
+    functional,
+    normalised,
+    pairs,
+    prunable,
+    sum_of_gradients,
+)
+
+
+def snip(
+    model: nn.Module,
+    batches: Batches | None = None,
+    loss: Loss = F.cross_entropy,
+    *,
+    bn: str = "train",
+    exclude: Iterable[str] = (),
+) -> Scores:
+    """Score weights by SNIP's connection sensitivity, |g ⊙ w| / Σ|g ⊙ w|.
+
+    g = ∂L/∂w is the sum, with signs, over all batches of the gradient of ``loss`` (cross-entropy: the mean
+    over a batch, so that every batch counts alike, a smaller last one too). Σ runs over all prunable
+    weights. The paper
+    uses one batch of 100 (MNIST) or 128 (CIFAR-10) samples. The authors' code has batch-norm in inference
+    mode: ``bn="eval"``.
+
+    Args:
+        model: the network.
+        batches: iterable of (input, target); moved to the model's device one at a time.
+        loss: ``loss(model(input), target)`` is a scalar.
+        bn: statistics that batch-norm uses, ``"train"`` or ``"eval"``.
+        exclude: parameters or modules to leave out; they do not count in Σ.
+    Returns:
+        ``{parameter name: float32 tensor of the weight's shape}``.
+    Raises:
+        ValueError: no batches, or ``loss`` is not a scalar that depends on the weights.
+        TypeError: ``batches`` is not an iterable of (input, target).
+    Reference:
+        Lee, Ajanthan, Torr, "SNIP: Single-shot network pruning based on connection sensitivity", 2019,
+        arXiv:1810.02340.
+    """
+    weights = prunable(model, exclude)
+    with functional(model, weights, bn) as (call, leaves):
+        g = sum_of_gradients(call, leaves, pairs("snip", batches), loss)
+        with torch.no_grad():
+            scores = [as_float32(g_l.mul_(w_l).abs_()) for g_l, w_l in zip(g, leaves, strict=True)]
+        return normalised(weights, scores)

@@ -1,0 +1,74 @@
+"""Masks on the weights of a dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero the pruned weights of a dense model in place, w ← w ⊙ mask.
+
+    All masks are checked before the first weight changes.
+
+    Args:
+        model: the network.
+        masks: ``{parameter name: bool tensor of the parameter's shape}``, True = keep.
+    Raises:
+        TypeError: a mask is not a bool tensor.
+        ValueError: a name is not a parameter of the model, or a shape differs.
+    """
+    with torch.no_grad():
+        for weight, mask in _masked_weights(model, masks, "apply_masks"):
+            weight.masked_fill_(~mask, 0)
+
+
+def rescale_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Scale each layer in place so that the weights it keeps have the norm of all: w ← w · ‖w‖ / ‖w ⊙ mask‖.
+
+    Masks make a layer's outputs smaller, by the square root of its density if they are random; ten layers
+    deep nothing is left. Scaled, their mean square is that of the dense layer, for inputs that are
+    independent and of mean square 1. Worth trying where no batch-norm follows: with one, outputs do not
+    depend on the scale, and larger weights only learn more slowly. For a model that is not trained yet,
+    between :func:`sparseprune.prune` and :func:`sparseprune.sparsify`.
+
+    All masks are checked before the first weight changes. A layer whose mask keeps nothing but zeros stays.
+
+    Args:
+        model: the network.
+        masks: ``{parameter name: bool tensor of the parameter's shape}``, True = keep.
+    Raises:
+        TypeError, ValueError: see :func:`apply_masks`.
+    Reference:
+        He, Zhang, Ren, Sun, "Delving deep into rectifiers", 2015, arXiv:1502.01852, section 2.2, with the
+        connections that are there; for sparse networks Evci, Ioannou, Keskin, Dauphin, "Gradient flow in
+        sparse neural networks and how lottery tickets win", 2020, arXiv:2010.03533, section 3.1, neuron by
+        neuron (here layer by layer: a neuron with one weight keeps its size).
+    """
+    with torch.no_grad():
+        for weight, mask in _masked_weights(model, masks, "rescale_weights"):
+            kept = (weight * mask).norm()
+            if kept > 0:
+                weight.mul_(weight.norm() / kept)
+
+
+def _masked_weights(
+    model: nn.Module, masks: Mapping[str, Tensor], caller: str
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Each parameter with its mask, on its device; TypeError or ValueError for masks of another model."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(
+                f"{caller}: expected names of the model's parameters, got {name!r}; "
+                "were the masks made for another model?"
+            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"{caller}: expected a bool tensor for {name!r}, got {got}")
+        if mask.shape != parameters[name].shape:
+            expected, actual = tuple(parameters[name].shape), tuple(mask.shape)
+            raise ValueError(f"{caller}: expected a mask of shape {expected} for {name!r}, got {actual}")
+    return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]

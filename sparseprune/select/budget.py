@@ -1,0 +1,330 @@
+"""Masks that cost no more than a budget: the best scores for what weights cost.
+
+A layer that keeps k weights costs min(fixed + per_weight · k, dense); see :mod:`sparseprune.cost.seconds`.
+Weights are ranked by score / per_weight^exponent, negative scores by score · per_weight^exponent: with exponent 1
+this is the greedy rule for the knapsack problem (Dantzig, 1957), optimal up to the one item that no longer
+fits; with exponent 0 the plain global ranking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparseprune.select import masks as selection
+from sparseprune.select.topk import topk_named
+
+# Between the global ranking, which keeps early convolutions whole, and score per cost, which empties them. By
+# experiment (bench/results/frontier) within half a point of the best everywhere; others fail on LeNet-5.
+EXPONENT = 0.5
+
+
+class LayerCost(NamedTuple):
+    """Of one layer in a training step, in operations or seconds.
+
+    Attributes:
+        per_weight: of one weight that is kept.
+        fixed: of the sparse layer without weights.
+        dense: of the layer left dense.
+    """
+
+    per_weight: float
+    fixed: float
+    dense: float
+
+    def of(self, weights: int) -> float:
+        """min(fixed + per_weight · weights, dense)"""
+        return min(self.fixed + self.per_weight * weights, self.dense)
+
+
+class BudgetError(ValueError):
+    """The budget is below what the layers cost with the weights that they must keep."""
+
+
+class Selected(NamedTuple):
+    """Masks, and what weights cost in the blocks that they are made of."""
+
+    masks: dict[str, Tensor]
+    costs: dict[str, LayerCost]
+
+
+def select_within(
+    scores: Mapping[str, Tensor],
+    costs: Mapping[str, LayerCost],
+    budget: float,
+    *,
+    exponent: float = EXPONENT,
+    block: tuple[int, int] = (1, 1),
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
+) -> dict[str, Tensor]:
+    """Masks with sum over layers of min(fixed + per_weight · k, dense) <= budget.
+
+    Blocks of V rows × 1 column are kept or removed by the mean of their scores, as in
+    :func:`sparseprune.select.masks.select_masks`. All those above one threshold of
+    score / per_weight^exponent are kept, the lowest threshold that the budget allows; then, best first, those that still fit. Ties go to the
+    earlier layer and position. A layer that costs as much as dense keeps all its weights: they are free.
+
+    A negative score, of a weight that is better removed, is multiplied by per_weight^exponent instead, so
+    that of two such weights the dearer goes first. Layers keep their order, nothing negative ranks above
+    anything positive, and of equal scores the cheaper weight is kept. (Taking the least score of all off
+    first would not do: one outlier makes all differences alike, and the ranking that of the costs alone.)
+
+    Args:
+        scores: ``{parameter name: score}``, higher = keep, finite.
+        costs: of the same names.
+        budget: what the masks may cost, in the unit of the costs.
+        exponent: 0 to 1.
+        block, min_per_layer, allow_empty: see :func:`sparseprune.select.masks.select_masks`.
+    Returns:
+        ``{parameter name: bool tensor of the score's shape}``, True = keep. No block of any layer could be
+        added within the budget.
+    Raises:
+        BudgetError: the budget is too small; the error says what is needed, and by which layers.
+        ValueError: the exponent is out of range, the budget is not a number, a name has no cost or a negative
+            one, or as ``select_masks``.
+    """
+    shapes = {name: score.shape for name, score in scores.items()}
+    selection.check_selection(shapes, 0.0, "global", block, min_per_layer, allow_empty)
+    rows = selection.rows_of_blocks(shapes, block[0])
+    return _select(scores, costs, budget, exponent, rows, min_per_layer, allow_empty)
+
+
+def select_blocks_within(
+    scores: Mapping[str, Tensor],
+    costs: Mapping[int, Mapping[str, LayerCost]],
+    budget: float,
+    *,
+    exponent: float = EXPONENT,
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
+) -> Selected:
+    """As :func:`select_within`, with blocks of V rows x 1 column where V is chosen for each layer.
+
+    The budget is divided among the layers with one V for all, the first one that it suffices for. Each layer
+    then takes the V whose best blocks have the largest sum of scores for that share, a tie the first such V;
+    with these the budget is divided anew.
+
+    Args:
+        scores: ``{parameter name: score}``, higher = keep, finite.
+        costs: ``{V: {parameter name: cost of a weight in such blocks}}``.
+        budget, exponent, min_per_layer, allow_empty: see :func:`select_within`.
+    Returns:
+        the masks, and the layers' costs in their blocks.
+    Raises:
+        BudgetError, ValueError: see :func:`select_within`.
+    """
+    shapes = {name: score.shape for name, score in scores.items()}
+    rows = {v: selection.rows_of_blocks(shapes, v) for v in costs}
+    floors = {v: selection.floors(shapes, rows[v], min_per_layer) for v in costs}
+    error: BudgetError | None = None
+    for v, of in costs.items():
+        try:
+            masks = _select(scores, of, budget, exponent, rows[v], min_per_layer, allow_empty=True)
+        except BudgetError as too_small:
+            error = error or too_small
+            continue
+        chosen: dict[str, int] = {}
+        for name, score in scores.items():
+            chosen[name] = v
+            if others := [u for u in costs if u != v and rows[u][name] == u]:
+                share = of[name].of(int(masks[name].sum()))
+                worth = {
+                    u: _best_sum(score, costs[u][name], rows[u][name], floors[u][name], share)
+                    for u in [v, *others]
+                }
+                chosen[name] = max(worth, key=lambda u: worth[u])
+        own = {name: costs[u][name] for name, u in chosen.items()}
+        if any(u != v for u in chosen.values()):
+            own_rows = {name: rows[u][name] for name, u in chosen.items()}
+            masks = _select(scores, own, budget, exponent, own_rows, min_per_layer, allow_empty)
+        elif not allow_empty:
+            selection.refuse_empty(masks)
+        return Selected(masks, own)
+    assert error is not None
+    raise error
+
+
+def _best_sum(score: Tensor, cost: LayerCost, rows: int, floor: int, share: float) -> float:
+    """Sum of the best scores, of blocks of so many rows, within a share; -inf where the floor is not."""
+    if cost.of(floor * rows) > share:
+        return -math.inf
+    if cost.dense <= share:
+        return float(score.sum(dtype=torch.float64))
+    affordable = (share - cost.fixed) / cost.per_weight if cost.per_weight > 0 else math.inf
+    sums = selection.mean_of_blocks(score.detach().double(), rows).flatten() * rows
+    count = int(min(max(affordable / rows, floor), len(sums)))
+    return float(sums.topk(count).values.sum())
+
+
+def _select(
+    scores: Mapping[str, Tensor],
+    costs: Mapping[str, LayerCost],
+    budget: float,
+    exponent: float,
+    rows: Mapping[str, int],
+    min_per_layer: int,
+    allow_empty: bool,
+) -> dict[str, Tensor]:
+    """The masks of ``select_within``, each layer's in blocks of its own number of rows."""
+    check_exponent(exponent)
+    if math.isnan(budget):
+        raise ValueError(f"budget: expected a number, got {budget}")
+    if missing := [name for name in scores if name not in costs]:
+        raise ValueError(f"budget: expected a cost for every layer, got none for {', '.join(missing)}")
+    if wrong := [name for name in scores if not all(number >= 0 for number in costs[name])]:
+        raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
+    shapes = {name: score.shape for name, score in scores.items()}
+    floors = selection.floors(shapes, rows, min_per_layer)
+    _check_reachable(budget, {name: costs[name].of(floors[name] * rows[name]) for name in shapes})
+    means = {name: selection.mean_of_blocks(score, rows[name]) for name, score in scores.items()}
+    topk_named(means, 0)  # refuses what is not finite
+    layers = [
+        _Layer.of(name, mean, costs[name], rows[name], floors[name], exponent) for name, mean in means.items()
+    ]
+    counts = _counts_within(layers, budget)
+    masks = {}
+    for layer, count in zip(layers, counts, strict=True):
+        chosen = topk_named({layer.name: means[layer.name]}, count)[layer.name]
+        masks[layer.name] = selection.spread_blocks(chosen, scores[layer.name], rows[layer.name])
+    if not allow_empty:
+        selection.refuse_empty(masks)
+    return masks
+
+
+def heavy_tailed(uniform: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Random scores 1 / (1 - u) of uniform ones in [0, 1), for ``select_within``; their order is the same.
+
+    Of these the fraction cost^-e / t lies above a threshold t of score / cost^e: every layer has a density in
+    proportion to cost^-e. Uniform scores would leave layers empty whose weights cost much.
+    """
+    return {name: 1 / (1 - score.double()) for name, score in uniform.items()}
+
+
+def total_cost(masks: Mapping[str, Tensor], costs: Mapping[str, LayerCost]) -> float:
+    """Sum over layers of min(fixed + per_weight · k, dense)."""
+    return math.fsum(costs[name].of(int(mask.sum())) for name, mask in masks.items())
+
+
+def check_exponent(exponent: float) -> None:
+    """Raise TypeError or ValueError for what is no exponent of the costs."""
+    if isinstance(exponent, bool) or not isinstance(exponent, Real):
+        raise TypeError(f"cost_exponent: expected a number from 0 to 1, got {type(exponent).__name__}")
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
+
+
+def least_costs(
+    shapes: Mapping[str, torch.Size],
+    costs: Mapping[str, LayerCost],
+    *,
+    block: tuple[int, int] = (1, 1),
+    min_per_layer: int = 0,
+) -> dict[str, float]:
+    """What each layer costs with the weights that it must keep; the smallest budget is the sum."""
+    rows = selection.rows_of_blocks(shapes, block[0])
+    floors = selection.floors(shapes, rows, min_per_layer)
+    return {name: costs[name].of(floors[name] * rows[name]) for name in shapes}
+
+
+def _check_reachable(budget: float, least: Mapping[str, float]) -> None:
+    if (needed := math.fsum(least.values())) > budget:
+        most = sorted(least, key=lambda name: -least[name])[:3]
+        raise BudgetError(
+            f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
+            f"keep, got {budget:.4g}; most of it is "
+            + ", ".join(f"{name!r} ({least[name]:.4g})" for name in most)
+        )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's blocks, best first, by what they are worth for their cost."""
+
+    name: str
+    keys: Tensor  # float64 (blocks,), rising: minus what each is worth
+    cost: LayerCost
+    rows: int
+    floor: int  # blocks
+
+    @classmethod
+    def of(cls, name: str, score: Tensor, cost: LayerCost, rows: int, floor: int, exponent: float) -> _Layer:
+        worth = score.detach().flatten().double().cpu()
+        if cost.per_weight > 0:
+            weight = cost.per_weight**exponent
+            worth = torch.where(worth < 0, worth * weight, worth / weight)
+        return cls(name, worth.neg().sort().values, cost, rows, floor)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.keys)
+
+    def cost_of(self, count: int) -> float:
+        return self.cost.of(count * self.rows)
+
+    def filled(self, count: int) -> int:
+        """So many blocks, or all where they cost no more than that."""
+        return self.blocks if self.cost_of(count) >= self.cost_of(self.blocks) else count
+
+    def above(self, threshold: float) -> int:
+        """Blocks worth more than the threshold, the floor at least."""
+        count = int(torch.searchsorted(self.keys, -threshold, right=False))
+        return self.filled(max(count, self.floor))
+
+    def equal_to_next(self, count: int) -> int:
+        """Blocks that are worth as much as the first that is not among so many."""
+        return int(torch.searchsorted(self.keys, self.keys[count], right=True)) - count
+
+
+def _counts_within(layers: list[_Layer], budget: float) -> list[int]:
+    """Blocks to keep of each layer."""
+    counts = [layer.above(_lowest_threshold(layers, budget)) for layer in layers]
+    # What is left goes to the best blocks that still fit, ties to the earlier layer.
+    spent = math.fsum(layer.cost_of(count) for layer, count in zip(layers, counts, strict=True))
+    open_layers = {i for i, layer in enumerate(layers) if counts[i] < layer.blocks}
+    while open_layers:
+        i = min(open_layers, key=lambda i: (float(layers[i].keys[counts[i]]), i))
+        layer, count = layers[i], counts[i]
+        more = _most_that_fit(layer, count, budget - spent)
+        if more > 0:
+            counts[i] = layer.filled(count + more)
+            spent = math.fsum(layers[j].cost_of(counts[j]) for j in range(len(layers)))
+        if counts[i] == layer.blocks or more == 0:
+            open_layers.discard(i)
+    return counts
+
+
+def _most_that_fit(layer: _Layer, count: int, left: float) -> int:
+    """How many of the equally good next blocks fit into what is left of the budget."""
+    now, most = layer.cost_of(count), layer.equal_to_next(count)
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if layer.cost_of(count + middle) - now <= left else (low, middle - 1)
+    return low
+
+
+def _lowest_threshold(layers: list[_Layer], budget: float) -> float:
+    """The least number for which all that is worth more fits; infinite where only the floors do."""
+
+    def fits(threshold: float) -> bool:
+        return math.fsum(layer.cost_of(layer.above(threshold)) for layer in layers) <= budget
+
+    keys = [layer.keys for layer in layers if layer.blocks]
+    low = min((-float(rising[-1]) for rising in keys), default=0.0) - 1  # below it lies nothing
+    high = max((-float(rising[0]) for rising in keys), default=0.0)
+    if fits(low):
+        return low
+    if not fits(high):
+        return math.inf
+    while True:  # fits(high), not fits(low): down to neighbouring floats
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            return high
+        low, high = (low, middle) if fits(middle) else (middle, high)

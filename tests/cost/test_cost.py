@@ -1,0 +1,369 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import sparseprune as sp
+from sparseprune.cost import choice
+from sparseprune.cost import seconds as cost
+from sparseprune.cost import speedup as speedups
+from sparseprune.cost.choice import Choice
+from sparseprune.cost.flops import flops_per_step
+from sparseprune.cost.seconds import LayerCost, flops_costs, line_through, measured_costs
+from sparseprune.format.bsr import largest_block
+from sparseprune.nn.sparse import SparseLayer
+from sparseprune.select.budget import total_cost
+
+SAMPLE = (2, 8, 8)
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, groups=2),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(8 * 9, 20),
+        nn.Linear(20, 5),
+    )
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(8, *SAMPLE), torch.randint(5, (8,))) for _ in range(2)]
+
+
+def test_counted_costs_are_those_of_flops_per_step() -> None:
+    model = small_net()
+    costs = flops_costs(model, SAMPLE)
+    assert list(costs) == ["0.weight", "2.weight", "5.weight", "6.weight"]
+    assert sum(c.dense for c in costs.values()) == flops_per_step(model, SAMPLE, 1)
+    assert costs["0.weight"].per_weight == 2 * 2 * 64  # no input gradient
+    assert costs["2.weight"].per_weight == 2 * 3 * 9
+    assert list(flops_costs(model, SAMPLE, exclude=["6"])) == ["0.weight", "2.weight", "5.weight"]
+
+
+class Repeating(nn.Module):
+    """Calls one layer three times, twice at one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.conv(x))
+        return self.fc(self.conv(x[..., ::2, ::2]).flatten(1))
+
+
+def test_all_calls_of_a_layer_count() -> None:
+    model = Repeating()
+    costs = flops_costs(model, (4, 8, 8))
+    assert sum(c.dense for c in costs.values()) == flops_per_step(model, (4, 8, 8), 1)
+    assert costs["conv.weight"].per_weight == 2 * (2 * 64 + 3 * 64 + 3 * 16)
+    assert not any(module._forward_hooks for module in model.modules())
+    masks = sp.prune(model, method="random", flops=0.2, input_size=(4, 8, 8))
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    assert flops_per_step(sparse, (4, 8, 8), 1) <= 0.2 * flops_per_step(model, (4, 8, 8), 1)
+
+
+def test_a_layer_costs_at_most_what_it_costs_dense() -> None:
+    of = LayerCost(2.0, 3.0, 10.0)
+    assert [of.of(k) for k in (0, 1, 3, 4, 100)] == [3, 5, 9, 10, 10]
+
+
+def test_a_line_through_two_measurements() -> None:
+    assert line_through((10, 3.0), (110, 5.0), 9.0) == pytest.approx((0.02, 2.8, 9.0))
+    assert line_through((10, 0.1), (110, 5.0), 9.0).fixed == 0
+    noisy = line_through((10, 5.0), (100, 4.0), 9.0)  # more weights took less time
+    assert noisy.per_weight == pytest.approx(0.05)
+    assert noisy.fixed == pytest.approx(4.5)
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """Layers are measured to take 2 us, and 1 ns for each weight and sample; dense 10 us."""
+    seen: list[tuple[str, float]] = []
+
+    def choose(sparse: SparseLayer, make_dense: object, batch_size: int, sizes: object) -> Choice:
+        kept = sparse.values.numel()
+        seen.append((type(sparse).__name__, kept / sparse.weight.numel()))
+        return Choice(2e-6 + 1e-9 * kept * batch_size, 10e-6)
+
+    monkeypatch.setattr(cost, "choose", choose)
+    return seen
+
+
+def test_measured_costs(seconds: list[tuple[str, float]]) -> None:
+    model = small_net()
+    before = torch.get_rng_state()
+    costs = measured_costs(model, SAMPLE, 16)
+    assert torch.equal(before, torch.get_rng_state())
+    assert [name for name, _ in seconds] == ["SparseConv2d"] * 4 + ["SparseLinear"] * 4
+    for name in costs:
+        assert costs[name] == pytest.approx((16e-9, 2e-6, 10e-6))
+    densities = [density for _, density in seconds]
+    assert densities[4:6] == pytest.approx([0.02, 0.2], abs=0.001)
+
+
+def test_equal_layers_are_measured_once(seconds: list[tuple[str, float]]) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    costs = measured_costs(model, (8,), 4, block=(4, 1))
+    assert len(seconds) == 4  # the first layer needs no gradient of its input
+    assert costs["1.weight"] == costs["2.weight"]
+
+
+def test_all_calls_of_a_layer_are_measured(seconds: list[tuple[str, float]]) -> None:
+    costs = measured_costs(Repeating(), (4, 8, 8), 16)
+    assert costs["conv.weight"] == pytest.approx((3 * 16e-9, 3 * 2e-6, 3 * 10e-6))
+    assert costs["fc.weight"] == pytest.approx((16e-9, 2e-6, 10e-6))
+
+
+def test_a_frozen_layer_is_measured_on_its_own(seconds: list[tuple[str, float]]) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model.get_parameter("1.weight").requires_grad_(False)
+    measured_costs(model, (8,), 4)
+    assert len(seconds) == 6
+
+
+def test_the_patterns_of_a_tiny_layer_differ(seconds: list[tuple[str, float]]) -> None:
+    for rows, cols, expected in ((1, 1, [1, 1]), (2, 2, [1, 4]), (3, 6, [1, 10]), (10, 10, [2, 20])):
+        seconds.clear()
+        measured_costs(nn.Sequential(nn.Linear(cols, rows)), (cols,), 4)
+        assert [density * rows * cols for _, density in seconds] == pytest.approx(expected)
+
+
+def test_a_layer_without_sparse_kernels_costs_what_dense_does(
+    seconds: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "measure_dense", lambda *_: 5.0)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 3))
+    costs = measured_costs(model, (4, 4, 4), 2)
+    assert costs["0.weight"] == (0.0, 5.0, 5.0)
+    assert {name for name, _ in seconds} == {"SparseLinear"}
+
+
+def test_dense_is_timed_alone_where_it_has_no_twin() -> None:
+    layer = nn.Conv2d(4, 4, 3, groups=4)
+    costs = measured_costs(nn.Sequential(layer), (4, 6, 6), 2)
+    assert costs["0.weight"].dense == costs["0.weight"].fixed > 0
+    assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("input_size", [None, 8, "8", (2, -8, 8), (2, 8.0, 8), (2, True, 8), (2, 0, 8)])
+def test_an_input_size_is_a_shape(input_size: object) -> None:
+    with pytest.raises(ValueError, match="cost: expected input_size to be the shape of one sample, such as"):
+        flops_costs(small_net(), input_size)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_batch_has_samples(batch_size: object) -> None:
+    with pytest.raises(ValueError, match="batch_size: expected a whole number of samples, 1 or more, got"):
+        measured_costs(small_net(), SAMPLE, batch_size)
+
+
+def test_a_model_that_takes_no_such_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="cost: expected input_size to be the shape of a sample"):
+        flops_costs(small_net(), (3, 8, 8))
+
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    with pytest.raises(ValueError, match=r"call every layer, got none of 'other\.weight'; exclude it"):
+        flops_costs(Unused(), (3,))
+    assert list(flops_costs(Unused(), (3,), exclude=["other"])) == ["used.weight"]
+
+
+# ---- prune(flops=) -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["random", "magnitude", "snip", "grasp"])
+@pytest.mark.parametrize("block", [(1, 1), (4, 1)])
+def test_prune_keeps_the_operations_that_it_was_given(method: str, block: tuple[int, int]) -> None:
+    model = small_net()
+    costs = flops_costs(model, SAMPLE)
+    everything = flops_per_step(model, SAMPLE, 1)
+    for fraction in (0.5, 0.2):
+        masks = sp.prune(model, batches(), method=method, flops=fraction, block=block, min_per_layer=1)
+        sparse = sp.sparsify(model, masks, layers="sparse")
+        left = fraction * everything - flops_per_step(sparse, SAMPLE, 1)
+        dearest = max(block[0] * costs[n].per_weight for n in masks)
+        cheapest = min(
+            (block[0] if model.get_submodule(n[0]).weight.shape[0] % block[0] == 0 else 1)
+            * costs[n].per_weight
+            for n, m in masks.items()
+            if not m.all()
+        )
+        assert 0 <= left < min(cheapest, dearest)
+        assert total_cost(masks, costs) == flops_per_step(sparse, SAMPLE, 1)
+    assert all(mask.all() for mask in sp.prune(model, batches(), method=method, flops=1.0).values())
+
+
+def test_the_sample_comes_from_the_first_batch_which_is_scored_too() -> None:
+    model, given = small_net(), batches()
+    expected = sp.prune(model, given, flops=0.3, input_size=SAMPLE, min_per_layer=1)
+    for source in (given, iter(given), (pair for pair in given)):
+        masks = sp.prune(model, source, flops=0.3, min_per_layer=1)
+        assert all(torch.equal(masks[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"flops": 0.1, "sparsity": 0.9}, ValueError, "one of sparsity, flops and speedup, got sparsity and"),
+        ({"flops": 0.1, "speedup": 3}, ValueError, "got flops and speedup; choose one"),
+        ({"flops": 0}, ValueError, r"flops: expected the fraction .* in \(0, 1\], got 0"),
+        ({"flops": 1.5}, ValueError, r"in \(0, 1\], got 1\.5"),
+        ({"flops": "0.1"}, TypeError, "flops: expected a number, got str"),
+        ({"speedup": 0.5}, ValueError, "speedup: expected 1 or more times as fast as dense, got 0.5"),
+        ({"speedup": float("nan")}, ValueError, "speedup: expected 1 or more"),
+        ({"flops": 0.1, "scope": "layer"}, ValueError, 'expected "global" with flops'),
+        (
+            {"flops": 0.1, "cost_exponent": 2},
+            ValueError,
+            "cost_exponent: expected a number from 0 to 1, got 2",
+        ),
+        ({"flops": 0.1, "cost_exponent": "a"}, TypeError, "cost_exponent: expected a number from 0 to 1"),
+        (
+            {"flops": 0.1, "block": "auto"},
+            ValueError,
+            r'"auto" chooses V by measured time, for speedup= only',
+        ),
+        ({"speedup": 2, "block": "4x1"}, ValueError, r"""block: expected \(V, 1\) or "auto", got '4x1'"""),
+        ({"speedup": 2, "batch_size": 0}, ValueError, "batch_size: expected a whole number of samples"),
+        (
+            {"flops": 0.01, "input_size": SAMPLE, "min_per_layer": 5},
+            ValueError,
+            r"flops: expected at least 0\.0262, what min_per_layer takes, got 0\.01; most .* '0\.weight' \(0",
+        ),
+    ],
+)
+def test_targets_that_cannot_be(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    def unread() -> object:
+        raise AssertionError("the data was read")
+        yield
+
+    with pytest.raises(error, match=message):
+        sp.prune(small_net(), unread(), **arguments)
+
+
+def test_a_floor_is_reached_with_the_operations_that_the_error_names() -> None:
+    masks = sp.prune(small_net(), batches(), flops=0.0262, min_per_layer=5)
+    assert all(int(mask.sum()) >= 5 for mask in masks.values())
+
+
+def test_a_sample_comes_from_a_pair_of_tensors() -> None:
+    (x, y), *_ = batches()
+    for given in ([x], [{"x": x}], [([1.0], y)], [(x,)]):
+        with pytest.raises(TypeError, match="prune: expected each item of batches to be a pair of tensors"):
+            sp.prune(small_net(), given, flops=0.1)
+    with pytest.raises(TypeError, match=r"prune: expected batches to be an iterable .* got int"):
+        sp.prune(small_net(), 5, flops=0.1)
+
+
+def test_costs_need_a_sample() -> None:
+    with pytest.raises(ValueError, match="expected input_size=, the shape of one sample, or batches"):
+        sp.prune(small_net(), method="random", flops=0.1)
+    with pytest.raises(ValueError, match="expected at least one batch, got none"):
+        sp.prune(small_net(), [], flops=0.1)
+    assert sp.prune(small_net(), method="random", flops=0.5, input_size=SAMPLE, min_per_layer=1)
+
+
+# ---- prune(speedup=) ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(seconds: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A training step: what the layers take, 3 us more, 2 us beyond that in a sparse model, and 1 us in a
+    dense one that is not channels_last."""
+    timed: list[float] = []
+
+    def step_seconds(
+        model: nn.Module, input_size: object, batch_size: int, channels_last: bool = False
+    ) -> float:
+        layers = [m for m in model.modules() if isinstance(m, SparseLayer)]
+        total = 3e-6 + sum(min(2e-6 + 1e-9 * m.values.numel() * batch_size, 10e-6) for m in layers)
+        total += 10e-6 * (4 - len(layers)) + (2e-6 if layers else 0)
+        total += 0 if layers or channels_last else 1e-6
+        timed.append(total)
+        return total
+
+    monkeypatch.setattr(speedups, "step_seconds", step_seconds)
+    monkeypatch.setattr(
+        speedups, "sparsify", lambda model, masks, **_: sp.sparsify(model, masks, layers="sparse")
+    )
+    return timed
+
+
+@pytest.mark.parametrize("speedup", [1.5, 2.0, 2.8])
+def test_the_speedup_is_timed_and_the_budget_corrected(steps: list[float], speedup: float) -> None:
+    masks = sp.prune(small_net(), batches(), speedup=speedup, batch_size=16, min_per_layer=1)
+    found = masks.speedup
+    assert found.promised == speedup
+    assert found.dense_seconds == pytest.approx(43e-6)
+    assert found.measured == pytest.approx(found.dense_seconds / found.sparse_seconds)
+    assert found.measured == pytest.approx(speedup, rel=0.06)
+    assert 3 <= len(steps) <= 5  # dense twice, sparse, and corrected where 2 us more matter
+    assert len(steps) > 3 or speedup < 2.8
+
+
+def test_blocks_are_chosen_by_the_measured_time(steps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured_costs(
+        model: nn.Module, *_: object, block: tuple[int, int], **__: object
+    ) -> dict[str, LayerCost]:
+        costs = measured(model, SAMPLE, 16)
+        quicker = {1: 1.0, 4: 0.6, 16: 1.0}[block[0]]
+        return {
+            n: c if n == "0.weight" else c._replace(per_weight=quicker * c.per_weight)
+            for n, c in costs.items()
+        }
+
+    options = {"batch_size": 16, "min_per_layer": 1, "block": "auto"}
+    masks = sp.prune(small_net(), batches(), speedup=2.0, **options)
+    assert largest_block(masks["5.weight"]) == 1  # of equal costs
+    measured = cost.measured_costs
+    monkeypatch.setattr(cost, "measured_costs", measured_costs)
+    masks = sp.prune(small_net(), batches(), speedup=1.8, **options)
+    assert largest_block(masks["5.weight"]) == 4
+    assert 0 < masks["5.weight"].float().mean() < 1
+
+
+def test_a_speedup_out_of_reach_says_the_best_and_what_limits_it(steps: list[float]) -> None:
+    message = r"expected at most 3\.\d+ times here, got 9 \(measured 2\.\d+\): of a dense step of 0\.043 ms"
+    with pytest.raises(ValueError, match=message):
+        sp.prune(small_net(), batches(), speedup=9, batch_size=16)
+
+
+def test_a_timed_step_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = small_net()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert speedups.step_seconds(model, SAMPLE, 4) > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
+
+
+def test_measuring_alone_is_the_same_as_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(choice, "clock", lambda device: float(next(ticks)))
+    sizes = cost.Sizes((4, 6, 6), (4, 4, 4), True)
+    assert choice.measure_dense(nn.Conv2d(4, 4, 3, groups=4), 2, sizes) == 1.0
+
+
+def test_a_layer_left_empty_is_named_whatever_the_speedup(steps: list[float]) -> None:
+    model = small_net()
+    with torch.no_grad():
+        model.get_parameter("5.weight").mul_(1e-6)
+    with pytest.raises(
+        ValueError, match=r"expected every layer to keep a weight, got none kept in '5\.weight'"
+    ):
+        sp.prune(model, method="magnitude", speedup=3.0, batch_size=16, cost_exponent=0, input_size=SAMPLE)
