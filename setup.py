@@ -1,5 +1,4 @@
-"""Build of the extension. Metadata is in pyproject.toml; sources and flags are in sparseprune/build: jit.py (C++)
-and nvcc.py (CUDA)."""
+"""Build of the extension. Metadata is in pyproject.toml, sources and flags in sparseprune/build."""
 
 import os
 import runpy

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseprune import scores
 from sparseprune._sparsify import sparsify
-from sparseprune.cost import seconds as cost
-from sparseprune.cost import speedup as speedups
-from sparseprune.scores import METHODS
-from sparseprune.select import budget, masks
+from sparseprune.cost.flops import flops_costs
+from sparseprune.cost.seconds import check_batch_size, measured_costs
+from sparseprune.cost.speedup import masks_for
+from sparseprune.select import budget
+from sparseprune.select.blocks import Blocks, Shapes, floors
+from sparseprune.select.masks import Scope, check_selection, counts_of
 
-SELECTION_OPTIONS = ("allow_empty", "min_per_layer")
 SPARSITY = 0.9  # where no target is named
 AUTO_BLOCKS = (1, 4, 16)  # each is timed in each layer
 
@@ -28,20 +28,23 @@ def prune(
     model: nn.Module,
     batches: scores.Batches | None = None,
     *,
-    method: str = "snip",
+    method: str | scores.Method = "snip",
     sparsity: float | None = None,
     flops: float | None = None,
     speedup: float | None = None,
     input_size: Sequence[int] | None = None,
     batch_size: int = 128,
     cost_exponent: float = budget.EXPONENT,
-    scope: str = "global",
+    scope: Scope = "global",
     block: tuple[int, int] | Literal["auto"] = (1, 1),
     rounds: int | None = None,
     loss: scores.Loss = F.cross_entropy,
     exclude: Iterable[str] = (),
     seed: int = 0,
-    **options: Any,
+    bn: str | None = None,
+    temperature: float | None = None,
+    min_per_layer: int = 0,
+    allow_empty: bool = False,
 ) -> dict[str, Tensor]:
     """Score the weights of Linear and Conv layers and keep the best: so many, or as the network may cost.
 
@@ -53,8 +56,9 @@ def prune(
     Args:
         model: the network, at its initialisation.
         batches: iterable of (input, target) to score on; ``"random"`` and ``"magnitude"`` need none.
-        method: ``"random"``, ``"magnitude"``, ``"gradient"``, ``"snip"`` or ``"grasp"``; see
-            ``sparseprune.scores``.
+        method: ``"random"``, ``"magnitude"``, ``"gradient"``, ``"snip"`` or ``"grasp"`` (see
+            ``sparseprune.scores``), or a function of your own, ``(model, batches, loss)`` to
+            ``{parameter name: score}``, higher = keep.
         sparsity: fraction of the prunable weights that is removed, in [0, 1); 0.9 where no target is named.
         flops: fraction of the prunable layers' floating-point operations in a training step that stay, in
             (0, 1]; never exceeded.
@@ -66,95 +70,81 @@ def prune(
             ``batches``.
         batch_size: samples in a training step, for ``speedup``.
         cost_exponent: weights are ranked by score / cost^exponent, 0 to 1, for ``flops`` and ``speedup``.
-        scope: ``"global"`` ranks all weights together, ``"layer"`` prunes every layer to the same sparsity
-            (with ``sparsity`` only).
+        scope: how ``sparsity`` is divided among layers. ``"global"`` ranks all weights together; ``"layer"``
+            prunes every layer to the same sparsity; ``"erk"`` gives layers the densities of
+            Erdős-Rényi-kernel graphs (Evci et al., 2020, arXiv:1911.11134), more to small ones; and
+            ``{name of a parameter or module: density}`` names the fraction that each layer keeps, in place of
+            ``sparsity``.
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
             ``weight.flatten(1)`` by the mean of their scores; n and k then count blocks. A layer whose rows V
             does not divide, such as one of 10 classes, is pruned weight by weight, ranked together with the
             others' blocks; n and k then count weights. ``"auto"``, with ``speedup``, chooses V for each layer
             of 1, 4 and 16: the blocks whose scores sum to most in the layer's share of the time.
         rounds: None, one round; pruning in several rounds is not supported.
-        loss: ``loss(model(input), target)`` is a scalar.
+        loss: function of (model(input), target) that returns a scalar.
         exclude: names of parameters or modules that stay dense; they have no mask.
-        seed: of ``method="random"``.
-        **options: of the method (``bn``, ``temperature``), and of the selection: ``min_per_layer`` (weights
-            that each layer keeps at least) and ``allow_empty`` (accept layers that keep none).
+        seed: seed of the method ``"random"``.
+        bn: statistics that batch-norm uses while weights are scored, ``"train"`` (the batch's, the default)
+            or ``"eval"`` (the running ones), for ``"gradient"``, ``"snip"`` and ``"grasp"``.
+        temperature: T of ``"grasp"``, which divides the logits by it; 200 by default.
+        min_per_layer: number of weights that each layer keeps at least.
+        allow_empty: accept layers that keep no weight.
     Returns:
         ``{parameter name: bool tensor of the weight's shape}``, True = keep, in the order of the modules;
         with ``speedup`` a :class:`sparseprune.cost.speedup.TimedMasks`.
     Raises:
-        TypeError: an argument has a wrong type, or an option is unknown.
+        TypeError: an argument has a wrong type, or the method has no such option.
         ValueError: an argument is out of range, the batches are empty, a score is not finite, or a layer
             would keep no weight.
     """
-    if method not in METHODS:
-        raise ValueError(f"prune: expected method to be one of {', '.join(METHODS)}, got {method!r}")
+    # Whatever is wrong with the arguments is said before the data is read.
     if rounds is not None:
         raise ValueError(f"prune: expected rounds=None (all weights are scored once), got {rounds!r}")
-    score = METHODS[method]
-    accepted = [
-        name
-        for name, parameter in inspect.signature(score).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("exclude", "seed")
-    ]
-    if unknown := [name for name in options if name not in accepted and name not in SELECTION_OPTIONS]:
-        raise TypeError(
-            f"prune: expected options of method {method!r} ({', '.join([*accepted, *SELECTION_OPTIONS])}), "
-            f"got {', '.join(unknown)}"
-        )
-    selection = {name: options.pop(name) for name in SELECTION_OPTIONS if name in options}
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
+    score = scores.scorer(method, excluded, seed=seed, bn=bn, temperature=temperature)
     weights = scores.prunable(model, excluded)
     if not weights:
         raise ValueError(
             "prune: expected a model with Linear or Conv1d/2d/3d layers, found none to prune"
             + ("; exclude leaves nothing" if excluded else "")
         )
-    # Whatever is wrong with the arguments of the selection is said before the data is read.
-    if flops is None and speedup is None and sparsity is None:
-        sparsity = SPARSITY
-    shape = _check_block(block, speedup)
     _check_target({"sparsity": sparsity, "flops": flops, "speedup": speedup}, scope)
+    shape = _check_block(block, speedup)
     budget.check_exponent(cost_exponent)
-    cost.check_batch_size(batch_size)
+    check_batch_size(batch_size)
     shapes = {name: weight.shape for name, weight in weights.items()}
-    masks.check_selection(shapes, 0.0 if sparsity is None else sparsity, scope, shape, **selection)
-    if method == "random":
-        options["seed"] = seed
-    if sparsity is not None:
-        scored = score(model, batches, loss, exclude=excluded, **options)
-        return masks.select_masks(scored, sparsity, scope=scope, block=shape, **selection)
+    wanted = SPARSITY if sparsity is None and flops is None and speedup is None else sparsity or 0.0
+    rows = check_selection(shapes, wanted, scope, shape, min_per_layer, allow_empty)
+
+    if flops is None and speedup is None:
+        blocks = Blocks.of(score(model, batches, loss), rows, min_per_layer)
+        return blocks.masks(counts_of(blocks, wanted, scope), allow_empty=allow_empty)
     if input_size is None:
         input_size, batches = _sample_of(batches)
-    within: dict[str, Any] = {"exponent": cost_exponent, **selection}
     if flops is not None:
-        costs = cost.flops_costs(model, input_size, exclude=excluded)
-        everything = math.fsum(c.dense for c in costs.values())
-        floor = selection.get("min_per_layer", 0)
-        _check_flops(flops, everything, budget.least_costs(shapes, costs, block=shape, min_per_layer=floor))
-        scored = budget_scores(method, model, batches, loss, exclude=excluded, **options)
-        return budget.select_within(scored, costs, flops * everything, block=shape, **within)
+        costs = flops_costs(model, input_size, exclude=excluded)
+        limit = _operations(flops, costs, shapes, rows, min_per_layer)
+        scored = budget.scores_for(method, score(model, batches, loss))
+        blocks = Blocks.of(scored, rows, min_per_layer)
+        counts = budget.within(blocks, costs, limit, cost_exponent)
+        return blocks.masks(counts, allow_empty=allow_empty)
     assert speedup is not None
     layers = {
-        rows: cost.measured_costs(model, input_size, batch_size, block=(rows, 1), exclude=excluded)
-        for rows in (AUTO_BLOCKS if block == "auto" else shape[:1])
+        v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded)
+        for v in (AUTO_BLOCKS if block == "auto" else shape[:1])
     }
-    scored = budget_scores(method, model, batches, loss, exclude=excluded, **options)
-    return speedups.masks_for(
+    scored = budget.scores_for(method, score(model, batches, loss))
+    return masks_for(
         model,
-        lambda limit: budget.select_blocks_within(scored, layers, limit, **within),
+        lambda limit: budget.select_blocks_within(
+            scored, layers, limit, cost_exponent, min_per_layer, allow_empty
+        ),
         sparsify,
         {name: min((of[name] for of in layers.values()), key=lambda of: of.of(0)) for name in shapes},
         speedup,
         input_size,
         batch_size,
     )
-
-
-def budget_scores(method: str, *arguments: Any, **options: Any) -> scores.Scores:
-    """Scores by a method, called with these arguments, for masks within a budget."""
-    scored = METHODS[method](*arguments, **options)
-    return budget.heavy_tailed(scored) if method == "random" else scored
 
 
 def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[int, int]:
@@ -168,27 +158,41 @@ def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[i
     return (1, 1)
 
 
-def _check_target(targets: dict[str, float | None], scope: str) -> None:
+def _check_target(targets: dict[str, float | None], scope: Scope) -> None:
     named = {name: value for name, value in targets.items() if value is not None}
     if len(named) > 1:
         raise ValueError(
             f"prune: expected one of sparsity, flops and speedup, got {' and '.join(named)}; choose one"
         )
-    ((name, value),) = named.items()
-    if name == "sparsity":
-        return
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if name == "flops" and not 0 < value <= 1:
-        raise ValueError(f"flops: expected the fraction of the operations that stays, in (0, 1], got {value}")
-    if name == "speedup" and not value >= 1:
-        raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
-    if scope != "global":
-        raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
+    for name, value in named.items():
+        if isinstance(scope, Mapping):
+            raise ValueError(
+                f"{name}: expected none beside scope={{layer: density}}, which says what stays, got {value}"
+            )
+        if name == "sparsity":
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+        if name == "flops" and not 0 < value <= 1:
+            raise ValueError(
+                f"flops: expected the fraction of the operations that stays, in (0, 1], got {value}"
+            )
+        if name == "speedup" and not value >= 1:
+            raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
+        if scope != "global":
+            raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
 
 
-def _check_flops(flops: float, everything: float, least: dict[str, float]) -> None:
-    """Raise ValueError where the weights that must stay take more operations."""
+def _operations(
+    flops: float,
+    costs: Mapping[str, budget.LayerCost],
+    shapes: Shapes,
+    rows: Mapping[str, int],
+    min_per_layer: int,
+) -> float:
+    """So many operations as the fraction allows; ValueError where the weights that must stay take more."""
+    everything = math.fsum(cost.dense for cost in costs.values())
+    least = budget.costs_of(floors(shapes, rows, min_per_layer), rows, costs)
     if math.fsum(least.values()) > flops * everything:
         needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
         most = sorted(least, key=lambda name: -least[name])[:3]
@@ -196,6 +200,7 @@ def _check_flops(flops: float, everything: float, least: dict[str, float]) -> No
             f"flops: expected at least {needed:g}, what min_per_layer takes, got {flops:g}; most of it is "
             + ", ".join(f"{name!r} ({least[name] / everything:.2g})" for name in most)
         )
+    return flops * everything
 
 
 def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.Batches]:

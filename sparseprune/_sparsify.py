@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sparseprune.cost.calls import Sizes, layer_sizes
+from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.choice import Assumption, Choice, assume, choose, key_of
 from sparseprune.format.bsr import check_mask
 from sparseprune.nn import SparseConv2d, SparseLinear
@@ -74,10 +74,10 @@ def sparsify(
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
     modules = _masked_modules(model, masks)
-    sizes: dict[nn.Module, Sizes] = {}
+    calls: dict[nn.Module, list[Call]] = {}
     if input_size is not None and layers == "measured":
-        sizes = layer_sizes(model, input_size, "sparsify")
-    replacements = _replacements(modules, masks, layers, batch_size, sizes)
+        calls = record_calls(model, input_size, "sparsify")
+    replacements = _replacements(modules, masks, layers, batch_size, calls)
     result = _replace(model, replacements, inplace)
     if fuse:
         result = fusion.fuse(result)
@@ -90,7 +90,7 @@ def _replacements(
     masks: Mapping[str, Tensor],
     layers: Layers,
     batch_size: int,
-    sizes: Mapping[nn.Module, Sizes],
+    calls: Mapping[nn.Module, list[Call]],
 ) -> dict[nn.Module, Sparse | Masked]:
     """A sparse or a masked layer for every module, by what was asked for or measured."""
     replacements: dict[nn.Module, Sparse | Masked] = {}
@@ -107,15 +107,15 @@ def _replacements(
         else:
             replacement = sparse = SPARSE[type(module)].from_dense(module, mask)
             if layers == "measured":
-                choice = _choice(sparse, make_dense, batch_size, sizes.get(module), known)
+                choice = _choice(sparse, make_dense, batch_size, _first(calls, module), known)
                 if not choice.use_sparse:
                     replacement, slower[module] = make_dense(), (sparse, make_dense)
                 replacement.choice = str(choice)
         replacements[module] = replacement
     if batch_size >= FEW_SAMPLES:
-        for conv in _between_sparse(list(sizes), replacements):
+        for conv in _between_sparse(list(calls), replacements):
             if conv in slower:
-                choice = _choice(*slower[conv], batch_size, sizes[conv], known, between_sparse=True)
+                choice = _choice(*slower[conv], batch_size, calls[conv][0], known, between_sparse=True)
                 if choice.use_sparse:
                     replacements[conv] = slower[conv][0]
                 replacements[conv].choice = f"{choice}, between sparse layers"
@@ -136,16 +136,20 @@ def _choice(
     sparse: Sparse,
     make_dense: Callable[[], nn.Module],
     batch_size: int,
-    sizes: Sizes | None,
+    call: Call | None,
     known: dict[str, Choice],
     between_sparse: bool = False,
 ) -> Choice | Assumption:
-    if sizes is None and not isinstance(sparse, SparseLinear):
+    if call is None and not isinstance(sparse, SparseLinear):
         return assume(sparse, batch_size)
-    key = key_of(sparse, batch_size, sizes, between_sparse)
+    key = key_of(sparse, batch_size, call, between_sparse)
     if key not in known:
-        known[key] = choose(sparse, make_dense, batch_size, sizes, between_sparse=between_sparse)
+        known[key] = choose(sparse, make_dense, batch_size, call, between_sparse=between_sparse)
     return known[key]
+
+
+def _first(calls: Mapping[nn.Module, list[Call]], layer: nn.Module) -> Call | None:
+    return next(iter(calls.get(layer, [])), None)
 
 
 def _between_sparse(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
-from sparseprune.cost.calls import Sizes, layer_sizes
+from sparseprune.cost.calls import Call, record_calls
 from sparseprune.format.bsr import largest_block
 from sparseprune.nn.kinds import Sparse
 from sparseprune.nn.masked import DenseLayer, Masked
@@ -117,10 +117,10 @@ def summary(
         ValueError: the model does not take such samples.
     """
     if isinstance(model_or_masks, nn.Module):
-        sizes = {} if input_size is None else layer_sizes(model_or_masks, input_size, "summary")
+        calls = {} if input_size is None else record_calls(model_or_masks, input_size, "summary")
         return Summary(
             [
-                _row_of_layer(f"{name}.weight" if name else "weight", module, sizes.get(module))
+                _row_of_layer(f"{name}.weight" if name else "weight", module, calls.get(module))
                 for name, module in model_or_masks.named_modules()
                 if isinstance(module, Sparse | Masked | DenseLayer)
             ]
@@ -148,7 +148,7 @@ def summary(
     )
 
 
-def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, sizes: Sizes | None) -> Row:
+def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, calls: list[Call] | None) -> Row:
     if isinstance(module, Sparse):
         shape, kept, block = module.weight_shape, module.values.numel(), "x".join(map(str, module.block))
     elif isinstance(module, Masked):
@@ -161,7 +161,7 @@ def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, sizes: Sizes 
         math.prod(shape),
         kept,
         block,
-        _flops(shape, kept, sizes),
+        _flops(shape, kept, calls),
         weight_bytes(module),
         describe(module),
         module.choice if isinstance(module, Sparse | Masked) else "",
@@ -172,10 +172,10 @@ def _block(mask: Tensor) -> str:
     return f"{largest_block(mask.flatten(1)) if mask.dim() > 1 else 1}x1"
 
 
-def _flops(shape: tuple[int, ...], kept: int, sizes: Sizes | None) -> int | None:
-    if sizes is None:
+def _flops(shape: tuple[int, ...], kept: int, calls: list[Call] | None) -> int | None:
+    if calls is None:
         return 2 * kept if len(shape) == 2 else None
-    return 2 * kept * (math.prod(sizes.output) // max(shape[0], 1))
+    return 2 * kept * sum(math.prod(call.output) // max(shape[0], 1) for call in calls)
 
 
 def _total(numbers: list[int | None]) -> int | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import sparseprune
 from sparseprune import scores
-from sparseprune._prune import METHODS
+from sparseprune.scores import METHODS
 
 SHAPES = {"0.weight": (8, 2, 3, 3), "4.weight": (16, 72), "6.weight": (3, 16)}
 
@@ -168,7 +168,11 @@ def test_prune_leaves_the_model_untouched(method: str) -> None:
         ({"sparsity": 1}, ValueError, "sparsity: expected the fraction removed, in [0, 1), got 1"),
         ({"sparsity": -0.5}, ValueError, "sparsity: expected the fraction removed, in [0, 1), got -0.5"),
         ({"sparsity": "0.9"}, TypeError, "sparsity: expected a number in [0, 1), got str"),
-        ({"scope": "local"}, ValueError, 'scope: expected "global" or "layer", got \'local\''),
+        (
+            {"scope": "local"},
+            ValueError,
+            'scope: expected "global", "layer", "erk" or {layer: density}, got \'local\'',
+        ),
         (
             {"block": (5, 1)},
             ValueError,
@@ -201,14 +205,14 @@ def test_prune_leaves_the_model_untouched(method: str) -> None:
         ),
         ({"bn": "off"}, ValueError, 'bn: expected "train" or "eval", got \'off\''),
         (
-            {"temperature": 2.0, "scale": 1},
+            {"temperature": 2.0},
             TypeError,
-            "prune: expected options of method 'snip' (bn, allow_empty, min_per_layer), got temperature",
+            "prune: expected options of method 'snip' (bn), got temperature",
         ),
         (
             {"method": "random", "bn": "eval"},
             TypeError,
-            "prune: expected options of method 'random' (allow_empty, min_per_layer), got bn",
+            "prune: expected options of method 'random' (seed), got bn",
         ),
         (
             {"loss": lambda output, target: output.sum() * torch.nan},
@@ -272,3 +276,68 @@ def test_prune_then_apply_masks_and_train() -> None:
         assert torch.equal(pruned[mask], weight[mask])
         assert not pruned[~mask].any()
     F.cross_entropy(sparse(data()[0][0]), data()[0][1]).backward()
+
+
+# ---- a method of one's own ---------------------------------------------------------------------------------
+
+
+def distance_from_zero(model: nn.Module, batches: object, loss: object) -> dict[str, Tensor]:
+    return {name: p.detach().abs() for name, p in model.named_parameters() if p.dim() > 1}
+
+
+def test_prune_takes_a_function_as_method() -> None:
+    model = network()
+    masks = sparseprune.prune(model, method=distance_from_zero, sparsity=0.7, exclude=["6"])
+    expected = sparseprune.prune(model, method="magnitude", sparsity=0.7, exclude=["6"])
+    assert masks.keys() == expected.keys()
+    assert all(torch.equal(masks[name], expected[name]) for name in masks)
+
+
+def test_a_function_is_given_the_batches_and_the_loss() -> None:
+    seen: list[object] = []
+
+    def method(model: nn.Module, batches: object, loss: object) -> dict[str, Tensor]:
+        seen.extend([batches, loss])
+        return distance_from_zero(model, batches, loss)
+
+    given = data()
+    sparseprune.prune(network(), given, method=method, loss=F.mse_loss, flops=0.5)
+    assert next(iter(seen[0]))[0] is given[0][0]
+    assert seen[1] is F.mse_loss
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        (
+            lambda *_: None,
+            {},
+            TypeError,
+            "expected the method to return {parameter name: score}, got NoneType",
+        ),
+        (
+            lambda *_: {},
+            {},
+            ValueError,
+            "score '0.weight' with a floating-point tensor of shape [8, 2, 3, 3]",
+        ),
+        (
+            lambda *_: {"0.weight": torch.ones(3)},
+            {},
+            ValueError,
+            "'0.weight' with a floating-point tensor of shape [8, 2, 3, 3], got torch.float32 [3]",
+        ),
+        (5, {}, TypeError, "prune: expected method to be a name or a function (model, batches, loss) ->"),
+        (
+            distance_from_zero,
+            {"bn": "eval"},
+            TypeError,
+            "prune: expected no options of a method of your own, got bn; bind them with functools.partial",
+        ),
+    ],
+)
+def test_a_function_that_does_not_score(
+    method: object, options: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        sparseprune.prune(network(), method=method, **options)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune.cost import choice
-from sparseprune.cost.calls import Sizes
-from sparseprune.cost.choice import Choice
+from sparseprune.cost.cache import Choice
+from sparseprune.cost.calls import Call
 from sparseprune.experiments import models
 from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn import (
@@ -140,8 +140,8 @@ def test_sparsify_takes_the_faster_way_and_measures_a_shape_once(
 ) -> None:
     measured = []
 
-    def measure(layer: SparseLinear, twin: nn.Module, batch_size: int, sizes: Sizes | None) -> Choice:
-        assert sizes is None
+    def measure(layer: SparseLinear, twin: nn.Module, batch_size: int, call: Call | None) -> Choice:
+        assert call is None
         assert isinstance(twin, MaskedLinear)
         assert torch.equal(twin.weight, layer.weight)
         measured.append((layer.out_features, layer.in_features, batch_size))
@@ -274,14 +274,14 @@ def test_sparsify_says_what_has_no_sparse_kernels(
     assert (row.computes, row.choice) == ("dense, masked", reason)
 
 
-def test_sparsify_measures_convolutions_at_the_sizes_that_they_meet(
+def test_sparsify_measures_convolutions_at_the_call_that_they_meet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured: list[tuple[str, Sizes]] = []
+    measured: list[tuple[str, Call]] = []
 
-    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, sizes: Sizes) -> Choice:
+    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, call: Call) -> Choice:
         assert batch_size == 20
-        measured.append((type(layer).__name__, sizes))
+        measured.append((type(layer).__name__, call))
         return Choice(1.0, 2.0)
 
     monkeypatch.setattr(choice, "measure", measure)
@@ -295,11 +295,11 @@ def test_sparsify_measures_convolutions_at_the_sizes_that_they_meet(
     }
     sparse = sp.sparsify(model, masks, batch_size=20, input_size=(2, 16, 16))
     assert measured == [
-        ("SparseConv2d", Sizes((2, 16, 16), (4, 16, 16), False)),
-        ("SparseConv2d", Sizes((4, 8, 8), (4, 6, 6), True)),
-        ("SparseConv2d", Sizes((4, 6, 6), (4, 4, 4), True)),
-        ("SparseConv2d", Sizes((4, 4, 4), (4, 2, 2), True)),
-        ("SparseLinear", Sizes((16,), (3,), True)),
+        ("SparseConv2d", Call((2, 16, 16), (4, 16, 16), False)),
+        ("SparseConv2d", Call((4, 8, 8), (4, 6, 6), True)),
+        ("SparseConv2d", Call((4, 6, 6), (4, 4, 4), True)),
+        ("SparseConv2d", Call((4, 4, 4), (4, 2, 2), True)),
+        ("SparseLinear", Call((16,), (3,), True)),
     ]
     assert {row.choice for row in sp.summary(sparse).rows} == {str(Choice(1.0, 2.0))}
     measured.clear()
@@ -326,8 +326,8 @@ def test_sparsify_counts_conversions_between_sparse_convolutions(
     kinds: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, sizes: Sizes) -> Choice:
-        sparse, dense = seconds.get(sizes.output[0], (1.0, 2.0))
+    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, call: Call) -> Choice:
+        sparse, dense = seconds.get(call.output[0], (1.0, 2.0))
         return Choice(sparse, converted if isinstance(twin, choice.BetweenSparse) else dense)
 
     monkeypatch.setattr(choice, "measure", measure)
@@ -366,9 +366,9 @@ def test_a_dense_convolution_between_sparse_ones_is_measured_batch_inner(
     monkeypatch.setattr(choice.BetweenSparse, "forward", watched)
     for first in (False, True):
         layouts.clear()
-        sizes = Sizes((3, 5, 6), (4, 3, 4), not first)
+        call = Call((3, 5, 6), (4, 3, 4), not first)
         found = choice.choose(
-            SparseConv2d.from_dense(dense, mask), lambda: dense, 16, sizes, between_sparse=True
+            SparseConv2d.from_dense(dense, mask), lambda: dense, 16, call, between_sparse=True
         )
         assert min(found) > 0
         assert layouts == {("x", not first), ("y", True), ("gradient", True)}
@@ -377,7 +377,7 @@ def test_a_dense_convolution_between_sparse_ones_is_measured_batch_inner(
 def test_sparsify_measures_without_calling_hooks_of_sparse_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, sizes: Sizes | None) -> Choice:
+    def measure(layer: nn.Module, twin: nn.Module, batch_size: int, call: Call | None) -> Choice:
         assert not layer._forward_hooks
         return Choice(1.0, 2.0)
 
@@ -424,7 +424,7 @@ def test_sparsify_of_whole_networks(make: Callable[..., nn.Module]) -> None:
         (0.25, 1, 16, torch.float64, False),
     ],
 )
-def test_sparsify_assumes_by_density_where_sizes_are_not_known(
+def test_sparsify_assumes_by_density_where_call_are_not_known(
     density: float, rows: int, batch_size: int, dtype: torch.dtype, sparse: bool, needs_extension: None
 ) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3)).to(dtype)

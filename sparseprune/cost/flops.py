@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 
+from sparseprune.cost.calls import Call, called_layers, record_calls
 from sparseprune.nn.masked import DenseLayer, Masked
+from sparseprune.select.budget import LayerCost
 
 
 def flops_per_step(model: nn.Module, sample: Sequence[int], batch_size: int) -> int:
@@ -20,35 +21,54 @@ def flops_per_step(model: nn.Module, sample: Sequence[int], batch_size: int) -> 
     enforced does compute it.
 
     Args:
-        model: linear and convolutional layers, dense, masked or sparse; it is run on one sample, and left as
-            it is.
+        model: linear and convolutional layers, dense, masked or sparse; a copy of it is run.
         sample: shape of one sample.
-        batch_size: samples per step.
+        batch_size: number of samples in a step.
     Returns:
         operations; padding counts, and biases, batch-norm, activations, loss and optimizer do not.
+    Raises:
+        ValueError: the model does not take such samples.
     """
-    counted = []
+    recorded = record_calls(model, sample, "flops_per_step")
+    return batch_size * sum(
+        (kept_weights(layer) or 0) * flops_per_weight(layer, call)
+        for layer, calls in recorded.items()
+        for call in calls
+    )
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        kept = kept_weights(module)
-        assert kept is not None
-        rows = output.shape[-1] if hasattr(module, "out_features") else output.shape[1]
-        products = 3 if inputs[0].requires_grad else 2
-        counted.append(2 * products * kept * (output.numel() // rows))
 
-    hooks = [
-        module.register_forward_hook(count) for module in model.modules() if kept_weights(module) is not None
-    ]
-    training = model.training
-    try:
-        model.eval()  # batch-norm must not learn from this sample
-        with torch.enable_grad():
-            model(torch.zeros(1, *sample))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return batch_size * sum(counted)
+def flops_costs(
+    model: nn.Module, input_size: Sequence[int], *, exclude: Iterable[str] = ()
+) -> dict[str, LayerCost]:
+    """Operations of one sample in a training step, by layer, counted as :func:`flops_per_step` does.
+
+    All calls of a layer count. Dense is all weights, so that a sparse layer never costs more.
+
+    Args:
+        model: the dense network.
+        input_size: shape of one sample.
+        exclude: names of parameters or modules to leave out; see :func:`sparseprune.prune`.
+    Returns:
+        ``{parameter name: cost}`` of the prunable layers.
+    Raises:
+        ValueError: ``input_size`` is no shape, the model does not take such samples, or does not call a
+            layer.
+    """
+    costs = {}
+    for name, layer, calls in called_layers(model, input_size, exclude):
+        weight = float(sum(flops_per_weight(layer, call) for call in calls))
+        costs[name] = LayerCost(weight, 0.0, weight * layer.weight.numel())
+    return costs
+
+
+def flops_per_weight(layer: nn.Module, call: Call) -> int:
+    """Operations that one weight takes in a training step: two a position, in each of its products."""
+    return 2 * (3 if call.input_gradient else 2) * positions_of(layer, call)
+
+
+def positions_of(layer: nn.Module, call: Call) -> int:
+    """At how many places of one sample each weight of a layer is used."""
+    return math.prod(call.output[:-1] if hasattr(layer, "out_features") else call.output[1:])
 
 
 def kept_weights(module: nn.Module) -> int | None:

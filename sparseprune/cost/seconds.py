@@ -1,57 +1,23 @@
-"""What a layer's weights cost in a training step: counted operations, or seconds measured on this machine."""
+"""Seconds that a layer's weights take in a training step, measured on this machine."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from sparseprune.cost.calls import Sizes, layer_sizes
+from sparseprune.cost.calls import Call, called_layers, is_size
 from sparseprune.cost.choice import choose, measure_dense
 from sparseprune.nn.kinds import SPARSE, why_not_sparse
 from sparseprune.nn.masked import DenseLayer, masked_from_dense
-from sparseprune.scores import prunable
 from sparseprune.select.budget import LayerCost
 
 # Densities at which a layer is measured; between them its seconds are taken to lie on a line.
 LOW, HIGH = 0.02, 0.2
 FEW_BLOCKS = 10  # at the higher density at least: the two patterns of a tiny layer must differ
-
-
-def positions_of(sizes: Sizes, layer: nn.Module) -> int:
-    """At how many places of one sample each weight of a layer is used."""
-    return math.prod(sizes.output[:-1] if isinstance(layer, nn.Linear) else sizes.output[1:])
-
-
-def flops_costs(
-    model: nn.Module, input_size: Sequence[int], *, exclude: Iterable[str] = ()
-) -> dict[str, LayerCost]:
-    """Operations of one sample in a training step, counted as :func:`.flops.flops_per_step` does.
-
-    A weight takes 2 operations at each position of the output in each of three products, or two in a layer
-    whose input needs no gradient; all calls of a layer count. Dense is all weights, so that a sparse layer
-    never costs more.
-
-    Args:
-        model: the dense network.
-        input_size: shape of one sample.
-        exclude: see :func:`sparseprune.prune`.
-    Returns:
-        ``{parameter name: cost}`` of the prunable layers.
-    Raises:
-        ValueError: ``input_size`` is no shape, the model does not take such samples, or does not call a
-            layer.
-    """
-    costs = {}
-    for name, layer, calls in _called_layers(model, input_size, exclude):
-        weight = 2.0 * sum((3 if of.input_gradient else 2) * positions_of(of, layer) for of in calls)
-        costs[name] = LayerCost(weight, 0.0, weight * layer.weight.numel())
-    return costs
 
 
 def measured_costs(
@@ -74,17 +40,17 @@ def measured_costs(
         block: (V, 1), V in 1, 2, 4, 8, 16; layers whose rows V does not divide are measured with V = 1.
         exclude: see :func:`sparseprune.prune`.
     Returns, raises:
-        see :func:`flops_costs`.
+        see :func:`sparseprune.cost.flops.flops_costs`.
     """
     check_batch_size(batch_size)
     costs: dict[str, LayerCost] = {}
     known: dict[tuple[object, ...], LayerCost] = {}  # layers of one shape are measured once
-    for name, layer, calls in _called_layers(model, input_size, exclude):
+    for name, layer, calls in called_layers(model, input_size, exclude):
         parts = []
-        for sizes in calls:
-            key = (type(layer), repr(layer), layer.weight.dtype, layer.weight.requires_grad, sizes)
+        for call in calls:
+            key = (type(layer), repr(layer), layer.weight.dtype, layer.weight.requires_grad, call)
             if key not in known:
-                known[key] = _measure(layer, sizes, batch_size, block[0])
+                known[key] = _measure(layer, call, batch_size, block[0])
             parts.append(known[key])
         costs[name] = LayerCost(*map(math.fsum, zip(*parts, strict=True)))
     return costs
@@ -92,13 +58,13 @@ def measured_costs(
 
 def check_batch_size(batch_size: int) -> None:
     """Raise ValueError for what is no number of samples."""
-    if not _is_size(batch_size):
+    if not is_size(batch_size):
         raise ValueError(f"batch_size: expected a whole number of samples, 1 or more, got {batch_size!r}")
 
 
-def _measure(layer: DenseLayer, sizes: Sizes, batch_size: int, block_rows: int) -> LayerCost:
+def _measure(layer: DenseLayer, call: Call, batch_size: int, block_rows: int) -> LayerCost:
     if why_not_sparse(layer):
-        seconds = measure_dense(layer, batch_size, sizes)
+        seconds = measure_dense(layer, batch_size, call)
         return LayerCost(0.0, seconds, seconds)
     groups = getattr(layer, "groups", 1)
     rows = block_rows if layer.weight.shape[0] // groups % block_rows == 0 else 1
@@ -107,7 +73,7 @@ def _measure(layer: DenseLayer, sizes: Sizes, batch_size: int, block_rows: int) 
     for count in (max(round(blocks * LOW), 1), max(round(blocks * HIGH), min(FEW_BLOCKS, blocks))):
         mask = _random_mask(layer.weight, rows, count)
         sparse = SPARSE[type(layer)].from_dense(layer, mask, block=(rows, 1))
-        choice = choose(sparse, functools.partial(masked_from_dense, layer, mask), batch_size, sizes)
+        choice = choose(sparse, functools.partial(masked_from_dense, layer, mask), batch_size, call)
         points.append((int(mask.sum()), choice.sparse))
         dense = min(dense, choice.dense)
     return line_through(points[0], points[1], dense)
@@ -132,47 +98,3 @@ def line_through(few: tuple[int, float], many: tuple[int, float], dense: float) 
     if per_weight <= 0:
         per_weight = max(few[1], many[1]) / max(many[0], 1)
     return LayerCost(per_weight, max(few[1] - per_weight * few[0], 0.0), dense)
-
-
-def _called_layers(
-    model: nn.Module, input_size: Sequence[int], exclude: Iterable[str]
-) -> Iterator[tuple[str, DenseLayer, list[Sizes]]]:
-    """``(parameter name, layer, sizes at each of its calls)`` of every prunable layer."""
-    all_calls = _calls(model, input_size)
-    for name in prunable(model, exclude):
-        layer = model.get_submodule(name.rpartition(".")[0])
-        if layer not in all_calls:
-            raise ValueError(
-                f"cost: expected a forward pass to call every layer, got none of {name!r}; exclude it"
-            )
-        assert isinstance(layer, DenseLayer)
-        yield name, layer, all_calls[layer]
-
-
-def _calls(model: nn.Module, input_size: Sequence[int]) -> dict[nn.Module, list[Sizes]]:
-    """Sizes of every call of a layer in a forward pass."""
-    if not isinstance(input_size, Sequence) or not all(_is_size(size) for size in input_size):
-        raise ValueError(
-            "cost: expected input_size to be the shape of one sample, such as (3, 32, 32), "
-            f"got {input_size!r}"
-        )
-    calls: dict[nn.Module, list[Sizes]] = {}
-    hooks = []
-    for layer in model.modules():
-        if isinstance(layer, DenseLayer):
-
-            def note(module: nn.Module, x: tuple[Any, ...], y: Tensor, layer: nn.Module = layer) -> None:
-                sizes = Sizes(tuple(x[0].shape[1:]), tuple(y.shape[1:]), x[0].requires_grad)
-                calls.setdefault(layer, []).append(sizes)
-
-            hooks.append(layer.register_forward_hook(note))
-    try:
-        layer_sizes(model, input_size, "cost")  # the copy that it runs has the hooks too
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def _is_size(size: object) -> bool:
-    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0

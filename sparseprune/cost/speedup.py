@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sparseprune.cost.choice import clock
+from sparseprune.cost.timer import fastest
 from sparseprune.select.budget import BudgetError, LayerCost, Selected, total_cost
 
 CORRECTIONS = 2  # of the budget, after timing what it gave
 CLOSE_ENOUGH = 0.05  # relative error of the speed-up at which there is none
 FALLS_SHORT = 0.1  # of the speed-up, after all corrections, is refused
 TRIAL = 0.1  # of what weights add to the layers' seconds, where a first guess leaves no room for any
-FEWEST_STEPS, ENOUGH_SECONDS = 5, 1.0
+FEWEST_STEPS, SECONDS = 5, 1.0
 
 
 class SpeedUp(NamedTuple):
@@ -140,16 +139,15 @@ def step_seconds(
         x = x.contiguous(memory_format=torch.channels_last)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    best, steps, begin = math.inf, 0, time.perf_counter()
+
+    def step() -> None:
+        torch.autograd.grad(model(x).sum(), wanted, allow_unused=True)
+
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            while steps < FEWEST_STEPS or time.perf_counter() - begin < ENOUGH_SECONDS:
-                start = clock(like.device)
-                torch.autograd.grad(model(x).sum(), wanted, allow_unused=True)
-                best = min(best, clock(like.device) - start)
-                steps += 1
+        with torch.random.fork_rng(devices=[]):
+            (seconds,) = fastest([step], like.device, fewest=FEWEST_STEPS, seconds=SECONDS)
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-    return best
+    return seconds

@@ -1,4 +1,4 @@
-"""Typed access to ``torch.ops.sparseprune``: wrapper, shapes (fake kernel) and gradient, one file a family."""
+"""Typed access to ``torch.ops.sparseprune``, a file for each family: wrapper, shapes, gradient."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Masks that cost no more than a budget: the best scores for what weights cost.
 
 A layer that keeps k weights costs min(fixed + per_weight · k, dense); see :mod:`sparseprune.cost.seconds`.
-Weights are ranked by score / per_weight^exponent, negative scores by score · per_weight^exponent: with exponent 1
-this is the greedy rule for the knapsack problem (Dantzig, 1957), optimal up to the one item that no longer
-fits; with exponent 0 the plain global ranking.
+Weights are ranked by score / per_weight^exponent, negative scores by score · per_weight^exponent: with
+exponent 1 this is the greedy rule for the knapsack problem (Dantzig, 1957), optimal up to the one item that
+no longer fits; with exponent 0 the plain global ranking.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparseprune.select import masks as selection
+from sparseprune.select.blocks import Blocks, check_blocks, mean_of_blocks, rows_of_blocks
+from sparseprune.select.quotas import Counts
 from sparseprune.select.topk import topk_named
 
 # Between the global ranking, which keeps early convolutions whole, and score per cost, which empties them. By
@@ -54,6 +55,43 @@ class Selected(NamedTuple):
     costs: dict[str, LayerCost]
 
 
+def within(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float, exponent: float) -> Counts:
+    """As many blocks as the best scores for their costs have within a limit: a quota; see quotas.py.
+
+    All blocks above one threshold of score / per_weight^exponent are kept, the lowest threshold that the
+    limit allows; then, best first, those that still fit. Ties go to the earlier layer and position. A layer
+    that costs as much as dense keeps all its weights: they are free.
+
+    A negative score, of a weight that is better removed, is multiplied by per_weight^exponent instead, so
+    that of two such weights the dearer goes first. Layers keep their order, nothing negative ranks above
+    anything positive, and of equal scores the cheaper weight is kept. (Taking the least score of all off
+    first would not do: one outlier makes all differences alike, and the ranking that of the costs alone.)
+
+    Args:
+        blocks: scores of the blocks, finite, and the floors of the layers.
+        costs: costs of a weight, by the names of the layers.
+        limit: what the kept weights may cost, in the unit of the costs.
+        exponent: power of the costs, 0 to 1.
+    Returns:
+        ``{parameter name: number of blocks}``. No block of any layer could be added within the limit.
+    Raises:
+        BudgetError: the limit is too small; the error says what is needed, and by which layers.
+        ValueError: the exponent is out of range, the limit is not a number, a name has no cost or a negative
+            one, or a score is not finite.
+    """
+    check_exponent(exponent)
+    if math.isnan(limit):
+        raise ValueError(f"budget: expected a number, got {limit}")
+    if missing := [name for name in blocks.scores if name not in costs]:
+        raise ValueError(f"budget: expected a cost for every layer, got none for {', '.join(missing)}")
+    if wrong := [name for name in blocks.scores if not all(number >= 0 for number in costs[name])]:
+        raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
+    _check_reachable(limit, costs_of(blocks.floors, blocks.rows, costs))
+    topk_named(blocks.scores, 0)  # refuses what is not finite
+    layers = [_Ranked.of(name, blocks, costs[name], exponent) for name in blocks.scores]
+    return dict(zip(blocks.scores, _counts_within(layers, limit), strict=True))
+
+
 def select_within(
     scores: Mapping[str, Tensor],
     costs: Mapping[str, LayerCost],
@@ -66,21 +104,14 @@ def select_within(
 ) -> dict[str, Tensor]:
     """Masks with sum over layers of min(fixed + per_weight · k, dense) <= budget.
 
-    Blocks of V rows × 1 column are kept or removed by the mean of their scores, as in
-    :func:`sparseprune.select.masks.select_masks`. All those above one threshold of
-    score / per_weight^exponent are kept, the lowest threshold that the budget allows; then, best first, those that still fit. Ties go to the
-    earlier layer and position. A layer that costs as much as dense keeps all its weights: they are free.
-
-    A negative score, of a weight that is better removed, is multiplied by per_weight^exponent instead, so
-    that of two such weights the dearer goes first. Layers keep their order, nothing negative ranks above
-    anything positive, and of equal scores the cheaper weight is kept. (Taking the least score of all off
-    first would not do: one outlier makes all differences alike, and the ranking that of the costs alone.)
+    Which ones, says the quota :func:`within`; blocks of V rows × 1 column are kept or removed by the mean of
+    their scores, as in :func:`sparseprune.select.masks.select_masks`.
 
     Args:
         scores: ``{parameter name: score}``, higher = keep, finite.
         costs: of the same names.
         budget: what the masks may cost, in the unit of the costs.
-        exponent: 0 to 1.
+        exponent: power of the costs, 0 to 1.
         block, min_per_layer, allow_empty: see :func:`sparseprune.select.masks.select_masks`.
     Returns:
         ``{parameter name: bool tensor of the score's shape}``, True = keep. No block of any layer could be
@@ -91,16 +122,15 @@ def select_within(
             one, or as ``select_masks``.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    selection.check_selection(shapes, 0.0, "global", block, min_per_layer, allow_empty)
-    rows = selection.rows_of_blocks(shapes, block[0])
-    return _select(scores, costs, budget, exponent, rows, min_per_layer, allow_empty)
+    rows = check_blocks(shapes, block, min_per_layer, allow_empty)
+    blocks = Blocks.of(scores, rows, min_per_layer)
+    return blocks.masks(within(blocks, costs, budget, exponent), allow_empty=allow_empty)
 
 
 def select_blocks_within(
     scores: Mapping[str, Tensor],
     costs: Mapping[int, Mapping[str, LayerCost]],
     budget: float,
-    *,
     exponent: float = EXPONENT,
     min_per_layer: int = 0,
     allow_empty: bool = False,
@@ -121,81 +151,48 @@ def select_blocks_within(
         BudgetError, ValueError: see :func:`select_within`.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    rows = {v: selection.rows_of_blocks(shapes, v) for v in costs}
-    floors = {v: selection.floors(shapes, rows[v], min_per_layer) for v in costs}
+    of = {v: Blocks.of(scores, rows_of_blocks(shapes, v), min_per_layer) for v in costs}
     error: BudgetError | None = None
-    for v, of in costs.items():
+    for v, blocks in of.items():
         try:
-            masks = _select(scores, of, budget, exponent, rows[v], min_per_layer, allow_empty=True)
+            counts = within(blocks, costs[v], budget, exponent)
         except BudgetError as too_small:
             error = error or too_small
             continue
         chosen: dict[str, int] = {}
-        for name, score in scores.items():
-            chosen[name] = v
-            if others := [u for u in costs if u != v and rows[u][name] == u]:
-                share = of[name].of(int(masks[name].sum()))
-                worth = {
-                    u: _best_sum(score, costs[u][name], rows[u][name], floors[u][name], share)
-                    for u in [v, *others]
-                }
-                chosen[name] = max(worth, key=lambda u: worth[u])
+        for name, count in counts.items():
+            share = costs[v][name].of(count * blocks.rows[name])
+            worth = {
+                u: _best_sum(scores[name], costs[u][name], of[u].rows[name], of[u].floors[name], share)
+                # The V with which the budget was divided comes first: it wins ties.
+                for u in (v, *(u for u in costs if u != v and of[u].rows[name] == u))
+            }
+            chosen[name] = max(worth, key=lambda u: worth[u])
         own = {name: costs[u][name] for name, u in chosen.items()}
         if any(u != v for u in chosen.values()):
-            own_rows = {name: rows[u][name] for name, u in chosen.items()}
-            masks = _select(scores, own, budget, exponent, own_rows, min_per_layer, allow_empty)
-        elif not allow_empty:
-            selection.refuse_empty(masks)
-        return Selected(masks, own)
+            rows = {name: of[u].rows[name] for name, u in chosen.items()}
+            blocks = Blocks.of(scores, rows, min_per_layer)
+            counts = within(blocks, own, budget, exponent)
+        return Selected(blocks.masks(counts, allow_empty=allow_empty), own)
     assert error is not None
     raise error
 
 
 def _best_sum(score: Tensor, cost: LayerCost, rows: int, floor: int, share: float) -> float:
-    """Sum of the best scores, of blocks of so many rows, within a share; -inf where the floor is not."""
+    """Sum of the best scores, of blocks of so many rows, within a share; -inf where the floor costs more."""
     if cost.of(floor * rows) > share:
         return -math.inf
     if cost.dense <= share:
         return float(score.sum(dtype=torch.float64))
     affordable = (share - cost.fixed) / cost.per_weight if cost.per_weight > 0 else math.inf
-    sums = selection.mean_of_blocks(score.detach().double(), rows).flatten() * rows
+    sums = mean_of_blocks(score.detach().double(), rows).flatten() * rows
     count = int(min(max(affordable / rows, floor), len(sums)))
     return float(sums.topk(count).values.sum())
 
 
-def _select(
-    scores: Mapping[str, Tensor],
-    costs: Mapping[str, LayerCost],
-    budget: float,
-    exponent: float,
-    rows: Mapping[str, int],
-    min_per_layer: int,
-    allow_empty: bool,
-) -> dict[str, Tensor]:
-    """The masks of ``select_within``, each layer's in blocks of its own number of rows."""
-    check_exponent(exponent)
-    if math.isnan(budget):
-        raise ValueError(f"budget: expected a number, got {budget}")
-    if missing := [name for name in scores if name not in costs]:
-        raise ValueError(f"budget: expected a cost for every layer, got none for {', '.join(missing)}")
-    if wrong := [name for name in scores if not all(number >= 0 for number in costs[name])]:
-        raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
-    shapes = {name: score.shape for name, score in scores.items()}
-    floors = selection.floors(shapes, rows, min_per_layer)
-    _check_reachable(budget, {name: costs[name].of(floors[name] * rows[name]) for name in shapes})
-    means = {name: selection.mean_of_blocks(score, rows[name]) for name, score in scores.items()}
-    topk_named(means, 0)  # refuses what is not finite
-    layers = [
-        _Layer.of(name, mean, costs[name], rows[name], floors[name], exponent) for name, mean in means.items()
-    ]
-    counts = _counts_within(layers, budget)
-    masks = {}
-    for layer, count in zip(layers, counts, strict=True):
-        chosen = topk_named({layer.name: means[layer.name]}, count)[layer.name]
-        masks[layer.name] = selection.spread_blocks(chosen, scores[layer.name], rows[layer.name])
-    if not allow_empty:
-        selection.refuse_empty(masks)
-    return masks
+def scores_for(method: object, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Scores by a method as :func:`within` is to rank them: those of ``"random"`` are made heavy-tailed."""
+    return heavy_tailed(scores) if method == "random" else scores
 
 
 def heavy_tailed(uniform: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -220,17 +217,11 @@ def check_exponent(exponent: float) -> None:
         raise ValueError(f"cost_exponent: expected a number from 0 to 1, got {exponent}")
 
 
-def least_costs(
-    shapes: Mapping[str, torch.Size],
-    costs: Mapping[str, LayerCost],
-    *,
-    block: tuple[int, int] = (1, 1),
-    min_per_layer: int = 0,
+def costs_of(
+    counts: Mapping[str, int], rows: Mapping[str, int], costs: Mapping[str, LayerCost]
 ) -> dict[str, float]:
-    """What each layer costs with the weights that it must keep; the smallest budget is the sum."""
-    rows = selection.rows_of_blocks(shapes, block[0])
-    floors = selection.floors(shapes, rows, min_per_layer)
-    return {name: costs[name].of(floors[name] * rows[name]) for name in shapes}
+    """What each layer costs with so many blocks of V rows."""
+    return {name: costs[name].of(count * rows[name]) for name, count in counts.items()}
 
 
 def _check_reachable(budget: float, least: Mapping[str, float]) -> None:
@@ -244,22 +235,21 @@ def _check_reachable(budget: float, least: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Ranked:
     """A layer's blocks, best first, by what they are worth for their cost."""
 
-    name: str
     keys: Tensor  # float64 (blocks,), rising: minus what each is worth
     cost: LayerCost
     rows: int
     floor: int  # blocks
 
     @classmethod
-    def of(cls, name: str, score: Tensor, cost: LayerCost, rows: int, floor: int, exponent: float) -> _Layer:
-        worth = score.detach().flatten().double().cpu()
+    def of(cls, name: str, blocks: Blocks, cost: LayerCost, exponent: float) -> _Ranked:
+        worth = blocks.scores[name].detach().flatten().double().cpu()
         if cost.per_weight > 0:
             weight = cost.per_weight**exponent
             worth = torch.where(worth < 0, worth * weight, worth / weight)
-        return cls(name, worth.neg().sort().values, cost, rows, floor)
+        return cls(worth.neg().sort().values, cost, blocks.rows[name], blocks.floors[name])
 
     @property
     def blocks(self) -> int:
@@ -282,7 +272,7 @@ class _Layer:
         return int(torch.searchsorted(self.keys, self.keys[count], right=True)) - count
 
 
-def _counts_within(layers: list[_Layer], budget: float) -> list[int]:
+def _counts_within(layers: list[_Ranked], budget: float) -> list[int]:
     """Blocks to keep of each layer."""
     counts = [layer.above(_lowest_threshold(layers, budget)) for layer in layers]
     # What is left goes to the best blocks that still fit, ties to the earlier layer.
@@ -300,7 +290,7 @@ def _counts_within(layers: list[_Layer], budget: float) -> list[int]:
     return counts
 
 
-def _most_that_fit(layer: _Layer, count: int, left: float) -> int:
+def _most_that_fit(layer: _Ranked, count: int, left: float) -> int:
     """How many of the equally good next blocks fit into what is left of the budget."""
     now, most = layer.cost_of(count), layer.equal_to_next(count)
     low, high = 0, most
@@ -310,7 +300,7 @@ def _most_that_fit(layer: _Layer, count: int, left: float) -> int:
     return low
 
 
-def _lowest_threshold(layers: list[_Layer], budget: float) -> float:
+def _lowest_threshold(layers: list[_Ranked], budget: float) -> float:
     """The least number for which all that is worth more fits; infinite where only the floors do."""
 
     def fits(threshold: float) -> bool:

@@ -9,9 +9,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sparseprune as sp
-from sparseprune.cost import choice, machine
-from sparseprune.cost.calls import Sizes
-from sparseprune.cost.choice import Choice
+from sparseprune.cost import cache, choice, machine
+from sparseprune.cost.cache import Choice
+from sparseprune.cost.calls import Call
 from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.nn.masked import masked_from_dense
@@ -37,7 +37,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Batch sizes of what was measured: 1 s sparse, 2 s dense."""
+    """Batch call of what was measured: 1 s sparse, 2 s dense."""
     seen: list[int] = []
     monkeypatch.setattr(choice, "measure", lambda s, d, batch, _: seen.append(batch) or Choice(1.0, 2.0))
     return seen
@@ -88,8 +88,8 @@ def test_measure_runs_sparse_convolutions_batch_inner(
             y.register_hook(lambda g: gradients.update({layer: is_batch_inner_images(g)}))
 
         layer.register_forward_hook(note)
-    sizes = Sizes((3, 5, 6), (8, 3, 4), input_gradient)
-    assert all(0 < seconds < 1 for seconds in choice.measure(*made, batch_size, sizes))
+    call = Call((3, 5, 6), (8, 3, 4), input_gradient)
+    assert all(0 < seconds < 1 for seconds in choice.measure(*made, batch_size, call))
     assert seen == {made[0]: expected, made[1]: (False, False)}
     assert gradients == {made[0]: expected[1], made[1]: False}
     assert made[0].batch_inner is None
@@ -98,15 +98,15 @@ def test_measure_runs_sparse_convolutions_batch_inner(
 
 def test_measure_of_a_frozen_first_layer() -> None:
     made = [layer.requires_grad_(False) for layer in convs()]
-    assert all(0 < seconds < 1 for seconds in choice.measure(*made, 4, Sizes((3, 5, 6), (8, 3, 4), False)))
+    assert all(0 < seconds < 1 for seconds in choice.measure(*made, 4, Call((3, 5, 6), (8, 3, 4), False)))
 
 
 def test_key_of_a_convolution_names_what_its_seconds_depend_on() -> None:
-    sizes = Sizes((3, 5, 6), (8, 3, 4), True)
-    key = choice.key_of(convs()[0], 16, sizes)
+    call = Call((3, 5, 6), (8, 3, 4), True)
+    key = choice.key_of(convs()[0], 16, call)
     assert key == "conv 8x3x3x3, input 3x5x6, density 0.25, block 1x1, float32, batch 16"
     others = [
-        choice.key_of(convs(**options)[0], 16, sizes)
+        choice.key_of(convs(**options)[0], 16, call)
         for options in (
             {"block_rows": 2},
             {"stride": 2},
@@ -117,18 +117,18 @@ def test_key_of_a_convolution_names_what_its_seconds_depend_on() -> None:
         )
     ]
     others += [
-        choice.key_of(convs()[0], 17, sizes),
-        choice.key_of(convs()[0], 16, sizes._replace(input=(3, 6, 6))),
-        choice.key_of(convs()[0], 16, sizes._replace(input_gradient=False)),
-        choice.key_of(convs()[0].bfloat16(), 16, sizes),
+        choice.key_of(convs()[0], 17, call),
+        choice.key_of(convs()[0], 16, call._replace(input=(3, 6, 6))),
+        choice.key_of(convs()[0], 16, call._replace(input_gradient=False)),
+        choice.key_of(convs()[0].bfloat16(), 16, call),
     ]
     assert len({key, *others}) == len(others) + 1
     assert "conv 8x3x3x3, stride 2x2, input 3x5x6, density" in others[1]
     linear = layers()[0]
-    assert choice.key_of(linear, 4, Sizes((7, 5), (7, 8), True)) == (
+    assert choice.key_of(linear, 4, Call((7, 5), (7, 8), True)) == (
         "linear 8x5, input 7x5, density 0.35, block 1x1, float32, batch 4"
     )
-    assert choice.key_of(linear, 4, Sizes((5,), (8,), True)) == choice.key_of(linear, 4)
+    assert choice.key_of(linear, 4, Call((5,), (8,), True)) == choice.key_of(linear, 4)
 
 
 @pytest.mark.parametrize("isa", ["scalar"], indirect=True)
@@ -177,7 +177,7 @@ def test_choose_measures_once_and_keeps_the_seconds_alone(file: Path, measured: 
     assert measured == [16]
     key = "linear 8x5, density 0.35, block 1x1, float32, batch 16"
     assert json.loads(file.read_text()) == {machine.key(): {key: {"sparse": 1.0, "dense": 2.0}}}
-    assert [path.name for path in file.parent.iterdir()] == ["choices.json"]
+    assert {path.name for path in file.parent.iterdir()} <= {"choices.json", "choices.json.lock"}
     file.unlink()
     choose(layers())
     assert measured == [16, 16]
@@ -202,8 +202,8 @@ def test_choose_measures_whatever_differs(
     torch.set_num_threads(torch.get_num_threads() + 1)
     choose(layers())
     assert len(measured) == 8
-    assert [len(entries) for entries in choice.load(file).values()] == [7, 1]
-    monkeypatch.setattr(sp, "__version__", "99")
+    assert [len(entries) for entries in cache.load(file).values()] == [7, 1]
+    monkeypatch.setattr(machine, "__version__", "99")
     choose(layers())
     assert len(measured) == 9
 
@@ -247,7 +247,7 @@ def test_choose_goes_on_where_it_cannot_write(
 def test_choose_keeps_what_another_process_has_written(
     file: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(sparse: nn.Module, dense: nn.Module, batch_size: int, sizes: Sizes | None) -> Choice:
+    def slowly(sparse: nn.Module, dense: nn.Module, batch_size: int, call: Call | None) -> Choice:
         monkeypatch.undo()
         monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(file))
         monkeypatch.setattr(choice, "measure", lambda *_: Choice(3.0, 4.0))
@@ -256,19 +256,19 @@ def test_choose_keeps_what_another_process_has_written(
 
     monkeypatch.setattr(choice, "measure", slowly)
     choose(layers())
-    assert list(choice.load(file)[machine.key()].values()) == [Choice(3.0, 4.0), Choice(1.0, 2.0)]
+    assert list(cache.load(file)[machine.key()].values()) == [Choice(3.0, 4.0), Choice(1.0, 2.0)]
 
 
 def test_choices_file_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
-    assert choice.choices_file() is None
-    assert choice.load(None) == {}
+    assert cache.choices_file() is None
+    assert cache.load(None) == {}
     monkeypatch.delenv("SPARSEPRUNE_CHOICES")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert choice.choices_file() == tmp_path / "sparseprune" / "choices.json"
+    assert cache.choices_file() == tmp_path / "sparseprune" / "choices.json"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert choice.choices_file() == tmp_path / "home" / ".cache" / "sparseprune" / "choices.json"
+    assert cache.choices_file() == tmp_path / "home" / ".cache" / "sparseprune" / "choices.json"
 
 
 def test_sparsify_reads_the_file(file: Path, measured: list[int]) -> None:

@@ -5,15 +5,14 @@ import torch
 from torch import nn
 
 import sparseprune as sp
-from sparseprune.cost import choice
-from sparseprune.cost import seconds as cost
-from sparseprune.cost import speedup as speedups
-from sparseprune.cost.choice import Choice
-from sparseprune.cost.flops import flops_per_step
-from sparseprune.cost.seconds import LayerCost, flops_costs, line_through, measured_costs
+from sparseprune.cost import choice, speedup, timer
+from sparseprune.cost.cache import Choice
+from sparseprune.cost.calls import Call
+from sparseprune.cost.flops import flops_costs, flops_per_step
+from sparseprune.cost.seconds import line_through, measured_costs
 from sparseprune.format.bsr import largest_block
 from sparseprune.nn.sparse import SparseLayer
-from sparseprune.select.budget import total_cost
+from sparseprune.select.budget import LayerCost, total_cost
 
 SAMPLE = (2, 8, 8)
 
@@ -92,7 +91,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
         seen.append((type(sparse).__name__, kept / sparse.weight.numel()))
         return Choice(2e-6 + 1e-9 * kept * batch_size, 10e-6)
 
-    monkeypatch.setattr(cost, "choose", choose)
+    monkeypatch.setattr("sparseprune.cost.seconds.choose", choose)
     return seen
 
 
@@ -138,7 +137,7 @@ def test_the_patterns_of_a_tiny_layer_differ(seconds: list[tuple[str, float]]) -
 def test_a_layer_without_sparse_kernels_costs_what_dense_does(
     seconds: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "measure_dense", lambda *_: 5.0)
+    monkeypatch.setattr("sparseprune.cost.seconds.measure_dense", lambda *_: 5.0)
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 3))
     costs = measured_costs(model, (4, 4, 4), 2)
     assert costs["0.weight"] == (0.0, 5.0, 5.0)
@@ -295,9 +294,9 @@ def steps(seconds: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch) -> 
         timed.append(total)
         return total
 
-    monkeypatch.setattr(speedups, "step_seconds", step_seconds)
+    monkeypatch.setattr(speedup, "step_seconds", step_seconds)
     monkeypatch.setattr(
-        speedups, "sparsify", lambda model, masks, **_: sp.sparsify(model, masks, layers="sparse")
+        "sparseprune._prune.sparsify", lambda model, masks, **_: sp.sparsify(model, masks, layers="sparse")
     )
     return timed
 
@@ -315,10 +314,10 @@ def test_the_speedup_is_timed_and_the_budget_corrected(steps: list[float], speed
 
 
 def test_blocks_are_chosen_by_the_measured_time(steps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured_costs(
+    def quicker_blocks(
         model: nn.Module, *_: object, block: tuple[int, int], **__: object
     ) -> dict[str, LayerCost]:
-        costs = measured(model, SAMPLE, 16)
+        costs = measured_costs(model, SAMPLE, 16)
         quicker = {1: 1.0, 4: 0.6, 16: 1.0}[block[0]]
         return {
             n: c if n == "0.weight" else c._replace(per_weight=quicker * c.per_weight)
@@ -328,8 +327,7 @@ def test_blocks_are_chosen_by_the_measured_time(steps: list[float], monkeypatch:
     options = {"batch_size": 16, "min_per_layer": 1, "block": "auto"}
     masks = sp.prune(small_net(), batches(), speedup=2.0, **options)
     assert largest_block(masks["5.weight"]) == 1  # of equal costs
-    measured = cost.measured_costs
-    monkeypatch.setattr(cost, "measured_costs", measured_costs)
+    monkeypatch.setattr("sparseprune._prune.measured_costs", quicker_blocks)
     masks = sp.prune(small_net(), batches(), speedup=1.8, **options)
     assert largest_block(masks["5.weight"]) == 4
     assert 0 < masks["5.weight"].float().mean() < 1
@@ -345,7 +343,7 @@ def test_a_timed_step_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = small_net()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random = torch.get_rng_state()
-    assert speedups.step_seconds(model, SAMPLE, 4) > 0
+    assert speedup.step_seconds(model, SAMPLE, 4) > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -354,9 +352,9 @@ def test_a_timed_step_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 
 def test_measuring_alone_is_the_same_as_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(10_000))
-    monkeypatch.setattr(choice, "clock", lambda device: float(next(ticks)))
-    sizes = cost.Sizes((4, 6, 6), (4, 4, 4), True)
-    assert choice.measure_dense(nn.Conv2d(4, 4, 3, groups=4), 2, sizes) == 1.0
+    monkeypatch.setattr(timer, "clock", lambda device: float(next(ticks)))
+    call = Call((4, 6, 6), (4, 4, 4), True)
+    assert choice.measure_dense(nn.Conv2d(4, 4, 3, groups=4), 2, call) == 1.0
 
 
 def test_a_layer_left_empty_is_named_whatever_the_speedup(steps: list[float]) -> None:

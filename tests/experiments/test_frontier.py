@@ -13,9 +13,7 @@ from typer.testing import CliRunner
 
 import sparseprune as sp
 from sparseprune import scores
-from sparseprune._prune import METHODS
-from sparseprune.cost.flops import flops_per_step
-from sparseprune.cost.seconds import LayerCost, flops_costs
+from sparseprune.cost.flops import flops_costs, flops_per_step
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import frontier as command
 from sparseprune.experiments.cli.app import app
@@ -26,7 +24,6 @@ from sparseprune.experiments.frontier import table as frontier_table
 from sparseprune.experiments.frontier.results import Layer, Measured, Point, Record
 from sparseprune.experiments.frontier.rules import (
     RULES,
-    erk_density,
     masks_within,
     small_dense,
     training_flops,
@@ -35,6 +32,9 @@ from sparseprune.experiments.frontier.run import frontier, frontier_points, seco
 from sparseprune.experiments.frontier.table import Spread
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.train import TrainResult
+from sparseprune.scores import METHODS
+from sparseprune.select.budget import LayerCost
+from sparseprune.select.quotas import erk_density
 
 SETTINGS = {
     "data": "clouds",
@@ -308,7 +308,7 @@ def test_frontier_refuses_a_file_of_other_settings_and_says_which(data, tmp_path
 def test_frontier_scores_once_for_each_method_and_seed(data, tmp_path, monkeypatch):
     calls = []
 
-    def snip(model, batches):
+    def snip(model, batches, loss, exclude):
         calls.append(len(batches))
         return scores.magnitude(model)
 

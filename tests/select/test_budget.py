@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparseprune.cost.seconds import LayerCost
-from sparseprune.select import masks
+from sparseprune.select.blocks import check_blocks, floors, mean_of_blocks
 from sparseprune.select.budget import (
     BudgetError,
+    LayerCost,
+    costs_of,
     heavy_tailed,
-    least_costs,
     select_blocks_within,
     select_within,
     total_cost,
 )
+from sparseprune.select.masks import select_masks
 
 
 def linear(per_weight: float, weights: int) -> LayerCost:
@@ -70,7 +71,7 @@ def test_greedy_is_the_knapsack_optimum_of_blocks(seed: int) -> None:
     items = []
     for name, score in scores.items():
         rows = 1 if name == "c" else 2
-        sums = masks.mean_of_blocks(score.double(), rows).flatten() * rows
+        sums = mean_of_blocks(score.double(), rows).flatten() * rows
         items += [(float(s), rows * per_weight[name]) for s in sums]
     positive = sorted((item for item in items if item[0] > 0), key=lambda item: -item[0] / item[1])
     filled = set(itertools.accumulate(price for _, price in positive))
@@ -82,7 +83,7 @@ def test_greedy_is_the_knapsack_optimum_of_blocks(seed: int) -> None:
         got = sum(
             max(float(s), 0)
             for name, score in scores.items()
-            for s in masks.mean_of_blocks(
+            for s in mean_of_blocks(
                 torch.where(selected[name], score, -1e9).double(), 1 if name == "c" else 2
             ).flatten()
             * (1 if name == "c" else 2)
@@ -101,7 +102,7 @@ def test_exponent_zero_and_equal_costs_are_the_global_ranking() -> None:
         costs = {name: linear(price, score.numel()) for name, score in scores.items()}
         for kept in (1, 30, 76):
             selected = select_within(scores, costs, kept * price, exponent=exponent, allow_empty=True)
-            expected = masks.select_masks(scores, 1 - kept / 76, allow_empty=True)
+            expected = select_masks(scores, 1 - kept / 76, allow_empty=True)
             assert all(torch.equal(selected[name], expected[name]) for name in scores)
 
 
@@ -193,13 +194,15 @@ def test_the_unit_of_costs_does_not_matter() -> None:
 def test_the_smallest_budget_is_that_of_the_floors() -> None:
     scores = {"a": torch.rand(4, 3), "b": torch.rand(5, 1), "c": torch.rand(4, 2)}
     costs = {"a": LayerCost(2.0, 1.0, 50.0), "b": LayerCost(1.0, 0.5, 3.0), "c": LayerCost(0.0, 7.0, 7.0)}
-    floors = {"block": (4, 1), "min_per_layer": 3}
-    least = least_costs({name: score.shape for name, score in scores.items()}, costs, **floors)
+    options = {"block": (4, 1), "min_per_layer": 3}
+    shapes = {name: score.shape for name, score in scores.items()}
+    rows = check_blocks(shapes, **options)
+    least = costs_of(floors(shapes, rows, 3), rows, costs)
     assert least == {"a": 1 + 2 * 4, "b": 3, "c": 7}  # a block of 4; 3.5, but dense is 3
-    selected = select_within(scores, costs, 19, **floors)
+    selected = select_within(scores, costs, 19, **options)
     assert [int(mask.sum()) for mask in selected.values()] == [4, 5, 8]
     with pytest.raises(BudgetError, match=r"at least 19, .* got 18\.9; most of it is 'a' \(9\), 'c' \(7\)"):
-        select_within(scores, costs, 18.9, **floors)
+        select_within(scores, costs, 18.9, **options)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -325,7 +328,7 @@ def test_never_above_the_budget_and_nothing_more_fits(data: st.DataObject) -> No
         if kept < mask.numel():
             more = total_cost(selected, costs) - costs[name].of(kept) + costs[name].of(kept + rows)
             assert more > budget - 1e-9 * most
-            blocks = masks.mean_of_blocks(scores[name], rows).flatten()
+            blocks = mean_of_blocks(scores[name], rows).flatten()
             of_block = mask.reshape(mask.shape[0] // rows, rows, -1).all(1).flatten()
             if of_block.any():
                 assert blocks[of_block].min() >= blocks[~of_block].max()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparseprune
-from sparseprune.select.masks import kept, select_masks
+from sparseprune.select.blocks import kept
+from sparseprune.select.masks import select_masks
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -404,7 +405,11 @@ def test_select_masks_floor_by_layer_comes_on_top() -> None:
             "sparsity: expected the fraction removed, in [0, 1), got nan",
         ),
         ({"sparsity": "0.9"}, TypeError, "sparsity: expected a number in [0, 1), got str"),
-        ({"scope": "network"}, ValueError, 'scope: expected "global" or "layer", got \'network\''),
+        (
+            {"scope": "network"},
+            ValueError,
+            'scope: expected "global", "layer", "erk" or {layer: density}, got \'network\'',
+        ),
         (
             {"block": (3, 1)},
             ValueError,

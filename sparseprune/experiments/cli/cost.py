@@ -14,10 +14,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from sparseprune.cost import machine
-from sparseprune.cost import seconds as costs
-from sparseprune.cost.calls import layer_sizes
+from sparseprune.cost.calls import record_calls
+from sparseprune.cost.flops import flops_costs, positions_of
+from sparseprune.cost.seconds import measured_costs
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import options
+from sparseprune.select.budget import LayerCost
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class Row:
         weights: how many it has.
         positions: at how many places of one sample each is used.
         flops_share: of the operations of all layers in a training step, 0 ... 1.
-        dense_seconds, fixed_seconds, seconds_per_weight: see `sparseprune.select.budget.LayerCost`; None where
-            nothing was measured.
+        dense_seconds, fixed_seconds, seconds_per_weight: see `LayerCost`; None where nothing was measured.
         break_even: density below which sparse is faster; None: never, or not measured.
     """
 
@@ -73,20 +74,20 @@ def cost(
     (shape,) = options.parse_blocks(block)
     size = _sample(sample)
     network = models.build(models.Network(model, size, classes), 0)
-    sizes = layer_sizes(network, size, "cost")
-    counted = costs.flops_costs(network, size)
-    measured: dict[str, costs.LayerCost] = {}
+    calls = record_calls(network, size, "cost")
+    counted = flops_costs(network, size)
+    measured: dict[str, LayerCost] = {}
     if not flops:
         progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True)
         with progress if not as_json else Progress(disable=True) as shown:
             shown.add_task("measure layers")
-            measured = costs.measured_costs(network, size, batch_size, block=shape)
+            measured = measured_costs(network, size, batch_size, block=shape)
     everything = sum(cost.dense for cost in counted.values())
     rows = []
     for name, of_flops in counted.items():
         layer = network.get_submodule(name.rpartition(".")[0])
         weights = layer.get_parameter("weight").numel()
-        positions = costs.positions_of(sizes[layer], layer)
+        positions = positions_of(layer, calls[layer][0])
         row = Row(name, weights, positions, of_flops.dense / everything)
         if seconds := measured.get(name):
             row = dataclasses.replace(
@@ -119,7 +120,7 @@ def cost(
         )
 
 
-def _break_even(of: costs.LayerCost, weights: int) -> float | None:
+def _break_even(of: LayerCost, weights: int) -> float | None:
     if of.per_weight <= 0 or of.fixed >= of.dense:
         return None
     return min((of.dense - of.fixed) / (of.per_weight * weights), 1.0)

@@ -14,7 +14,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sparseprune._prune import METHODS
 from sparseprune.experiments import compare as comparison
 from sparseprune.experiments.cli import options
 from sparseprune.experiments.cli.progress import Bars
@@ -25,6 +24,7 @@ from sparseprune.experiments.frontier import table as frontier_table
 from sparseprune.experiments.frontier.results import FILE, Record
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.experiments.frontier.table import HEADS, TEXTS
+from sparseprune.scores import METHODS
 from sparseprune.select import budget as within
 
 INTERRUPTED = 130  # exit code, as shells have it after Ctrl-C

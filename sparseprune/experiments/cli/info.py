@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import sparseprune as sp
-from sparseprune.cost import choice, machine
+from sparseprune.cost import cache, machine
 from sparseprune.experiments.cli import options
 
 
@@ -17,8 +17,8 @@ def info(threads: options.Threads = None, as_json: options.Json = False) -> None
     """Print versions, instruction set, threads, CUDA, which operators are in use, where choices are kept."""
     facts = {**sp.ops.info(), **machine.facts()}
     facts.pop("version", None)  # stands under the package's name
-    file = choice.choices_file()
-    measured = sum(len(layers) for layers in choice.load(file).values())
+    file = cache.choices_file()
+    measured = sum(len(layers) for layers in cache.load(file).values())
     facts["choices"] = {"file": None if file is None else str(file), "entries": measured}
     if as_json:
         typer.echo(json.dumps(facts))

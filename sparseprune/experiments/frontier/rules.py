@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from sparseprune.cost.flops import flops_per_step
-from sparseprune.cost.seconds import LayerCost
 from sparseprune.experiments.models.registry import MODELS, WIDTHS, Network
-from sparseprune.select import masks as selection
-from sparseprune.select.budget import EXPONENT, BudgetError, select_within, total_cost
+from sparseprune.select import quotas
+from sparseprune.select.blocks import Blocks, check_blocks
+from sparseprune.select.budget import EXPONENT, BudgetError, LayerCost, costs_of, within
 
 RULES = ("uniform", "erk", "global", "cost", "time")
 LAYERWISE = ("uniform", "erk")  # rules that do not compare scores of different layers
@@ -59,55 +59,42 @@ def masks_within(
     """
     if rule not in RULES:
         raise ValueError(f"frontier: expected a rule of {', '.join(RULES)}, got {rule!r}")
-    check_budget({name: score.shape for name, score in scores.items()}, costs, budget, block)
+    shapes = {name: score.shape for name, score in scores.items()}
+    rows = check_budget(shapes, costs, budget, block)
+    blocks = Blocks.of(scores, rows, min_per_layer=1)
     limit = budget * math.fsum(costs[name].dense for name in scores)
     if rule == "uniform":
-        return _layerwise(scores, dict.fromkeys(scores, 1.0), costs, limit, block)
-    if rule == "erk":
-        densities = {name: erk_density(score.shape) for name, score in scores.items()}
-        return _layerwise(scores, densities, costs, limit, block)
-    if rule == "global":
-        return _global(scores, costs, limit, block)
-    if rule == "time":
-        assert seconds is not None
-        uniform = _layerwise(scores, dict.fromkeys(scores, 1.0), costs, limit, block)
-        costs, limit = seconds, total_cost(uniform, seconds)
-    return select_within(scores, costs, limit, exponent=exponent, block=block, min_per_layer=1)
-
-
-def erk_density(shape: torch.Size) -> float:
-    """A layer's density up to a factor that all layers share: the sum of the weight's sizes by their product.
-
-    (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) for convolutions, without kernel sizes for linear
-    layers. (The paper writes sparsities, 1 - this; its code sets densities, which is what is meant.)
-
-    Args:
-        shape: of the weight.
-    Returns:
-        the density before it is scaled and capped at 1.
-    Reference:
-        Evci, Gale, Menick, Castro, Elsen, "Rigging the lottery: making all tickets winners", 2020,
-        arXiv:1911.11134, section 3.
-    """
-    return sum(shape) / shape.numel()
+        counts = _layerwise(blocks, dict.fromkeys(scores, 1.0), costs, limit)
+    elif rule == "erk":
+        counts = _layerwise(blocks, {name: quotas.erk_density(shapes[name]) for name in shapes}, costs, limit)
+    elif rule == "global":
+        counts = _global(blocks, costs, limit)
+    else:
+        if rule == "time":
+            assert seconds is not None
+            uniform = _layerwise(blocks, dict.fromkeys(scores, 1.0), costs, limit)
+            costs, limit = seconds, _cost(blocks, uniform, seconds)
+        counts = within(blocks, costs, limit, exponent)
+    return blocks.masks(counts)
 
 
 def check_budget(
     shapes: Mapping[str, torch.Size], costs: Mapping[str, LayerCost], budget: float, block: tuple[int, int]
-) -> None:
-    """Raise ValueError for a budget that no rule can meet with weights of these shapes and such blocks."""
+) -> dict[str, int]:
+    """Rows of each layer's blocks; ValueError for a budget that no rule can meet with such blocks."""
     if not 0 < budget <= 1:
         raise ValueError(
             f"frontier: expected budgets in (0, 1], fractions of the dense training FLOPs, got {budget}"
         )
-    selection.check_selection(shapes, 0.0, "global", block)
-    needed = _cost(selection.rows_of_blocks(shapes, block[0]), costs)
+    rows = check_blocks(shapes, block)
+    needed = math.fsum(costs_of(dict.fromkeys(shapes, 1), rows, costs).values())
     total = math.fsum(costs[name].dense for name in shapes)
     if needed > budget * total:
         raise BudgetError(
             f"frontier: expected a budget of at least {needed / total:.3g}, "
             f"that of one block of {block[0]}x1 in each layer, got {budget}"
         )
+    return rows
 
 
 def training_flops(network: Network) -> int:
@@ -139,58 +126,34 @@ def small_dense(network: Network, budget: float) -> Network:
     return min(nearest, key=lambda small: abs(training_flops(small) - wanted))
 
 
-def _cost(kept: Mapping[str, int], costs: Mapping[str, LayerCost]) -> float:
-    return math.fsum(costs[name].of(count) for name, count in kept.items())
+def _cost(blocks: Blocks, counts: Mapping[str, int], costs: Mapping[str, LayerCost]) -> float:
+    return math.fsum(costs_of(counts, blocks.rows, costs).values())
 
 
 def _layerwise(
-    scores: Mapping[str, Tensor],
-    densities: Mapping[str, float],
-    costs: Mapping[str, LayerCost],
-    limit: float,
-    block: tuple[int, int],
-) -> dict[str, Tensor]:
-    """The best of each layer at min(1, scale · density), with the largest scale that the limit allows."""
-    rows = selection.rows_of_blocks({name: score.shape for name, score in scores.items()}, block[0])
-    blocks = {name: score.numel() // rows[name] for name, score in scores.items()}
+    blocks: Blocks, densities: Mapping[str, float], costs: Mapping[str, LayerCost], limit: float
+) -> quotas.Counts:
+    """As many of each layer as min(1, scale · density) says, with the largest scale that the limit allows."""
 
-    def kept(scale: float) -> dict[str, int]:  # blocks
-        return {
-            name: max(round(count * min(1.0, scale * densities[name])), 1) for name, count in blocks.items()
-        }
+    def at(scale: float) -> quotas.Counts:
+        return quotas.by_hand(blocks, {name: min(1.0, scale * of) for name, of in densities.items()})
 
     def fits(scale: float) -> bool:
-        return _cost({name: count * rows[name] for name, count in kept(scale).items()}, costs) <= limit
+        return _cost(blocks, at(scale), costs) <= limit
 
-    low, high = 0.0, 1 / min(densities.values())
-    if fits(high):
-        low = high
-    while low < (middle := low + (high - low) / 2) < high:
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    masks: dict[str, Tensor] = {}
-    for name, count in kept(low).items():
-        sparsity = 1 - count / blocks[name]
-        masks |= selection.select_masks({name: scores[name]}, sparsity, block=(rows[name], 1))
-    return masks
+    return at(quotas.largest(fits, 1 / min(densities.values())))
 
 
-def _global(
-    scores: Mapping[str, Tensor], costs: Mapping[str, LayerCost], limit: float, block: tuple[int, int]
-) -> dict[str, Tensor]:
+def _global(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float) -> quotas.Counts:
     """The best of all layers, with the lowest sparsity that the limit allows."""
-    shapes = {name: score.shape for name, score in scores.items()}
-    total = sum(score.numel() for score in scores.values())
+    total = blocks.weights_of(blocks.numbers)
 
-    def masks(kept: int) -> dict[str, Tensor]:
-        return selection.select_masks(scores, 1 - kept / total, block=block, min_per_layer=1)
+    def at(kept: int) -> quotas.Counts:
+        return quotas.global_(blocks, blocks.kept_at(1 - kept / total))
 
-    low, high = sum(selection.rows_of_blocks(shapes, block[0]).values()), total + 1
-    best = masks(low)
+    low, high = sum(blocks.rows.values()), total + 1
     while high - low > 1:
         middle = (low + high) // 2
-        found = masks(middle)
-        if _cost({name: int(mask.sum()) for name, mask in found.items()}, costs) <= limit:
-            low, best = middle, found
-        else:
-            high = middle
-    return best
+        fits = _cost(blocks, at(middle), costs) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    return at(low)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune._prune import METHODS, budget_scores
 from sparseprune.cost import machine
-from sparseprune.cost.flops import flops_per_step
-from sparseprune.cost.seconds import LayerCost, flops_costs, measured_costs
+from sparseprune.cost.flops import flops_costs, flops_per_step
+from sparseprune.cost.seconds import measured_costs
 from sparseprune.cost.speedup import step_seconds
 from sparseprune.experiments import models
 from sparseprune.experiments.compare import PRUNE_BATCHES, Watcher
@@ -42,8 +42,8 @@ from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import prune_set, shuffled_masks
 from sparseprune.experiments.train import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
 from sparseprune.format.bsr import BLOCK_ROWS
-from sparseprune.scores import prunable
-from sparseprune.select.budget import EXPONENT
+from sparseprune.scores import METHODS, prunable, scorer
+from sparseprune.select.budget import EXPONENT, LayerCost, scores_for
 
 
 def frontier_points(
@@ -331,7 +331,7 @@ class _Work:
             model = models.build(self.network, seed)
             batches = prune_set(self.data, self.prune_batches, self.batch_size, seed)
             start = self.clock()
-            scores = budget_scores(method, model, batches, **({"seed": seed} if method == "random" else {}))
+            scores = dict(scores_for(method, scorer(method, seed=seed)(model, batches, F.cross_entropy)))
             self.scored = (method, seed), scores, self.clock() - start
         return self.scored[1:]
 

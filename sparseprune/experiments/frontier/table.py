@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy
 
-from sparseprune._prune import METHODS
 from sparseprune.experiments.frontier.results import Point, Record
 from sparseprune.experiments.frontier.rules import RULES
+from sparseprune.scores import METHODS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""Scores of the blocks that are kept or removed together, made once and handed from quotas to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparseprune.format.bsr import check_block
+from sparseprune.select.topk import topk_named
+
+Shapes = Mapping[str, torch.Size]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of V rows × 1 column of every layer.
+
+    A layer whose rows V does not divide, such as one of 10 classes, is made of single weights.
+
+    Attributes:
+        scores: ``{parameter name: (rows / V, cols) means of the scores of each block}``; of single weights
+            the scores themselves.
+        rows: V of each layer.
+        shapes: shapes of the weights.
+        floors: number of blocks that each layer keeps at least.
+    """
+
+    scores: Mapping[str, Tensor]
+    rows: Mapping[str, int]
+    shapes: Shapes
+    floors: Mapping[str, int]
+    # The masks of the last ranking over layers: a quota that counts them has already chosen the blocks.
+    _ranked: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Tensor], rows: Mapping[str, int], min_per_layer: int = 0) -> Blocks:
+        """Take the means of scores over blocks.
+
+        Args:
+            scores: ``{parameter name: score of the weight's shape}``, higher = keep.
+            rows: V of each layer; see :func:`rows_of_blocks`.
+            min_per_layer: number of weights that each layer keeps at least.
+        """
+        shapes = {name: score.shape for name, score in scores.items()}
+        means = {name: mean_of_blocks(score, rows[name]) for name, score in scores.items()}
+        rows = {name: rows[name] for name in scores}
+        return cls(means, rows, shapes, floors(shapes, rows, min_per_layer))
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """How many blocks each layer has."""
+        return {name: score.numel() for name, score in self.scores.items()}
+
+    def weights_of(self, counts: Mapping[str, int]) -> int:
+        """How many weights so many blocks of each layer hold."""
+        return sum(count * self.rows[name] for name, count in counts.items())
+
+    def kept_at(self, sparsity: float) -> int:
+        """Number of weights that stay: whole blocks where all layers have the same V."""
+        return kept_globally(self.numbers, self.rows, sparsity)
+
+    def top(self, names: Sequence[str], count: int) -> dict[str, int]:
+        """How many each layer has of the best so many blocks of these layers, ranked together."""
+        taken = topk_named({name: self.scores[name] for name in names}, count)
+        self._ranked.update(taken)
+        return {name: int(mask.sum()) for name, mask in taken.items()}
+
+    def best(self, name: str, count: int) -> Tensor:
+        """The best so many blocks of a layer, bool, of the shape of its scores."""
+        mask = self._ranked.get(name)
+        if mask is None or int(mask.sum()) != count:
+            mask = topk_named({name: self.scores[name]}, count)[name]
+        return mask
+
+    def masks(self, counts: Mapping[str, int], *, allow_empty: bool = False) -> dict[str, Tensor]:
+        """The best so many blocks of each layer, as masks of the weights' shapes.
+
+        Raises:
+            ValueError: a layer would keep no weight, which cuts the network, unless ``allow_empty``; or a
+                score is not finite (the errors name the layers).
+        """
+        empty = [name for name, number in self.numbers.items() if number > 0 and counts[name] == 0]
+        if empty and not allow_empty:
+            raise ValueError(
+                f"masks: expected every layer to keep a weight, got none kept in "
+                f"{', '.join(map(repr, empty))}; keep more weights, give each layer a floor with "
+                "min_per_layer=, or accept empty layers with allow_empty=True"
+            )
+        masks = {}
+        for name, rows in self.rows.items():
+            mask = self.best(name, counts[name])
+            masks[name] = mask if rows == 1 else mask.repeat_interleave(rows, 0).reshape(self.shapes[name])
+        return masks
+
+
+def kept(n: int, sparsity: float) -> int:
+    """Number of weights that stay of n, k = round(n · (1 − sparsity))."""
+    return round(n * (1 - float(sparsity)))
+
+
+def rows_of_blocks(shapes: Shapes, rows: int) -> dict[str, int]:
+    """Rows of each layer's blocks: 1 where ``rows`` does not divide the layer's."""
+    return {name: rows if shape and shape[0] % rows == 0 else 1 for name, shape in shapes.items()}
+
+
+def floors(shapes: Shapes, rows: Mapping[str, int], min_per_layer: int) -> dict[str, int]:
+    """Number of blocks that each layer keeps at least."""
+    return {
+        name: min(-(-min_per_layer // rows[name]), shape.numel() // rows[name])
+        for name, shape in shapes.items()
+    }
+
+
+def check_blocks(
+    shapes: Shapes, block: tuple[int, int], min_per_layer: int = 0, allow_empty: bool = False
+) -> dict[str, int]:
+    """Return :func:`rows_of_blocks`, or raise TypeError or ValueError for what is no block or floor."""
+    check_block(block, "prune")
+    if isinstance(min_per_layer, bool) or not isinstance(min_per_layer, int) or min_per_layer < 0:
+        raise ValueError(
+            f"min_per_layer: expected a whole number of weights, 0 or more, got {min_per_layer!r}"
+        )
+    if not isinstance(allow_empty, bool):
+        raise TypeError(f"allow_empty: expected True or False, got {type(allow_empty).__name__}")
+    rows = rows_of_blocks(shapes, block[0])
+    if shapes and block[0] not in rows.values():
+        raise ValueError(
+            f"prune: expected a layer whose rows are divisible by {block[0]} (rows of a block), got "
+            f"{', '.join(f'{name!r} of {shape[0]}' for name, shape in shapes.items() if shape)}; "
+            "choose a smaller block"
+        )
+    return rows
+
+
+def kept_globally(numbers: Mapping[str, int], rows: Mapping[str, int], sparsity: float) -> int:
+    """Number of weights that stay of layers with so many blocks: whole blocks where all have the same V."""
+    unit = min(rows.values(), default=1)
+    return unit * kept(sum(count * rows[name] for name, count in numbers.items()) // unit, sparsity)
+
+
+def mean_of_blocks(score: Tensor, rows: int) -> Tensor:
+    """``(rows / V, cols)`` means of a score over blocks of V rows × 1 column; itself for V = 1."""
+    if rows == 1:
+        return score
+    dtype = torch.promote_types(score.dtype, torch.float32)
+    return score.reshape(score.shape[0] // rows, rows, -1).mean(1, dtype=dtype)

@@ -1,0 +1,135 @@
+"""How many blocks each layer keeps: one function a rule, ``(blocks, ...) -> {parameter name: count}``.
+
+The rule that spends a budget of operations or seconds, :func:`sparseprune.select.budget.within`, has a file
+of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from sparseprune.select.blocks import Blocks, kept
+
+Counts = dict[str, int]
+
+
+def global_(blocks: Blocks, k: int) -> Counts:
+    """As many as each layer has among the best k weights of all layers ranked together.
+
+    A layer that falls below its floor keeps that, and the others share less: the total stays k. Where blocks
+    of V and single weights are ranked together and the next block does not fit, the best single weights make
+    up the number (where they run out, up to V - 1 fewer than k stay).
+    """
+    counts: Counts = {}
+    free = list(blocks.scores)
+    while True:
+        taken, missing = _best(blocks, free, k)
+        below = [name for name in free if taken[name] < blocks.floors[name]]
+        if not below:
+            break
+        for name in below:  # the others share less, so they are ranked again
+            free.remove(name)
+            counts[name] = blocks.floors[name]
+            k -= counts[name] * blocks.rows[name]
+    counts |= taken
+    return _with_single_weights(blocks, counts, missing) if missing else counts
+
+
+def uniform(blocks: Blocks, sparsity: float) -> Counts:
+    """The same share of every layer, each layer's count rounded; floors come on top."""
+    return _at_least_floors(blocks, {name: kept(n, sparsity) for name, n in blocks.numbers.items()})
+
+
+def by_hand(blocks: Blocks, density: Mapping[str, float]) -> Counts:
+    """Of every layer the share that it was given, rounded; floors come on top."""
+    return _at_least_floors(blocks, {name: round(n * density[name]) for name, n in blocks.numbers.items()})
+
+
+def erk(blocks: Blocks, k: int) -> Counts:
+    """Exactly k weights, at the densities of Erdős-Rényi-kernel graphs: min(1, ε · Σ sizes / Π sizes).
+
+    ε solves Σ over layers of min(1, ε · d) · n = k, so a layer that would exceed density 1 stays dense and
+    the others share the rest. Layers get whole blocks, rounded down; what is left goes to the largest
+    remainders, ties to the earlier layer.
+
+    Reference:
+        Evci, Gale, Menick, Castro, Elsen, "Rigging the lottery: making all tickets winners", 2020,
+        arXiv:1911.11134, section 3.
+    """
+    return in_proportion(blocks, {name: erk_density(shape) for name, shape in blocks.shapes.items()}, k)
+
+
+def erk_density(shape: tuple[int, ...]) -> float:
+    """Return a layer's density in :func:`erk` up to the factor ε: the sum of the sizes over their product.
+
+    That is (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) for convolutions, without kernel sizes for
+    linear layers. (The paper writes sparsities, 1 - this; its code sets densities, which is what is meant.)
+
+    Args:
+        shape: shape of the weight.
+    """
+    return sum(shape) / max(math.prod(shape), 1)
+
+
+def in_proportion(blocks: Blocks, density: Mapping[str, float], k: int) -> Counts:
+    """Exactly k weights, at densities in proportion to these and at most 1; see :func:`erk`."""
+    rows, numbers = blocks.rows, blocks.numbers
+
+    def weights(epsilon: float) -> dict[str, float]:  # not rounded, between the floor and all
+        return {
+            name: min(max(epsilon * density[name] * n, blocks.floors[name]), n) * rows[name]
+            for name, n in numbers.items()
+        }
+
+    everything = 1 / min(density.values(), default=1.0)
+    share = weights(largest(lambda epsilon: math.fsum(weights(epsilon).values()) <= k, everything))
+    counts = {name: int(share[name] // rows[name]) for name in share}
+    left = k - blocks.weights_of(counts)
+    for name in sorted(share, key=lambda name: counts[name] * rows[name] - share[name]):
+        if counts[name] < numbers[name] and rows[name] <= left:
+            counts[name] += 1
+            left -= rows[name]
+    for name in share:  # what is too little for a block of V goes to single weights
+        more = min(left // rows[name], numbers[name] - counts[name])
+        counts[name] += more
+        left -= more * rows[name]
+    return counts
+
+
+def largest(fits: Callable[[float], bool], high: float) -> float:
+    """The largest scale from 0 to ``high`` that fits, to neighbouring floats; all below it fit too."""
+    if fits(high):
+        return high
+    low = 0.0
+    while low < (middle := low + (high - low) / 2) < high:
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _at_least_floors(blocks: Blocks, counts: Counts) -> Counts:
+    return {name: max(count, blocks.floors[name]) for name, count in counts.items()}
+
+
+def _best(blocks: Blocks, names: list[str], k: int) -> tuple[Counts, int]:
+    """Blocks of each layer among the best that k weights suffice for, and how many weights are missing."""
+    sizes = {blocks.rows[name] for name in names}
+    most = max(sizes, default=1)
+    if len(sizes) < 2:
+        return blocks.top(names, k // most if names else 0), k % most
+    count, missing = 0, k
+    while True:
+        count += missing // most  # as many more as surely fit, until not even one block does
+        taken = blocks.top(names, count)
+        missing = k - blocks.weights_of(taken)
+        if missing < most:
+            return taken, missing
+
+
+def _with_single_weights(blocks: Blocks, counts: Counts, missing: int) -> Counts:
+    """So many more, the best of those layers that are made of single weights."""
+    single = [name for name, rows in blocks.rows.items() if rows == 1]
+    left = {name: blocks.scores[name][~blocks.best(name, counts[name])] for name in single}
+    rest = Blocks.of(left, dict.fromkeys(single, 1))
+    more = rest.top(single, min(missing, sum(rest.numbers.values())))
+    return counts | {name: counts[name] + n for name, n in more.items()}
