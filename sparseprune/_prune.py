@@ -16,9 +16,10 @@ from sparseprune._sparsify import sparsify
 from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import check_batch_size, measured_costs
 from sparseprune.cost.speedup import masks_for
-from sparseprune.select import budget
-from sparseprune.select.blocks import Blocks, Shapes, floors
-from sparseprune.select.masks import Scope, check_selection, counts_of
+from sparseprune.scores.base import pairs
+from sparseprune.select import budget, quotas
+from sparseprune.select.blocks import Blocks, check_blocks
+from sparseprune.select.quotas import Scope
 
 SPARSITY = 0.9  # where no target is named
 AUTO_BLOCKS = (1, 4, 16)  # each is timed in each layer
@@ -114,18 +115,19 @@ def prune(
     check_batch_size(batch_size)
     shapes = {name: weight.shape for name, weight in weights.items()}
     wanted = SPARSITY if sparsity is None and flops is None and speedup is None else sparsity or 0.0
-    rows = check_selection(shapes, wanted, scope, shape, min_per_layer, allow_empty)
+    rows = check_blocks(shapes, shape, min_per_layer, allow_empty)
+    blocks = Blocks.unscored(shapes, rows, min_per_layer)
+    quotas.check_scope(blocks, wanted, scope)
 
     if flops is None and speedup is None:
-        blocks = Blocks.of(score(model, batches, loss), rows, min_per_layer)
-        return blocks.masks(counts_of(blocks, wanted, scope), allow_empty=allow_empty)
+        blocks = blocks.scored(score(model, batches, loss))
+        return blocks.masks(quotas.of_scope(blocks, wanted, scope), allow_empty=allow_empty)
     if input_size is None:
         input_size, batches = _sample_of(batches)
     if flops is not None:
         costs = flops_costs(model, input_size, exclude=excluded)
-        limit = _operations(flops, costs, shapes, rows, min_per_layer)
-        scored = budget.scores_for(method, score(model, batches, loss))
-        blocks = Blocks.of(scored, rows, min_per_layer)
+        limit = _operations(flops, costs, blocks)
+        blocks = blocks.scored(budget.scores_for(method, score(model, batches, loss)))
         counts = budget.within(blocks, costs, limit, cost_exponent)
         return blocks.masks(counts, allow_empty=allow_empty)
     assert speedup is not None
@@ -183,16 +185,10 @@ def _check_target(targets: dict[str, float | None], scope: Scope) -> None:
             raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
 
 
-def _operations(
-    flops: float,
-    costs: Mapping[str, budget.LayerCost],
-    shapes: Shapes,
-    rows: Mapping[str, int],
-    min_per_layer: int,
-) -> float:
+def _operations(flops: float, costs: Mapping[str, budget.LayerCost], blocks: Blocks) -> float:
     """So many operations as the fraction allows; ValueError where the weights that must stay take more."""
     everything = math.fsum(cost.dense for cost in costs.values())
-    least = budget.costs_of(floors(shapes, rows, min_per_layer), rows, costs)
+    least = budget.costs_of(blocks.floors, blocks.rows, costs)
     if math.fsum(least.values()) > flops * everything:
         needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
         most = sorted(least, key=lambda name: -least[name])[:3]
@@ -210,18 +206,6 @@ def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.
             "prune: expected input_size=, the shape of one sample, or batches to take it from: what a weight "
             "costs depends on it"
         )
-    if not isinstance(batches, Iterable):
-        raise TypeError(
-            f"prune: expected batches to be an iterable of (input, target), got {type(batches).__name__}"
-        )
-    iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None:
-        raise ValueError("prune: expected at least one batch, got none")
-    if not isinstance(first, tuple | list) or len(first) != 2 or not isinstance(first[0], Tensor):
-        raise TypeError(
-            "prune: expected each item of batches to be a pair of tensors (input, target), got a "
-            f"{type(first).__name__}; wrap a single batch in a list: [(input, target)]"
-        )
-    rest = itertools.chain([first], iterator)
-    return tuple(first[0].shape[1:]), rest
+    iterator = pairs("prune", batches)
+    first = next(iterator)
+    return tuple(first[0].shape[1:]), itertools.chain([first], iterator)

@@ -90,14 +90,7 @@ def pruned(
     start = clock()
     # A weight in each layer: one layer that keeps none would end the whole comparison.
     masks = sp.prune(
-        model,
-        scored,
-        method=method,
-        sparsity=sparsity,
-        scope=scope,
-        block=block,
-        seed=seed,
-        min_per_layer=1,
+        model, scored, method=method, sparsity=sparsity, scope=scope, block=block, seed=seed, min_per_layer=1
     )
     sparse = sp.sparsify(model, masks, batch_size=batch_size, input_size=network.sample)
     seconds = clock() - start

@@ -77,12 +77,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         """An ``nn.BatchNorm2d`` with copies of the parameters and buffers; it does neither add nor ReLU."""
         like = copy.deepcopy(self)
         norm = nn.BatchNorm2d(
-            self.num_features,
-            self.eps,
-            self.momentum,
-            self.affine,
-            self.track_running_stats,
-            device="meta",
+            self.num_features, self.eps, self.momentum, self.affine, self.track_running_stats, device="meta"
         )
         return _with_tensors_of(like, norm)
 

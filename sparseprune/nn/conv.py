@@ -15,10 +15,24 @@ from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, con
 
 FEW_SAMPLES = 16  # below, the kernels compute ordinary (N, C, H, W) memory, and layers hand it on
 
+# What torch's convolutions are made from, beside bias, device and dtype.
+ARGUMENTS = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+    "padding_mode",
+)
+
 Layer = TypeVar("Layer", bound="_SparseConv")
 
 
 class _SparseConv(SparseLayer):
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Any
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
     plan_t: Tensor
 
     plan_names = ("plan_t",)
@@ -45,26 +59,10 @@ class _SparseConv(SparseLayer):
     ) -> None:
         super().__init__()
         # Torch's own layer, without memory, checks the arguments and writes them out.
-        like = self.dense_class(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias=False,
-            padding_mode=padding_mode,
-            device="meta",
-        )
-        self.in_channels = like.in_channels
-        self.out_channels = like.out_channels
-        self.kernel_size = like.kernel_size
-        self.stride = like.stride
-        self.padding = like.padding
-        self.dilation = like.dilation
-        self.groups = like.groups
-        self.padding_mode = like.padding_mode
+        sizes = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        like = self.dense_class(*sizes, bias=False, padding_mode=padding_mode, device="meta")
+        for name in ARGUMENTS:
+            setattr(self, name, getattr(like, name))
         # (left, right) of a 1-d layer, (left, right, top, bottom) of a 2-d one
         self._pad = tuple(like._reversed_padding_repeated_twice)
         self._init_weight(bias, device, dtype, crow, col, block)
@@ -111,40 +109,16 @@ class _SparseConv(SparseLayer):
         crow, col, block_rows = pattern_of_mask(
             mask, weight, block, f"{cls.__name__}.from_dense", conv.groups
         )
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            weight.device,
-            weight.dtype,
-            crow=crow,
-            col=col,
-            block=(block_rows, 1),
-        )
+        made = {name: getattr(conv, name) for name in ARGUMENTS}
+        made |= {"bias": conv.bias is not None, "device": weight.device, "dtype": weight.dtype}
+        layer = cls(**made, crow=crow, col=col, block=(block_rows, 1))
         layer._take_weights(conv)
         return layer
 
     def _to_dense(self) -> Any:
-        conv = nn.utils.skip_init(
-            self.dense_class,
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            bias=self.bias is not None,
-            padding_mode=self.padding_mode,
-            device=self.values.device,
-            dtype=self.values.dtype,
-        )
+        made = {name: getattr(self, name) for name in ARGUMENTS}
+        made |= {"bias": self.bias is not None, "device": self.values.device, "dtype": self.values.dtype}
+        conv = nn.utils.skip_init(self.dense_class, **made)
         return self._give_weights(conv)
 
     @property

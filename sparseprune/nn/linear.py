@@ -87,16 +87,8 @@ class SparseLinear(SparseLayer):
         """
         weight = linear.weight
         crow, col, block_rows = pattern_of_mask(mask, weight, block, "SparseLinear.from_dense")
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            linear.bias is not None,
-            weight.device,
-            weight.dtype,
-            crow=crow,
-            col=col,
-            block=(block_rows, 1),
-        )
+        sizes = (linear.in_features, linear.out_features, linear.bias is not None)
+        layer = cls(*sizes, weight.device, weight.dtype, crow=crow, col=col, block=(block_rows, 1))
         layer._take_weights(linear)
         return layer
 
@@ -106,14 +98,8 @@ class SparseLinear(SparseLayer):
         It has no ReLU: where ``relu`` is set, one must follow (:func:`densify` of a whole model sees to it).
         """
         # Not nn.Linear(...), which would fill the weight with the user's random numbers.
-        linear: nn.Linear = nn.utils.skip_init(
-            nn.Linear,
-            self.in_features,
-            self.out_features,
-            self.bias is not None,
-            device=self.values.device,
-            dtype=self.values.dtype,
-        )
+        sizes, like = (self.in_features, self.out_features, self.bias is not None), self.values
+        linear = nn.utils.skip_init(nn.Linear, *sizes, device=like.device, dtype=like.dtype)
         return self._give_weights(linear)
 
     @property

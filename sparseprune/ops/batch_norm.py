@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sparseprune.format.memory import empty_images, is_batch_inner_images
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
-from sparseprune.ops.devices import check_devices
 
 # ---- wrappers ----------------------------------------------------------------------------------------------
 
@@ -99,49 +98,16 @@ def _channels(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def _fake_batch_norm_act(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    relu: bool,
-    batch_inner: bool | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_devices("batch_norm_act", x, weight, bias, residual)
-    return _like(x, batch_inner), _channels(x), _channels(x)
+def _fake_batch_norm_act(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _like(x, rest[5] if len(rest) > 5 else None), _channels(x), _channels(x)
 
 
-def _fake_batch_norm_act_eval(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    residual: Tensor | None,
-    eps: float,
-    relu: bool,
-    batch_inner: bool | None = None,
-) -> Tensor:
-    check_devices("batch_norm_act_eval", x, weight, bias, mean, var, residual)
-    return _like(x, batch_inner)
+def _fake_batch_norm_act_eval(x: Tensor, *rest: Any) -> Tensor:
+    return _like(x, rest[7] if len(rest) > 7 else None)
 
 
-def _fake_batch_norm_act_backward(
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    y: Tensor | None,
-    eps: float,
-    relu: bool,
-    training: bool,
-    needs_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check_devices("batch_norm_act_backward", g, x, weight, bias, mean, var, y)
-    d_residual = _like(x) if needs_residual else x.new_empty(0)
+def _fake_batch_norm_act_backward(g: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_residual = _like(x) if rest[-1] else x.new_empty(0)
     return _like(x), d_residual, _channels(x), _channels(x)
 
 
@@ -245,36 +211,37 @@ GRADIENTS: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
 # ---- a normalisation in eager mode -------------------------------------------------------------------------
 
 
-class _BatchNormAct(torch.autograd.Function):
-    """:func:`normalize` with one node in the autograd graph; see ``_Linear`` in products.py."""
+def _node(
+    operator: Callable[..., Any], save: Callable[..., None], gradients: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """An operator as one node of the autograd graph; see ``_Linear`` in products.py."""
 
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with without_views():
-            output = torch.ops.sparseprune.batch_norm_act.default(*inputs)
-        _save_for_batch_norm_act(ctx, inputs, output)
-        return output
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            with without_views():
+                output = operator(*inputs)
+            save(ctx, inputs, output)
+            return output
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        with in_backward():
-            return _batch_norm_act_gradients(ctx, g)
+        @staticmethod
+        def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
+            with in_backward():
+                return gradients(ctx, *g)
+
+    return Node
 
 
-class _BatchNormActEval(torch.autograd.Function):
-    """The same with given statistics."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        with without_views():
-            output = torch.ops.sparseprune.batch_norm_act_eval.default(*inputs)
-        _save_for_batch_norm_act_eval(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        with in_backward():
-            return _batch_norm_act_eval_gradients(ctx, g)
+_BatchNormAct = _node(
+    lambda *inputs: torch.ops.sparseprune.batch_norm_act.default(*inputs),
+    _save_for_batch_norm_act,
+    _batch_norm_act_gradients,
+)
+_BatchNormActEval = _node(
+    lambda *inputs: torch.ops.sparseprune.batch_norm_act_eval.default(*inputs),
+    _save_for_batch_norm_act_eval,
+    _batch_norm_act_eval_gradients,
+)
 
 
 def normalize(

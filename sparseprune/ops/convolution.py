@@ -15,7 +15,6 @@ from torch import Tensor
 from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
 from sparseprune.ops.autograd import in_backward, without_views
-from sparseprune.ops.devices import check_devices
 
 
 class ConvPattern(NamedTuple):
@@ -107,59 +106,23 @@ def conv2d_backward(
 # ---- fake kernels: shapes and strides without data ---------------------------------------------------------
 
 
-def _fake_conv2d(
-    x: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan_t: Tensor,
-    geometry: Sequence[int],
-    bias: Tensor | None = None,
-    batch_inner: bool | None = None,
-) -> Tensor:
-    check_devices("conv2d", x, values, crow, col, plan_t, bias)
+def _fake_conv2d(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
+    geometry, batch_inner = Geometry(*rest[2]), rest[4] if len(rest) > 4 else None
     inner = is_batch_inner_images(x) if batch_inner is None else batch_inner
     channels = (crow.shape[0] - 1) * values.shape[1]
-    size = Geometry(*geometry).output_size(x.shape[2], x.shape[3])
-    return empty_images(x, (x.shape[0], channels, *size), inner)
+    return empty_images(x, (x.shape[0], channels, *geometry.output_size(x.shape[2], x.shape[3])), inner)
 
 
-def _fake_conv2d_t(
-    g: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan_t: Tensor,
-    geometry: Sequence[int],
-    input_size: Sequence[int],
-) -> Tensor:
-    check_devices("conv2d_t", g, values, crow, col, plan_t)
+def _fake_conv2d_t(g: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    *_, geometry, input_size = rest
     return empty_images(g, (g.shape[0], geometry[0], *input_size), is_batch_inner_images(g))
 
 
-def _fake_conv2d_sddmm(
-    g: Tensor,
-    x: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan_t: Tensor,
-    geometry: Sequence[int],
-    block_rows: int,
-) -> Tensor:
-    check_devices("conv2d_sddmm", g, x, crow, col, plan_t)
-    return g.new_empty(col.shape[0], block_rows)
+def _fake_conv2d_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: Any) -> Tensor:
+    return g.new_empty(col.shape[0], rest[-1])
 
 
-def _fake_conv2d_backward(
-    g: Tensor,
-    x: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan_t: Tensor,
-    geometry: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_devices("conv2d_backward", g, x, values, crow, col, plan_t)
+def _fake_conv2d_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     d_x = empty_images(x, x.shape, is_batch_inner_images(x))
     return d_x, values.new_empty(values.shape), g.new_empty(g.shape[1])
 

@@ -6,16 +6,8 @@ import torch
 from torch import Tensor
 
 # In which dtype the kernels add up numbers of another.
-_SUMS_ON_CPU = {
-    torch.float32: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float64: torch.float64,
-}
-_SUMS_ON_CUDA = {
-    torch.float32: torch.float32,
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-}
+_SUMS_ON_CPU = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
+_SUMS_ON_CUDA = {torch.float32: torch.float32, torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def dtypes_of_sums(device: torch.device) -> dict[torch.dtype, torch.dtype]:

@@ -10,13 +10,15 @@ import contextlib
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparseprune._version import __version__
 from sparseprune.ops import batch_norm, convolution, plain, products, topk
+from sparseprune.ops.devices import check_devices
 
 _registrations: list[torch.library.Library] = []
 
@@ -37,9 +39,19 @@ def _register() -> None:
         plain.implement(library, "CUDA")
     fakes = {**topk.FAKES, **products.FAKES, **convolution.FAKES, **batch_norm.FAKES}
     for name, fake in fakes.items():
-        torch.library.register_fake(f"sparseprune::{name}", fake, lib=library)
+        torch.library.register_fake(f"sparseprune::{name}", _with_devices(name, fake), lib=library)
     for name, backward, save in [*products.GRADIENTS, *convolution.GRADIENTS, *batch_norm.GRADIENTS]:
         torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
+
+
+def _with_devices(op: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """A fake kernel that refuses tensors of several devices."""
+
+    def checked(*inputs: Any) -> Any:
+        check_devices(op, *(t for t in inputs if isinstance(t, Tensor)))
+        return fake(*inputs)
+
+    return checked
 
 
 @contextlib.contextmanager

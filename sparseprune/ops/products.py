@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sparseprune.format.memory import empty_activation, is_batch_inner
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
-from sparseprune.ops.devices import check_devices
 
 
 class Pattern(NamedTuple):
@@ -104,41 +103,21 @@ def spmm_backward(
 # ---- fake kernels: shapes and strides without data ---------------------------------------------------------
 
 
-def _fake_spmm(
-    x: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan: Tensor,
-    plan_t: Tensor,
-    bias: Tensor | None = None,
-    batch_inner: bool | None = None,
-    relu: bool = False,
-) -> Tensor:
-    check_devices("spmm", x, values, crow, col, plan, plan_t, bias)
-    rows = (crow.shape[0] - 1) * values.shape[1]
+def _fake_spmm(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
+    batch_inner = rest[4] if len(rest) > 4 else None
     inner = is_batch_inner(x) if batch_inner is None else batch_inner
-    return empty_activation(x, rows, x.shape[1], inner)
+    return empty_activation(x, (crow.shape[0] - 1) * values.shape[1], x.shape[1], inner)
 
 
-def _fake_spmm_t(
-    g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, cols: int
-) -> Tensor:
-    check_devices("spmm_t", g, values, crow, col, plan, plan_t)
-    return empty_activation(g, cols, g.shape[1], is_batch_inner(g))
+def _fake_spmm_t(g: Tensor, values: Tensor, *pattern_and_cols: Any) -> Tensor:
+    return empty_activation(g, pattern_and_cols[-1], g.shape[1], is_batch_inner(g))
 
 
-def _fake_sddmm(
-    g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, block_rows: int
-) -> Tensor:
-    check_devices("sddmm", g, x, crow, col, plan, plan_t)
-    return g.new_empty(col.shape[0], block_rows)
+def _fake_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *plans_and_block_rows: Any) -> Tensor:
+    return g.new_empty(col.shape[0], plans_and_block_rows[-1])
 
 
-def _fake_spmm_backward(
-    g: Tensor, x: Tensor, values: Tensor, *pattern_and_y: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_devices("spmm_backward", g, x, values, *pattern_and_y)
+def _fake_spmm_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     d_x = empty_activation(x, x.shape[0], x.shape[1], is_batch_inner(x))
     return d_x, values.new_empty(values.shape), g.new_empty(g.shape[0])
 

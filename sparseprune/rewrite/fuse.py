@@ -18,13 +18,7 @@ from sparseprune.nn.batch_norm import BatchNormAct2d
 from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
 from sparseprune.nn.pooling import batch_inner_pool, ordinary_pool
 from sparseprune.rewrite.forward import Rewritten, attributes_read, original_class, rewrite
-from sparseprune.rewrite.layout import (
-    KEEPING_FUNCTIONS,
-    KEEPING_METHODS,
-    fusible_relus,
-    neighbours,
-    role_of,
-)
+from sparseprune.rewrite.layout import KEEPING_FUNCTIONS, KEEPING_METHODS, fusible_relus, neighbours, role_of
 from sparseprune.rewrite.trace import Trace, called, has_hooks, trace_all, trace_block
 
 ADDS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add)

@@ -20,20 +20,9 @@ from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
 from sparseprune.rewrite.trace import Trace, called, has_hooks, trace_all
 
 # Modules that treat every number alike and keep strides.
-POINTWISE = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Hardtanh,
-    nn.Dropout,
-    nn.Identity,
-    FusedReLU,
+POINTWISE: tuple[type[nn.Module], ...] = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid),
+    *(nn.Hardtanh, nn.Dropout, nn.Identity, FusedReLU),
 )
 
 # What decides itself how its output lies.
@@ -61,53 +50,14 @@ KEEPING_MODULES = (*POINTWISE, nn.Dropout2d, nn.Flatten, nn.AdaptiveAvgPool2d)
 TAKING_MODULES = ("Linear", "MaskedLinear")
 COPYING_MODULES = ("Conv1d", "Conv2d", "MaskedConv1d", "MaskedConv2d")
 KEEPING_FUNCTIONS: set[Callable[..., Any]] = {
-    operator.add,
-    operator.iadd,
-    operator.sub,
-    operator.isub,
-    operator.mul,
-    operator.imul,
-    operator.truediv,
-    operator.neg,
-    torch.add,
-    torch.sub,
-    torch.mul,
-    torch.div,
-    torch.relu,
-    torch.sigmoid,
-    torch.tanh,
-    torch.flatten,
-    torch.reshape,
-    torch.mean,
-    F.relu,
-    F.relu6,
-    F.leaky_relu,
-    F.elu,
-    F.gelu,
-    F.silu,
-    F.hardtanh,
-    F.dropout,
-    F.dropout2d,
-    F.sigmoid,
-    F.tanh,
-    F.adaptive_avg_pool2d,
+    *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul),
+    *(operator.truediv, operator.neg, torch.add, torch.sub, torch.mul, torch.div, torch.relu),
+    *(torch.sigmoid, torch.tanh, torch.flatten, torch.reshape, torch.mean, F.relu, F.relu6, F.leaky_relu),
+    *(F.elu, F.gelu, F.silu, F.hardtanh, F.sigmoid, F.tanh, F.dropout, F.dropout2d, F.adaptive_avg_pool2d),
 }
 KEEPING_METHODS = {
-    "add",
-    "add_",
-    "sub",
-    "sub_",
-    "mul",
-    "mul_",
-    "relu",
-    "relu_",
-    "sigmoid",
-    "tanh",
-    "flatten",
-    "reshape",
-    "mean",
-    "clone",
-    "detach",
+    *("add", "add_", "sub", "sub_", "mul", "mul_", "relu", "relu_", "sigmoid", "tanh"),
+    *("flatten", "reshape", "mean", "clone", "detach"),
 }
 TAKING_FUNCTIONS: set[Callable[..., Any]] = {torch.cat, torch.numel, F.max_pool2d, F.avg_pool2d}
 TAKING_METHODS = {"size", "dim", "numel", "contiguous"}

@@ -1,11 +1,22 @@
-"""Scores of the prunable weights of a network, one function a method: higher score = keep.
+"""Scores of the prunable weights of a network, one file and one function a method: higher score = keep.
 
-Every function returns ``{parameter name: float32 tensor of the weight's shape}`` and leaves the model as it
-was: weights, buffers, gradients, ``requires_grad``, modes and torch's random state are bit-identical
-afterwards, also after an error. Forward passes run with dropout off (everything but normalisation is in
-evaluation mode), so a score depends on the model and the data alone; ``bn`` says which statistics
-batch-norm uses, the batch's (``"train"``, as in the training that follows) or the running ones
-(``"eval"``).
+All take the same arguments and leave the model as it was: weights, buffers, gradients, ``requires_grad``,
+modes and torch's random state are bit-identical afterwards, also after an error. Forward passes run with
+dropout off (everything but normalisation is in evaluation mode), so a score depends on the model and the data
+alone.
+
+Args:
+    model: the network.
+    batches: iterable of (input, target), moved to the model's device one at a time.
+    loss: function of (model(input), target) that returns a scalar.
+    bn: statistics that batch-norm uses, the batch's (``"train"``, as in the training that follows) or the
+        running ones (``"eval"``).
+    exclude: names of parameters or modules to leave out.
+Returns:
+    ``{parameter name: float32 tensor of the weight's shape}``.
+Raises:
+    ValueError: there are no batches, or ``loss`` is not a scalar that depends on the weights.
+    TypeError: ``batches`` is not an iterable of (input, target).
 """
 
 from __future__ import annotations
@@ -16,12 +27,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseprune.scores.base import Batches, Loss, Scores, prunable
-from sparseprune.scores.gradient import gradient
-from sparseprune.scores.grasp import grasp
-from sparseprune.scores.magnitude import magnitude
-from sparseprune.scores.random import random
-from sparseprune.scores.snip import snip
+from sparseprune.scores.base import Batches as Batches
+from sparseprune.scores.base import Loss as Loss
+from sparseprune.scores.base import Scores as Scores
+from sparseprune.scores.base import prunable as prunable
+from sparseprune.scores.gradient import gradient as gradient
+from sparseprune.scores.grasp import grasp as grasp
+from sparseprune.scores.magnitude import magnitude as magnitude
+from sparseprune.scores.random import random as random
+from sparseprune.scores.snip import snip as snip
 
 Method = Callable[[nn.Module, Batches | None, Loss], Mapping[str, Tensor]]
 
@@ -40,22 +54,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "snip": ("bn",),
     "grasp": ("bn", "temperature"),
 }
-
-__all__ = [
-    "METHODS",
-    "OPTIONS",
-    "Batches",
-    "Loss",
-    "Method",
-    "Scores",
-    "gradient",
-    "grasp",
-    "magnitude",
-    "prunable",
-    "random",
-    "scorer",
-    "snip",
-]
 
 
 def scorer(

@@ -39,19 +39,14 @@ def grasp(
     and keeps batch-norm in training mode.
 
     Args:
-        model: the network.
-        batches: iterable of (input, target); moved to the model's device one at a time. Iterated twice; an
-            iterator, which can be used only once, is first held in memory as a list.
-        loss: ``loss(model(input) / temperature, target)`` is a scalar.
+        model, batches, loss, bn, exclude: see :mod:`sparseprune.scores`; g does not include what is excluded.
+            Batches are iterated twice; an iterator, which can be used only once, is first held in memory as a
+            list.
         temperature: T, above 0.
-        bn: statistics that batch-norm uses, ``"train"`` or ``"eval"``.
-        exclude: parameters or modules to leave out; g does not include them either.
     Returns:
-        ``{parameter name: float32 tensor of the weight's shape}``.
+        see :mod:`sparseprune.scores`.
     Raises:
-        ValueError: no batches, ``temperature`` is not positive, or ``loss`` is not a scalar that depends on
-            the weights.
-        TypeError: ``batches`` is not an iterable of (input, target).
+        ValueError: ``temperature`` is not positive; all else see :mod:`sparseprune.scores`.
     Reference:
         Wang, Zhang, Grosse, "Picking winning tickets before training by preserving gradient flow", 2020,
         arXiv:2002.07376.

@@ -20,11 +20,9 @@ def magnitude(
     """Score weights by magnitude, |w|.
 
     Args:
-        model: the network.
-        batches: not used.
-        loss: not used.
-        exclude: parameters or modules to leave out.
+        model, exclude: see :mod:`sparseprune.scores`.
+        batches, loss: not used.
     Returns:
-        ``{parameter name: float32 tensor of the weight's shape}``.
+        see :mod:`sparseprune.scores`.
     """
     return {name: weight.detach().abs().float() for name, weight in prunable(model, exclude).items()}

@@ -23,14 +23,12 @@ def random(
     """Score weights by uniform noise in [0, 1) from ``seed``: the control that every method should beat.
 
     Args:
-        model: the network.
-        batches: not used.
-        loss: not used.
-        seed: of the noise, 0 or more; the same seed gives the same scores on every device. They are
+        model, exclude: see :mod:`sparseprune.scores`.
+        batches, loss: not used.
+        seed: seed of the noise, 0 or more; the same seed gives the same scores on every device. They are
             independent of weights that torch or NumPy drew from the same seed.
-        exclude: parameters or modules to leave out.
     Returns:
-        ``{parameter name: float32 tensor of the weight's shape}``.
+        see :mod:`sparseprune.scores`.
     Raises:
         ValueError: ``seed`` is negative.
     """

@@ -38,16 +38,10 @@ def snip(
     mode: ``bn="eval"``.
 
     Args:
-        model: the network.
-        batches: iterable of (input, target); moved to the model's device one at a time.
-        loss: ``loss(model(input), target)`` is a scalar.
-        bn: statistics that batch-norm uses, ``"train"`` or ``"eval"``.
-        exclude: parameters or modules to leave out; they do not count in Σ.
-    Returns:
-        ``{parameter name: float32 tensor of the weight's shape}``.
-    Raises:
-        ValueError: no batches, or ``loss`` is not a scalar that depends on the weights.
-        TypeError: ``batches`` is not an iterable of (input, target).
+        model, batches, loss, bn, exclude: see :mod:`sparseprune.scores`; what is excluded does not count in
+        Σ.
+    Returns, raises:
+        see :mod:`sparseprune.scores`.
     Reference:
         Lee, Ajanthan, Torr, "SNIP: Single-shot network pruning based on connection sensitivity", 2019,
         arXiv:1810.02340.

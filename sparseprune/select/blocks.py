@@ -36,23 +36,33 @@ class Blocks:
     _ranked: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scores: Mapping[str, Tensor], rows: Mapping[str, int], min_per_layer: int = 0) -> Blocks:
-        """Take the means of scores over blocks.
+    def unscored(cls, shapes: Shapes, rows: Mapping[str, int], min_per_layer: int = 0) -> Blocks:
+        """Blocks of weights of these shapes, before there are scores.
 
         Args:
-            scores: ``{parameter name: score of the weight's shape}``, higher = keep.
+            shapes: shapes of the weights.
             rows: V of each layer; see :func:`rows_of_blocks`.
             min_per_layer: number of weights that each layer keeps at least.
         """
+        numbers = {name: shape.numel() // rows[name] for name, shape in shapes.items()}
+        floors = {name: min(-(-min_per_layer // rows[name]), number) for name, number in numbers.items()}
+        return cls({}, {name: rows[name] for name in shapes}, shapes, floors)
+
+    def scored(self, scores: Mapping[str, Tensor]) -> Blocks:
+        """The same blocks with the means of these scores, of the weights' shapes, higher = keep."""
+        means = {name: mean_of_blocks(scores[name], rows) for name, rows in self.rows.items()}
+        return Blocks(means, self.rows, self.shapes, self.floors)
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Tensor], rows: Mapping[str, int], min_per_layer: int = 0) -> Blocks:
+        """Blocks of these scores at once."""
         shapes = {name: score.shape for name, score in scores.items()}
-        means = {name: mean_of_blocks(score, rows[name]) for name, score in scores.items()}
-        rows = {name: rows[name] for name in scores}
-        return cls(means, rows, shapes, floors(shapes, rows, min_per_layer))
+        return cls.unscored(shapes, rows, min_per_layer).scored(scores)
 
     @property
     def numbers(self) -> dict[str, int]:
         """How many blocks each layer has."""
-        return {name: score.numel() for name, score in self.scores.items()}
+        return {name: shape.numel() // self.rows[name] for name, shape in self.shapes.items()}
 
     def weights_of(self, counts: Mapping[str, int]) -> int:
         """How many weights so many blocks of each layer hold."""
@@ -60,7 +70,8 @@ class Blocks:
 
     def kept_at(self, sparsity: float) -> int:
         """Number of weights that stay: whole blocks where all layers have the same V."""
-        return kept_globally(self.numbers, self.rows, sparsity)
+        unit = min(self.rows.values(), default=1)
+        return unit * kept(self.weights_of(self.numbers) // unit, sparsity)
 
     def top(self, names: Sequence[str], count: int) -> dict[str, int]:
         """How many each layer has of the best so many blocks of these layers, ranked together."""
@@ -106,14 +117,6 @@ def rows_of_blocks(shapes: Shapes, rows: int) -> dict[str, int]:
     return {name: rows if shape and shape[0] % rows == 0 else 1 for name, shape in shapes.items()}
 
 
-def floors(shapes: Shapes, rows: Mapping[str, int], min_per_layer: int) -> dict[str, int]:
-    """Number of blocks that each layer keeps at least."""
-    return {
-        name: min(-(-min_per_layer // rows[name]), shape.numel() // rows[name])
-        for name, shape in shapes.items()
-    }
-
-
 def check_blocks(
     shapes: Shapes, block: tuple[int, int], min_per_layer: int = 0, allow_empty: bool = False
 ) -> dict[str, int]:
@@ -133,12 +136,6 @@ def check_blocks(
             "choose a smaller block"
         )
     return rows
-
-
-def kept_globally(numbers: Mapping[str, int], rows: Mapping[str, int], sparsity: float) -> int:
-    """Number of weights that stay of layers with so many blocks: whole blocks where all have the same V."""
-    unit = min(rows.values(), default=1)
-    return unit * kept(sum(count * rows[name] for name, count in numbers.items()) // unit, sparsity)
 
 
 def mean_of_blocks(score: Tensor, rows: int) -> Tensor:

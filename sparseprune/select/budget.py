@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparseprune.select.blocks import Blocks, check_blocks, mean_of_blocks, rows_of_blocks
+from sparseprune.select.blocks import Blocks, mean_of_blocks, rows_of_blocks
 from sparseprune.select.quotas import Counts
 from sparseprune.select.topk import topk_named
 
@@ -27,12 +27,12 @@ EXPONENT = 0.5
 
 
 class LayerCost(NamedTuple):
-    """Of one layer in a training step, in operations or seconds.
+    """What one layer costs in a training step, in operations or seconds.
 
     Attributes:
-        per_weight: of one weight that is kept.
-        fixed: of the sparse layer without weights.
-        dense: of the layer left dense.
+        per_weight: cost of one weight that is kept.
+        fixed: cost of the sparse layer without weights.
+        dense: cost of the layer left dense.
     """
 
     per_weight: float
@@ -92,41 +92,6 @@ def within(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float, exponen
     return dict(zip(blocks.scores, _counts_within(layers, limit), strict=True))
 
 
-def select_within(
-    scores: Mapping[str, Tensor],
-    costs: Mapping[str, LayerCost],
-    budget: float,
-    *,
-    exponent: float = EXPONENT,
-    block: tuple[int, int] = (1, 1),
-    min_per_layer: int = 0,
-    allow_empty: bool = False,
-) -> dict[str, Tensor]:
-    """Masks with sum over layers of min(fixed + per_weight · k, dense) <= budget.
-
-    Which ones, says the quota :func:`within`; blocks of V rows × 1 column are kept or removed by the mean of
-    their scores, as in :func:`sparseprune.select.masks.select_masks`.
-
-    Args:
-        scores: ``{parameter name: score}``, higher = keep, finite.
-        costs: of the same names.
-        budget: what the masks may cost, in the unit of the costs.
-        exponent: power of the costs, 0 to 1.
-        block, min_per_layer, allow_empty: see :func:`sparseprune.select.masks.select_masks`.
-    Returns:
-        ``{parameter name: bool tensor of the score's shape}``, True = keep. No block of any layer could be
-        added within the budget.
-    Raises:
-        BudgetError: the budget is too small; the error says what is needed, and by which layers.
-        ValueError: the exponent is out of range, the budget is not a number, a name has no cost or a negative
-            one, or as ``select_masks``.
-    """
-    shapes = {name: score.shape for name, score in scores.items()}
-    rows = check_blocks(shapes, block, min_per_layer, allow_empty)
-    blocks = Blocks.of(scores, rows, min_per_layer)
-    return blocks.masks(within(blocks, costs, budget, exponent), allow_empty=allow_empty)
-
-
 def select_blocks_within(
     scores: Mapping[str, Tensor],
     costs: Mapping[int, Mapping[str, LayerCost]],
@@ -135,7 +100,7 @@ def select_blocks_within(
     min_per_layer: int = 0,
     allow_empty: bool = False,
 ) -> Selected:
-    """As :func:`select_within`, with blocks of V rows x 1 column where V is chosen for each layer.
+    """Masks by :func:`within`, of blocks of V rows × 1 column where V is chosen for each layer.
 
     The budget is divided among the layers with one V for all, the first one that it suffices for. Each layer
     then takes the V whose best blocks have the largest sum of scores for that share, a tie the first such V;
@@ -144,11 +109,13 @@ def select_blocks_within(
     Args:
         scores: ``{parameter name: score}``, higher = keep, finite.
         costs: ``{V: {parameter name: cost of a weight in such blocks}}``.
-        budget, exponent, min_per_layer, allow_empty: see :func:`select_within`.
+        budget: what the masks may cost, in the unit of the costs.
+        exponent: see :func:`within`.
+        min_per_layer, allow_empty: see :func:`sparseprune.prune`.
     Returns:
         the masks, and the layers' costs in their blocks.
     Raises:
-        BudgetError, ValueError: see :func:`select_within`.
+        BudgetError, ValueError: see :func:`within`; a layer would keep no weight.
     """
     shapes = {name: score.shape for name, score in scores.items()}
     of = {v: Blocks.of(scores, rows_of_blocks(shapes, v), min_per_layer) for v in costs}
@@ -191,17 +158,13 @@ def _best_sum(score: Tensor, cost: LayerCost, rows: int, floor: int, share: floa
 
 
 def scores_for(method: object, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Scores by a method as :func:`within` is to rank them: those of ``"random"`` are made heavy-tailed."""
-    return heavy_tailed(scores) if method == "random" else scores
+    """Scores by a method as :func:`within` is to rank them: random ones u in [0, 1) become 1 / (1 - u).
 
-
-def heavy_tailed(uniform: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Random scores 1 / (1 - u) of uniform ones in [0, 1), for ``select_within``; their order is the same.
-
-    Of these the fraction cost^-e / t lies above a threshold t of score / cost^e: every layer has a density in
-    proportion to cost^-e. Uniform scores would leave layers empty whose weights cost much.
+    Their order stays. Of these the fraction cost^-e / t lies above a threshold t of score / cost^e: every
+    layer has a density in proportion to cost^-e. Uniform scores would leave layers empty whose weights cost
+    much.
     """
-    return {name: 1 / (1 - score.double()) for name, score in uniform.items()}
+    return {n: 1 / (1 - s.double()) for n, s in scores.items()} if method == "random" else scores
 
 
 def total_cost(masks: Mapping[str, Tensor], costs: Mapping[str, LayerCost]) -> float:

@@ -8,10 +8,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 
-from sparseprune.select.blocks import Blocks, kept
+from sparseprune.select.blocks import Blocks, Shapes, kept
 
 Counts = dict[str, int]
+Scope = str | Mapping[str, float]
+
+
+def of_scope(blocks: Blocks, sparsity: float, scope: Scope) -> Counts:
+    """The counts by the rule of a scope: ``"global"``, ``"layer"``, ``"erk"`` or densities by hand."""
+    if isinstance(scope, Mapping):
+        return by_hand(blocks, densities_of(blocks.shapes, scope))
+    if scope == "layer":
+        return uniform(blocks, sparsity)
+    k = blocks.kept_at(sparsity)
+    return erk(blocks, k) if scope == "erk" else global_(blocks, k)
+
+
+def check_scope(blocks: Blocks, sparsity: float, scope: Scope) -> None:
+    """Raise TypeError or ValueError for what :func:`of_scope` cannot do; the scores do not matter."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
+        raise TypeError(f"sparsity: expected a number in [0, 1), got {type(sparsity).__name__}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity: expected the fraction removed, in [0, 1), got {sparsity}")
+    if isinstance(scope, Mapping):
+        densities_of(blocks.shapes, scope)
+    elif scope not in ("global", "layer", "erk"):
+        raise ValueError(f'scope: expected "global", "layer", "erk" or {{layer: density}}, got {scope!r}')
+    elif scope != "layer" and (floor := blocks.weights_of(blocks.floors)) > blocks.kept_at(sparsity):
+        raise ValueError(
+            f"min_per_layer: expected floors of {blocks.kept_at(sparsity)} weights in total at most "
+            f"(kept at sparsity {sparsity}), got {floor}; lower min_per_layer or the sparsity"
+        )
 
 
 def global_(blocks: Blocks, k: int) -> Counts:
@@ -44,6 +73,33 @@ def uniform(blocks: Blocks, sparsity: float) -> Counts:
 def by_hand(blocks: Blocks, density: Mapping[str, float]) -> Counts:
     """Of every layer the share that it was given, rounded; floors come on top."""
     return _at_least_floors(blocks, {name: round(n * density[name]) for name, n in blocks.numbers.items()})
+
+
+def densities_of(shapes: Shapes, scope: Mapping[str, float]) -> dict[str, float]:
+    """The density of every layer, from ``{name of a parameter or of a module: density}``.
+
+    A module's density is that of all layers in it; the longest name that fits counts.
+
+    Raises:
+        TypeError, ValueError: a density is no number in [0, 1], a layer has none, or a name fits no layer.
+    """
+    for name, density in scope.items():
+        if isinstance(density, bool) or not isinstance(density, Real):
+            raise TypeError(f"scope: expected densities in [0, 1], got {type(density).__name__} for {name!r}")
+        if not 0 <= density <= 1:
+            raise ValueError(f"scope: expected the fraction kept, in [0, 1], got {density} for {name!r}")
+    fitting = {
+        name: [given for given in scope if name == given or name.startswith(f"{given}.")] for name in shapes
+    }
+    known = ", ".join(map(repr, shapes))
+    if unused := [given for given in scope if not any(given in names for names in fitting.values())]:
+        raise ValueError(f"scope: expected names of prunable layers ({known}), got {unused[0]!r}")
+    if missing := [name for name, names in fitting.items() if not names]:
+        raise ValueError(
+            f"scope: expected a density for every layer, got none for {', '.join(map(repr, missing))}; "
+            "give them 1.0 or a density, or exclude them"
+        )
+    return {name: float(scope[max(names, key=len)]) for name, names in fitting.items()}
 
 
 def erk(blocks: Blocks, k: int) -> Counts:

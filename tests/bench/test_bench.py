@@ -9,19 +9,7 @@ import typer
 from rich.console import Console
 
 import sparseprune as sp
-from bench import (
-    network_plots,
-    page,
-    peak,
-    plots,
-    problems,
-    report,
-    rows,
-    run,
-    targets,
-    timing,
-    workloads,
-)
+from bench import network_plots, page, peak, plots, problems, report, rows, run, targets, timing, workloads
 from bench.breakeven import BreakEven, break_even
 from bench.contenders import CONTENDERS, Contender, Runnable, one_layer
 from bench.contenders.calls import kept_gradient

@@ -22,12 +22,7 @@ from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.frontier import results as frontier_results
 from sparseprune.experiments.frontier import table as frontier_table
 from sparseprune.experiments.frontier.results import Layer, Measured, Point, Record
-from sparseprune.experiments.frontier.rules import (
-    RULES,
-    masks_within,
-    small_dense,
-    training_flops,
-)
+from sparseprune.experiments.frontier.rules import RULES, masks_within, small_dense, training_flops
 from sparseprune.experiments.frontier.run import frontier, frontier_points, seconds_left, time_text
 from sparseprune.experiments.frontier.table import Spread
 from sparseprune.experiments.models import Network

@@ -6,19 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selecting import select_masks, select_within
 from torch import Tensor
 
-from sparseprune.select.blocks import check_blocks, floors, mean_of_blocks
+from sparseprune.select.blocks import Blocks, check_blocks, mean_of_blocks
 from sparseprune.select.budget import (
     BudgetError,
     LayerCost,
     costs_of,
-    heavy_tailed,
+    scores_for,
     select_blocks_within,
-    select_within,
     total_cost,
 )
-from sparseprune.select.masks import select_masks
 
 
 def linear(per_weight: float, weights: int) -> LayerCost:
@@ -197,7 +196,7 @@ def test_the_smallest_budget_is_that_of_the_floors() -> None:
     options = {"block": (4, 1), "min_per_layer": 3}
     shapes = {name: score.shape for name, score in scores.items()}
     rows = check_blocks(shapes, **options)
-    least = costs_of(floors(shapes, rows, 3), rows, costs)
+    least = costs_of(Blocks.unscored(shapes, rows, 3).floors, rows, costs)
     assert least == {"a": 1 + 2 * 4, "b": 3, "c": 7}  # a block of 4; 3.5, but dense is 3
     selected = select_within(scores, costs, 19, **options)
     assert [int(mask.sum()) for mask in selected.values()] == [4, 5, 8]
@@ -256,7 +255,7 @@ def test_random_scores_keep_a_density_in_proportion_to_the_power_of_the_cost(exp
     generator = torch.Generator().manual_seed(0)
     uniform = {name: torch.rand(300, 400, generator=generator) for name in ("dear", "cheap")}
     costs = {"dear": linear(16.0, 120_000), "cheap": linear(1.0, 120_000)}
-    scores = heavy_tailed(uniform)
+    scores = scores_for("random", uniform)
     assert all(torch.equal(scores[name].argsort(0), uniform[name].argsort(0)) for name in uniform)
     selected = select_within(scores, costs, 0.03 * 17 * 120_000, exponent=exponent)
     ratio = selected["cheap"].sum() / selected["dear"].sum()
@@ -283,14 +282,14 @@ def test_an_exponent_is_a_number() -> None:
     ("changes", "message"),
     [
         ({"exponent": 1.5}, "cost_exponent: expected a number from 0 to 1, got 1.5"),
-        ({"budget": math.nan}, "budget: expected a number, got nan"),
+        ({"limit": math.nan}, "budget: expected a number, got nan"),
         ({"costs": {"a": LayerCost(1.0, -1.0, 1.0)}}, r"costs of 0 or more, got .*fixed=-1\.0.* for 'a'"),
         ({"costs": {}}, "expected a cost for every layer, got none for a"),
         ({"scores": {"a": torch.tensor([[torch.nan]])}}, "expected finite scores, got nan in 'a'"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
-    arguments = {"scores": {"a": torch.ones(1, 1)}, "costs": {"a": linear(1.0, 1)}, "budget": 1.0}
+    arguments = {"scores": {"a": torch.ones(1, 1)}, "costs": {"a": linear(1.0, 1)}, "limit": 1.0}
     with pytest.raises(ValueError, match=message):
         select_within(**{**arguments, **changes})
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selecting import select_masks
 from torch import Tensor, nn
 
 import sparseprune
 from sparseprune.select.blocks import kept
-from sparseprune.select.masks import select_masks
 
 FLOATS = (torch.float32, torch.float64)
 

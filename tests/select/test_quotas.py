@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from selecting import select_masks
 from torch import nn
 
 import sparseprune as sp
 from sparseprune.select import quotas
 from sparseprune.select.blocks import Blocks, rows_of_blocks
-from sparseprune.select.masks import select_masks
 
 SCORES = {
     "a": torch.tensor([[9.0, 1.0, 8.0], [2.0, 7.0, 0.0]]),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import recorded_cases as cases
+from selecting import select_masks, select_within
 from torch import Tensor
 
 import sparseprune as sp
 from sparseprune.experiments.frontier.rules import RULES, masks_within
-from sparseprune.select.budget import LayerCost, select_blocks_within, select_within
-from sparseprune.select.masks import select_masks
+from sparseprune.select.budget import LayerCost, select_blocks_within
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_masks.json").read_text())
 CALLS = {id: (model, given) for id, model, given in cases.calls()}

@@ -67,8 +67,7 @@ def compare(
         ),
     ] = None,
     shuffled: Annotated[
-        bool,
-        typer.Option("--shuffled", help="Add, as a control, each mask shuffled within its layers."),
+        bool, typer.Option("--shuffled", help="Add, as a control, each mask shuffled within its layers.")
     ] = False,
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,

@@ -48,8 +48,7 @@ def _known(text: str, known: Sequence[str], what: str) -> list[str]:
 
 def frontier(
     out: Annotated[
-        Path,
-        typer.Option("--out", help=f"Folder for {FILE} (a line a run), table.md and frontier.png."),
+        Path, typer.Option("--out", help=f"Folder for {FILE} (a line a run), table.md and frontier.png.")
     ],
     budgets: Annotated[
         str, typer.Option("--budgets", help="Fractions of the dense training FLOPs, commas between.")
@@ -67,15 +66,13 @@ def frontier(
         ),
     ] = ",".join(RULES),
     blocks: Annotated[
-        str,
-        typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between."),
+        str, typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between.")
     ] = "1,4",
     exponents: Annotated[
         str, typer.Option("--exponents", help="Of the rules cost and time, 0 to 1, commas between.")
     ] = f"{within.EXPONENT:g}",
     shuffled: Annotated[
-        bool,
-        typer.Option("--shuffled", help="Add, as a control, masks shuffled within their layers."),
+        bool, typer.Option("--shuffled", help="Add, as a control, masks shuffled within their layers.")
     ] = False,
     seeds: Annotated[
         str, typer.Option("--seeds", help="One run of everything for each, commas between.")

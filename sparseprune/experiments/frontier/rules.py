@@ -41,7 +41,7 @@ def masks_within(
 
     "uniform": all layers have one density. "erk": densities of Erdos-Renyi-kernel graphs, see
     :func:`erk_density`. "global": one threshold for all scores. "cost": one threshold for all of
-    score / cost^exponent, see :func:`sparseprune.select.budget.select_within`. "time": the same with measured
+    score / cost^exponent, see :func:`sparseprune.select.budget.within`. "time": the same with measured
     costs, within the seconds that the masks of "uniform" take. Every layer keeps one block at least.
 
     Args:
@@ -49,7 +49,7 @@ def masks_within(
         scores: ``{parameter name: score}``, higher = keep, finite.
         costs: of the same names; see :func:`sparseprune.cost.seconds.flops_costs`.
         budget: fraction of the cost of all weights, in (0, 1].
-        block: (V, 1); see :func:`sparseprune.select.masks.select_masks`.
+        block: (V, 1); see :func:`sparseprune.prune`.
         exponent: of the rules "cost" and "time", 0 to 1.
         seconds: measured costs, for the rule "time"; see :func:`sparseprune.cost.seconds.measured_costs`.
     Returns:

@@ -174,13 +174,7 @@ def conv2d_sddmm(
 
 
 def conv2d_backward(
-    g: Tensor,
-    x: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    plan_t: Tensor,
-    geometry: Sequence[int],
+    g: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan_t: Tensor, geometry: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     op = "conv2d_backward"
     d_values = conv2d_sddmm(g, x, crow, col, plan_t, geometry, values.shape[-1], op)
