@@ -1,7 +1,5 @@
 """Prune a network before training: score, then select."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A pruned model as a model of sparse layers, and back."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a pruned model keeps and costs, layer by layer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from sparseprune import ops
 from sparseprune.cost.calls import Call, record_calls
+from sparseprune.cost.flops import kept_weights
 from sparseprune.format.bsr import largest_block
 from sparseprune.nn.kinds import Sparse
 from sparseprune.nn.masked import DenseLayer, Masked
@@ -88,19 +87,14 @@ class Summary:
         ]
         total = ("total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}")
         lines.append((*total, _count(self.flops), _count(self.bytes), ""))
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text_columns = (0, 1, 2, len(head) - 1)
-
-        def table_line(line: tuple[str, ...]) -> str:
-            cells = [
-                c.ljust(w) if i in text_columns else c.rjust(w)
-                for i, (c, w) in enumerate(zip(line, widths, strict=True))
-            ]
-            return "  ".join(cells).rstrip()
-
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        body = [table_line(line) for line in lines]
-        return "\n".join([body[0], rule, *body[1:-1], rule, body[-1]])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        aligned = ["<" if i in (0, 1, 2, len(head) - 1) else ">" for i in range(len(head))]
+        table = [
+            "  ".join(f"{cell:{to}{width}}" for cell, to, width in zip(line, aligned, widths, strict=True))
+            for line in lines
+        ]
+        rule = "-" * len(table[0])
+        return "\n".join(line.rstrip() for line in (table[0], rule, *table[1:-1], rule, table[-1]))
 
 
 def summary(
@@ -150,22 +144,13 @@ def summary(
 
 def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, calls: list[Call] | None) -> Row:
     if isinstance(module, Sparse):
-        shape, kept, block = module.weight_shape, module.values.numel(), "x".join(map(str, module.block))
-    elif isinstance(module, Masked):
-        shape, kept, block = tuple(module.weight.shape), int(module.mask.sum()), _block(module.mask)
+        shape, block = module.weight_shape, f"{module.block[0]}x1"
     else:
-        shape, kept, block = tuple(module.weight.shape), module.weight.numel(), ""
-    return Row(
-        name,
-        shape,
-        math.prod(shape),
-        kept,
-        block,
-        _flops(shape, kept, calls),
-        weight_bytes(module),
-        describe(module),
-        module.choice if isinstance(module, Sparse | Masked) else "",
-    )
+        shape, block = tuple(module.weight.shape), _block(module.mask) if isinstance(module, Masked) else ""
+    kept = kept_weights(module)
+    flops, choice = _flops(shape, kept, calls), getattr(module, "choice", "")
+    computes = describe(module)
+    return Row(name, shape, math.prod(shape), kept, block, flops, weight_bytes(module), computes, choice)
 
 
 def _block(mask: Tensor) -> str:

@@ -4,8 +4,6 @@ It may be read and deleted at any time: ``sparseprune/choices.json`` in ``$XDG_C
 or what the environment variable ``SPARSEPRUNE_CHOICES`` names (empty: no file).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

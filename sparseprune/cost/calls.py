@@ -1,7 +1,5 @@
 """What each layer of a network sees: recorded once, for nobody knows before the model has run."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral

@@ -1,7 +1,5 @@
 """Sparse or dense, layer by layer: decided by measuring both on this machine, once (see cache.py)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,7 +154,6 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
         batch_size: samples in a step.
         call: see :func:`choose`.
     """
-    first = call is not None and not call.input_gradient
     if call is None:
         rows, cols = sparse.weight_shape
         call = Call((cols,), (rows,), True)
@@ -165,10 +162,7 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
     layout = sparse.batch_inner
     try:
         sparse.batch_inner = True if inner else layout
-        steps = [
-            _step(sparse, batch_size, call, inner and not first, inner, first),
-            _step(dense, batch_size, call, between and not first, between, first),
-        ]
+        steps = [_step(sparse, batch_size, call, inner), _step(dense, batch_size, call, between)]
         return Choice(*fastest(steps, sparse.values.device, **ROUNDS))
     finally:
         sparse.batch_inner = layout
@@ -176,17 +170,17 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
 
 def measure_dense(layer: nn.Module, batch_size: int, call: Call) -> float:
     """Seconds of the fastest training step of a layer that has no sparse twin."""
-    step = _step(layer, batch_size, call, False, False, not call.input_gradient)
-    return fastest([step], next(layer.parameters()).device, **ROUNDS)[0]
+    device = next(layer.parameters()).device
+    return fastest([_step(layer, batch_size, call, False)], device, **ROUNDS)[0]
 
 
-def _step(
-    layer: nn.Module, batch_size: int, call: Call, x_inner: bool, g_inner: bool, first: bool
-) -> Callable[[], None]:
-    """One layer's training step: forward and all gradients, of the layouts asked for."""
+def _step(layer: nn.Module, batch_size: int, call: Call, inner: bool) -> Callable[[], None]:
+    """One layer's training step: forward and all gradients, on batch-inner activations or ordinary ones."""
     like = next(layer.parameters())
-    x = _ramp(like, batch_size, call.input, x_inner).requires_grad_(not first)
-    g = _ramp(like, batch_size, call.output, g_inner)
+    # The input of the first layer comes as the user gives it.
+    x = _ramp(like, batch_size, call.input, inner and call.input_gradient)
+    x.requires_grad_(call.input_gradient)
+    g = _ramp(like, batch_size, call.output, inner)
     wanted = [t for t in (x, *layer.parameters()) if t.requires_grad]
 
     def step() -> None:

@@ -1,14 +1,13 @@
 """Floating-point operations of a training step, from the weights that a model keeps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparseprune.cost.calls import Call, called_layers, record_calls
 from sparseprune.nn.masked import DenseLayer, Masked
+from sparseprune.nn.sparse import SparseLayer
 from sparseprune.select.budget import LayerCost
 
 
@@ -31,7 +30,7 @@ def flops_per_step(model: nn.Module, sample: Sequence[int], batch_size: int) -> 
     """
     recorded = record_calls(model, sample, "flops_per_step")
     return batch_size * sum(
-        (kept_weights(layer) or 0) * flops_per_weight(layer, call)
+        kept_weights(layer) * flops_per_weight(layer, call)
         for layer, calls in recorded.items()
         for call in calls
     )
@@ -71,11 +70,11 @@ def positions_of(layer: nn.Module, call: Call) -> int:
     return math.prod(call.output[:-1] if hasattr(layer, "out_features") else call.output[1:])
 
 
-def kept_weights(module: nn.Module) -> int | None:
-    """Number of weights of a linear or convolutional layer that are not pruned; None for other modules."""
-    values = getattr(module, "values", None)
-    if isinstance(values, Tensor):
-        return values.numel()
-    if isinstance(module, Masked):
-        return int(module.mask.sum())
-    return module.weight.numel() if isinstance(module, DenseLayer) else None
+def kept_weights(layer: nn.Module) -> int:
+    """Number of weights of a linear or convolutional layer that are not pruned."""
+    if isinstance(layer, SparseLayer):
+        return layer.values.numel()
+    if isinstance(layer, Masked):
+        return int(layer.mask.sum())
+    assert isinstance(layer, DenseLayer)
+    return layer.weight.numel()

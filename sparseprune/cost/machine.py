@@ -1,7 +1,5 @@
 """What measured figures depend on, to be stored beside them."""
 
-from __future__ import annotations
-
 import datetime
 import functools
 import os

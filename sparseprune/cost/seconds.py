@@ -1,7 +1,5 @@
 """Seconds that a layer's weights take in a training step, measured on this machine."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterable, Sequence

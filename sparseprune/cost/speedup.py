@@ -1,7 +1,5 @@
 """Masks that make a training step so many times faster, checked by timing what comes out."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The one clock of the package: the fastest run of steps that take turns."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

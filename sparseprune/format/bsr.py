@@ -1,7 +1,5 @@
 """From masks to the stored format (BSR with blocks of V rows x 1 column) and back."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The numbers of a convolution."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 
@@ -37,25 +35,12 @@ class Geometry(NamedTuple):
             ValueError: the padded input is smaller than the kernel's reach.
         """
 
-        def along(name: str, padded: int, reach: int, stride: int) -> int:
-            if padded < reach:
+        padded = (height + self.pad_top + self.pad_bottom, width + self.pad_left + self.pad_right)
+        reach = (self.dilation_h * (self.kernel_h - 1) + 1, self.dilation_w * (self.kernel_w - 1) + 1)
+        for name, size, least in zip(("height", "width"), padded, reach, strict=True):
+            if size < least:
                 raise ValueError(
-                    f"{op}: expected a padded input of at least {reach} (the kernel's reach) in {name}, "
-                    f"got {padded}"
+                    f"{op}: expected a padded input of at least {least} (the kernel's reach) in {name}, "
+                    f"got {size}"
                 )
-            return (padded - reach) // stride + 1
-
-        return (
-            along(
-                "height",
-                height + self.pad_top + self.pad_bottom,
-                self.dilation_h * (self.kernel_h - 1) + 1,
-                self.stride_h,
-            ),
-            along(
-                "width",
-                width + self.pad_left + self.pad_right,
-                self.dilation_w * (self.kernel_w - 1) + 1,
-                self.stride_w,
-            ),
-        )
+        return (padded[0] - reach[0]) // self.stride_h + 1, (padded[1] - reach[1]) // self.stride_w + 1

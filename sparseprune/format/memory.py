@@ -3,8 +3,6 @@
 Batch-inner is [features, batch] for the input of a linear layer, and [C, H, W, N] for images (N, C, H, W).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor

@@ -5,15 +5,3 @@ from sparseprune.nn.conv import SparseConv1d, SparseConv2d
 from sparseprune.nn.linear import SparseLinear
 from sparseprune.nn.masked import MaskedConv1d, MaskedConv2d, MaskedConv3d, MaskedLinear
 from sparseprune.nn.relu import FusedReLU
-
-__all__ = [
-    "BatchNormAct2d",
-    "FusedReLU",
-    "MaskedConv1d",
-    "MaskedConv2d",
-    "MaskedConv3d",
-    "MaskedLinear",
-    "SparseConv1d",
-    "SparseConv2d",
-    "SparseLinear",
-]

@@ -121,7 +121,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def _fused(self, x: Tensor, residual: Tensor | None, inner: bool | None) -> Tensor:
         mean, var = self.running_mean, self.running_var
         if not self.training and mean is not None and var is not None:
-            return normalize_with(x, mean, var, self.weight, self.bias, residual, self.eps, self.relu, inner)
+            return normalize_with(x, self.weight, self.bias, mean, var, residual, self.eps, self.relu, inner)
         y, batch_mean, batch_var = normalize(x, self.weight, self.bias, residual, self.eps, self.relu, inner)
         if self.training and self.track_running_stats:
             self._track(batch_mean, batch_var, x.numel() // self.num_features)

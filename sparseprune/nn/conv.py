@@ -1,8 +1,6 @@
 """``SparseConv2d`` and ``SparseConv1d``: drop-ins for torch's convolutions that store and compute only the
 weights that were kept."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -104,7 +102,20 @@ class _SparseConv(SparseLayer):
         return {"plan_t": conv_pattern(crow, col, self.geometry, block_rows).plan_t}
 
     @classmethod
-    def _from_dense(cls: type[Layer], conv: Any, mask: Tensor, block: tuple[int, int] | None) -> Layer:
+    def from_dense(
+        cls: type[Layer], conv: Any, mask: Tensor, *, block: tuple[int, int] | None = None
+    ) -> Layer:
+        """A sparse layer with the weights of ``conv`` that ``mask`` keeps; ``conv`` is not changed.
+
+        Args:
+            conv: the dense layer, of torch's class.
+            mask: bool, of the weight's shape, True = keep.
+            block: (V, 1), V in 1, 2, 4, 8, 16, blocks of ``mask.flatten(1)``; None takes the largest V that
+                divides out_channels / groups and for which the mask is made of whole blocks.
+        Raises:
+            TypeError: the mask is not bool, or the weight's dtype has no kernels.
+            ValueError: the mask's shape does not fit, or it is not made of whole blocks.
+        """
         weight = conv.weight
         crow, col, block_rows = pattern_of_mask(
             mask, weight, block, f"{cls.__name__}.from_dense", conv.groups
@@ -115,7 +126,8 @@ class _SparseConv(SparseLayer):
         layer._take_weights(conv)
         return layer
 
-    def _to_dense(self) -> Any:
+    def to_dense(self) -> Any:
+        """Torch's own layer with the same weights, and zeros where they were pruned."""
         made = {name: getattr(self, name) for name in ARGUMENTS}
         made |= {"bias": self.bias is not None, "device": self.values.device, "dtype": self.values.dtype}
         conv = nn.utils.skip_init(self.dense_class, **made)
@@ -183,28 +195,6 @@ class SparseConv2d(_SparseConv):
 
     dense_class = nn.Conv2d
 
-    @classmethod
-    def from_dense(
-        cls, conv: nn.Conv2d, mask: Tensor, *, block: tuple[int, int] | None = None
-    ) -> SparseConv2d:
-        """A sparse layer with the weights of ``conv`` that ``mask`` keeps; ``conv`` is not changed.
-
-        Args:
-            conv: the dense layer.
-            mask: bool, of the weight's shape, True = keep.
-            block: (V, 1), V in 1, 2, 4, 8, 16, blocks of ``mask.flatten(1)``; None takes the largest V that
-                divides out_channels / groups and for which the mask is made of whole blocks.
-        Raises:
-            TypeError: the mask is not bool, or the weight's dtype has no kernels.
-            ValueError: the mask's shape does not fit, or it is not made of whole blocks.
-        """
-        return cls._from_dense(conv, mask, block)
-
-    def to_dense(self) -> nn.Conv2d:
-        """An ``nn.Conv2d`` with the same weights, and zeros where they were pruned."""
-        conv: nn.Conv2d = self._to_dense()
-        return conv
-
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)``, or without N, to the same with out_channels; any memory layout."""
         self._check_input(x)
@@ -215,18 +205,6 @@ class SparseConv1d(_SparseConv):
     """``nn.Conv1d`` with a weight that is zero outside a fixed pattern; see :class:`SparseConv2d`."""
 
     dense_class = nn.Conv1d
-
-    @classmethod
-    def from_dense(
-        cls, conv: nn.Conv1d, mask: Tensor, *, block: tuple[int, int] | None = None
-    ) -> SparseConv1d:
-        """A sparse layer with the weights that ``mask`` keeps; see :meth:`SparseConv2d.from_dense`."""
-        return cls._from_dense(conv, mask, block)
-
-    def to_dense(self) -> nn.Conv1d:
-        """An ``nn.Conv1d`` with the same weights, and zeros where they were pruned."""
-        conv: nn.Conv1d = self._to_dense()
-        return conv
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, L)``, or without N, to the same with out_channels; any memory layout."""

@@ -1,7 +1,5 @@
 """Which dense layer becomes which sparse one, and why not."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 from torch import nn

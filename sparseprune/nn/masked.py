@@ -4,8 +4,6 @@ The weight is multiplied by the mask in every forward pass, so that neither weig
 optimizer's rounding can revive a pruned weight, and its gradient is zero.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import TypeAlias
 

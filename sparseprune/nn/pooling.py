@@ -5,8 +5,6 @@ which changes nothing for pooling, the same memory is one of torch's own layouts
 has kernels, forward and backward.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What stands where a sparse layer has taken over the ReLU."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

@@ -1,7 +1,5 @@
 """What the gradients of several operators share."""
 
-from __future__ import annotations
-
 import contextlib
 from contextlib import AbstractContextManager
 from typing import Any

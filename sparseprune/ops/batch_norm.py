@@ -1,7 +1,5 @@
 """Batch normalisation with what surrounds it: wrappers, fake kernels and gradients of the operators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -244,33 +242,17 @@ _BatchNormActEval = _node(
 )
 
 
-def normalize(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    relu: bool,
-    batch_inner: bool | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`batch_norm_act` as a layer computes it: its output may be changed in place."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return batch_norm_act(x, weight, bias, residual, eps, relu, batch_inner)
-    return _BatchNormAct.apply(x, weight, bias, residual, eps, relu, batch_inner)
+def normalize(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator ``batch_norm_act`` as a layer computes it: its output may be changed in place."""
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    operator = _BatchNormAct.apply if eager else torch.ops.sparseprune.batch_norm_act.default
+    result: tuple[Tensor, Tensor, Tensor] = operator(*inputs)
+    return result
 
 
-def normalize_with(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    relu: bool,
-    batch_inner: bool | None,
-) -> Tensor:
-    """:func:`batch_norm_act_eval` likewise."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return batch_norm_act_eval(x, mean, var, weight, bias, residual, eps, relu, batch_inner)
-    return _BatchNormActEval.apply(x, weight, bias, mean, var, residual, eps, relu, batch_inner)
+def normalize_with(*inputs: Any) -> Tensor:
+    """The operator ``batch_norm_act_eval`` likewise."""
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    operator = _BatchNormActEval.apply if eager else torch.ops.sparseprune.batch_norm_act_eval.default
+    result: Tensor = operator(*inputs)
+    return result

@@ -4,8 +4,6 @@ Activations are ``(N, channels, height, width)`` with any strides. "Batch-inner"
 which the kernels want for 16 samples and more.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

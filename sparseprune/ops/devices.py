@@ -1,7 +1,5 @@
 """What there are kernels for: devices and dtypes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

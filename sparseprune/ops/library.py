@@ -4,8 +4,6 @@ The compiled ``sparseprune._C``, the one built by :func:`sparseprune.jit.load`, 
 (:mod:`sparseprune.ops.plain`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

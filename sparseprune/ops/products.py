@@ -4,8 +4,6 @@ Activations are ``(features, batch)`` with any strides. A result is batch-innerm
 is, unless said otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The k largest of many scores: wrapper and fake kernel of the operator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

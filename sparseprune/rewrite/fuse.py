@@ -1,8 +1,6 @@
 """Where activations lie batch-inner: batch-norm that also adds the residual and computes the ReLU, and pools
 that keep the layout; and the way back."""
 
-from __future__ import annotations
-
 import copy
 import operator
 from collections import Counter

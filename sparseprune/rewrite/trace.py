@@ -1,8 +1,6 @@
 """What a network's forward passes do, as torch.fx graphs: of the whole network or, where it cannot be
 followed, of its parts."""
 
-from __future__ import annotations
-
 import inspect
 import operator
 import random

@@ -19,23 +19,18 @@ Raises:
     TypeError: ``batches`` is not an iterable of (input, target).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from sparseprune.scores.base import Batches as Batches
-from sparseprune.scores.base import Loss as Loss
-from sparseprune.scores.base import Scores as Scores
-from sparseprune.scores.base import prunable as prunable
-from sparseprune.scores.gradient import gradient as gradient
-from sparseprune.scores.grasp import grasp as grasp
-from sparseprune.scores.magnitude import magnitude as magnitude
-from sparseprune.scores.random import random as random
-from sparseprune.scores.snip import snip as snip
+from sparseprune.scores.base import Batches, Loss, Scores, prunable
+from sparseprune.scores.gradient import gradient
+from sparseprune.scores.grasp import grasp
+from sparseprune.scores.magnitude import magnitude
+from sparseprune.scores.random import random
+from sparseprune.scores.snip import snip
 
 Method = Callable[[nn.Module, Batches | None, Loss], Mapping[str, Tensor]]
 

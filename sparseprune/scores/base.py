@@ -1,7 +1,5 @@
 """What scores are computed from: prunable weights, batches, and a frozen, functional view of the model."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -163,15 +161,12 @@ def _writable(tensors: Iterable[Tensor]) -> list[Tensor]:
     return result
 
 
-def as_float32(score: Tensor) -> Tensor:
-    return score.detach().to(torch.float32)
-
-
 def normalised(weights: dict[str, nn.Parameter], scores: list[Tensor]) -> Scores:
+    """Scores in float32, divided by the sum of all."""
+    scores = [score.detach().to(torch.float32) for score in scores]
     total = sum(float(score.sum()) for score in scores)
-    if (
-        0 < total < math.inf
-    ):  # all zero stays all zero; selection refuses scores that are not finite, with their name
+    # All zero stays all zero; selection refuses scores that are not finite, with their name.
+    if 0 < total < math.inf:
         for score in scores:
             score.div_(total)
     return dict(zip(weights, scores, strict=True))

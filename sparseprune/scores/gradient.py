@@ -1,7 +1,5 @@
 """|g| / Σ|g|"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch.nn.functional as F
@@ -11,7 +9,6 @@ from sparseprune.scores.base import (
     Batches,
     Loss,
     Scores,
-    as_float32,
     functional,
     normalised,
     pairs,
@@ -43,4 +40,4 @@ def gradient(
     weights = prunable(model, exclude)
     with functional(model, weights, bn) as (call, leaves):
         g = sum_of_gradients(call, leaves, pairs("gradient", batches), loss)
-        return normalised(weights, [as_float32(g_l.abs_()) for g_l in g])
+        return normalised(weights, [g_l.abs_() for g_l in g])

@@ -1,7 +1,5 @@
 """θ ⊙ Hg"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +11,6 @@ from sparseprune.scores.base import (
     Batches,
     Loss,
     Scores,
-    as_float32,
     functional,
     gradients,
     pairs,
@@ -76,5 +73,5 @@ def grasp(
 
         hg = sum_of_gradients(call, leaves, pairs("grasp", batches), flow)
         with torch.no_grad():
-            scores = [as_float32(hg_l.mul_(w_l)) for hg_l, w_l in zip(hg, leaves, strict=True)]
+            scores = [hg_l.mul_(w_l).detach().float() for hg_l, w_l in zip(hg, leaves, strict=True)]
         return dict(zip(weights, scores, strict=True))

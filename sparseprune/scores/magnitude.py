@@ -1,7 +1,5 @@
 """|w|"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch.nn.functional as F

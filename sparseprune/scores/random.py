@@ -1,7 +1,5 @@
 """Uniform noise: the control."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy

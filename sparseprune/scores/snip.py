@@ -1,7 +1,5 @@
 """|g ⊙ w| / Σ|g ⊙ w|"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +10,6 @@ from sparseprune.scores.base import (
     Batches,
     Loss,
     Scores,
-    as_float32,
     functional,
     normalised,
     pairs,
@@ -50,5 +47,5 @@ def snip(
     with functional(model, weights, bn) as (call, leaves):
         g = sum_of_gradients(call, leaves, pairs("snip", batches), loss)
         with torch.no_grad():
-            scores = [as_float32(g_l.mul_(w_l).abs_()) for g_l, w_l in zip(g, leaves, strict=True)]
+            scores = [g_l.mul_(w_l).abs_() for g_l, w_l in zip(g, leaves, strict=True)]
         return normalised(weights, scores)

@@ -1,11 +1,11 @@
 """Masks on the weights of a dense model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from sparseprune.format.bsr import check_mask
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -65,10 +65,5 @@ def _masked_weights(
                 f"{caller}: expected names of the model's parameters, got {name!r}; "
                 "were the masks made for another model?"
             )
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"{caller}: expected a bool tensor for {name!r}, got {got}")
-        if mask.shape != parameters[name].shape:
-            expected, actual = tuple(parameters[name].shape), tuple(mask.shape)
-            raise ValueError(f"{caller}: expected a mask of shape {expected} for {name!r}, got {actual}")
+        check_mask(mask, parameters[name].shape, f"{caller}: {name!r}")
     return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]

@@ -4,8 +4,6 @@ The rule that spends a budget of operations or seconds, :func:`sparseprune.selec
 of its own.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real

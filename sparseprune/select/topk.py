@@ -1,7 +1,5 @@
 """Exactly the k largest scores of many tensors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral

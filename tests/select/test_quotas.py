@@ -14,10 +14,7 @@ import sparseprune as sp
 from sparseprune.select import quotas
 from sparseprune.select.blocks import Blocks, rows_of_blocks
 
-SCORES = {
-    "a": torch.tensor([[9.0, 1.0, 8.0], [2.0, 7.0, 0.0]]),
-    "b": torch.tensor([[3.0, 4.0], [5.0, 6.0]]),
-}
+SCORES = {"a": torch.tensor([[9.0, 1.0, 8.0], [2.0, 7.0, 0.0]]), "b": torch.tensor([[3.0, 4.0], [5.0, 6.0]])}
 
 
 def blocks(block_rows: int = 1, min_per_layer: int = 0) -> Blocks:

@@ -10,8 +10,8 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line on ``sys.argv``; without typer or rich, say so and exit with code 1."""
     try:
-        import rich  # noqa: F401
-        import typer  # noqa: F401
+        import rich
+        import typer
     except ModuleNotFoundError as error:
         print(
             f"sparseprune: the command line needs the Python package {error.name}, which is not installed; "

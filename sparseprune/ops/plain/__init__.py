@@ -4,8 +4,6 @@ Each function is the definition of its operator: the sparse weight is written ou
 multiplied. Correct, differentiable through the same formulas, and no faster than dense.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

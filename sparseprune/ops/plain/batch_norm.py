@@ -3,8 +3,6 @@
 Statistics are those of the batch or given. They, and what is computed with them, are float32 for bfloat16.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sparse convolution in plain torch: the definition of its operators, through the dense weight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 As in a dense layer, an infinite or NaN activation reaches every row of its sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

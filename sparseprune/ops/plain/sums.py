@@ -1,7 +1,5 @@
 """In which precision plain torch adds up."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The k largest of many scores in plain torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
