@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_conv_ops import Case, arguments_of, call, operands_of, problem_once
+from conv_problems import Case, arguments_of, call, operands_of, problem_once
 from torch import Tensor
 
 from sparseprune import ops
@@ -207,7 +207,14 @@ def test_suite_passes_in_plain_torch() -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen]
         + [
             str(tests / name)
-            for name in ("ops/test_ops.py", "ops/test_conv_ops.py", "nn/test_linear.py", "test_sparsify.py")
+            for name in (
+                "ops/test_linear_ops.py",
+                "ops/test_linear_autograd.py",
+                "ops/test_conv_ops.py",
+                "ops/test_conv_autograd.py",
+                "nn/test_linear.py",
+                "test_sparsify.py",
+            )
         ],
         env={**os.environ, "SPARSEPRUNE_FALLBACK": "1"},
         cwd=tests.parent,
