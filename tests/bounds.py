@@ -91,7 +91,8 @@ def integers(*shape: int, seed: int = 0) -> Tensor:
 def assert_within(actual: Tensor, exact: Tensor, bound: Tensor, what: str = "") -> None:
     """Every number within its own bound; NaN is not."""
     assert actual.shape == exact.shape, f"{what}: {list(actual.shape)} is not {list(exact.shape)}"
-    errors = (actual.detach().cpu().double() - exact.cpu()).abs()
+    actual, exact = actual.detach().cpu(), exact.detach().cpu()
+    errors = (actual.double() - exact).abs()
     bound = bound.cpu().expand(errors.shape)
     within = errors <= bound
     if not within.all():

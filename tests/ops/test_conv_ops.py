@@ -55,7 +55,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 # The fixture sets what stays the same for all examples.
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases(), threads=st.integers(1, 3))
 def test_convolution_equals_the_dense_one(case: Case, threads: int, isa: str, restored_threads: None) -> None:
     torch.set_num_threads(threads)

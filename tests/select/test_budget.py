@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from selecting import select_masks, select_within
 from torch import Tensor
@@ -294,7 +294,6 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> 
         select_within(**{**arguments, **changes})
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_never_above_the_budget_and_nothing_more_fits(data: st.DataObject) -> None:
     rows = data.draw(st.sampled_from([1, 2, 4]))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from selecting import select_masks
 from torch import Tensor, nn
@@ -163,7 +163,6 @@ def test_topk_masks_survives_a_misleading_sample(kind: str, sampled: float) -> N
         check_against_reference([scores], k)
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_topk_masks_property(data: st.DataObject) -> None:
     value = st.one_of(
@@ -361,7 +360,6 @@ def test_select_masks_floor_keeps_the_total(floor: int, counts: list[int]) -> No
 
 
 # Equivalent definition: first the best m of every layer, then the best of what is left.
-@settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6),
