@@ -1,10 +1,24 @@
-"""A step of a sparse layer beside the dense layer with the same weights, for the tests of modules."""
+"""What tests of modules share: layouts of images, and a step of a sparse layer beside the dense one's."""
 
 import bounds
 import torch
 from torch import Tensor, nn
 
 from sparseprune.format.bsr import at_blocks
+from sparseprune.format.memory import in_layout
+
+LAYOUTS = ("contiguous", "batch-inner", "channels-last", "sliced")  # of images (N, C, H, W) in memory
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same numbers, laid out otherwise in memory."""
+    if layout == "batch-inner":
+        return in_layout(x, True)
+    if layout == "channels-last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        return torch.cat([x, x], 3)[..., : x.shape[3]]
+    return x
 
 
 def check_step(sparse: nn.Module, dense: nn.Module, x: Tensor, y: Tensor, g: Tensor | None = None) -> None:

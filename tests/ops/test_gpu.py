@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from bounds import Sums, assert_half_the_digits, assert_sums, of_batch_norm, of_function
 from conftest import EMULATED
+from layers import check_step
 from torch import Tensor
 
 import sparseprune as sp
 from sparseprune import ops
-from sparseprune.format.bsr import at_blocks, bsr_from_mask
+from sparseprune.format.bsr import bsr_from_mask
 from sparseprune.format.memory import empty_images
 from sparseprune.ops import plain
 from sparseprune.ops.convolution import (
@@ -42,20 +44,18 @@ WHY_NOT = (
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "on a GPU")]
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# Of sums of a few dozen products of numbers around 1.
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape).to(DEVICE, dtype)
 
 
-def assert_close(got: Tensor, expected: Tensor, like: torch.dtype) -> None:
-    assert got.dtype == like
-    assert got.device.type == DEVICE.type
-    torch.testing.assert_close(
-        got.double().cpu(), expected.double().cpu(), rtol=TOLERANCE[like], atol=4 * TOLERANCE[like]
-    )
+def check(actual: Tensor, sums: Sums, like: Tensor) -> None:
+    """A result of the operands' dtype, on their device, within its bounds."""
+    assert actual.dtype == like.dtype
+    assert actual.device.type == DEVICE.type
+    # Tensor cores are used for numbers of 16 bits.
+    assert_sums(actual, sums, truncated=like.dtype != torch.float32)
 
 
 def blocks(rows: int, cols: int, block_rows: int, density: float) -> Tensor:
@@ -84,10 +84,6 @@ def reference(pattern: Any) -> list[Tensor]:
     return [t.cpu() for t in pattern]
 
 
-def wide(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.cpu().double() for t in tensors]
-
-
 # ---- linear ------------------------------------------------------------------------------------------------
 
 SHAPES = [(32, 24, 40), (16, 70, 33), (48, 5, 8), (16, 9, 1), (32, 40, 72)]  # rows, cols, batch
@@ -106,21 +102,22 @@ def test_linear_operators(dtype: torch.dtype, block_rows: int, shape: tuple[int,
         x, g = features_innermost(x), features_innermost(g)
     relu, bias = bool(batch % 8), bias if cols % 2 else None
 
-    y = ops.spmm(x, values, pattern, bias, relu=relu)
-    wide_x, wide_values, wide_bias, wide_g = wide(x, values, bias, g)
     of = reference(pattern)
-    assert_close(y, plain.products.spmm(wide_x, wide_values, *of, wide_bias, relu=relu), dtype)
-    assert_close(
-        ops.spmm_t(g, values, pattern, cols), plain.products.spmm_t(wide_g, wide_values, *of, cols), dtype
-    )
-    assert_close(
-        ops.sddmm(g, x, pattern, block_rows), plain.products.sddmm(wide_g, wide_x, *of, block_rows), dtype
-    )
-    output, (wide_output,) = (y, wide(y)) if relu else (None, [None])
+    (sums,) = of_function(lambda x, v, b: plain.products.spmm(x, v, *of, b), x, values, bias)
+    y = ops.spmm(x, values, pattern, bias)
+    check(y, sums, x)
+    if relu:
+        assert torch.equal(ops.spmm(x, values, pattern, bias, relu=True), y.relu())
+    (sums,) = of_function(lambda g, v: plain.products.spmm_t(g, v, *of, cols), g, values)
+    check(ops.spmm_t(g, values, pattern, cols), sums, x)
+    (sums,) = of_function(lambda g, x: plain.products.sddmm(g, x, *of, block_rows), g, x)
+    check(ops.sddmm(g, x, pattern, block_rows), sums, x)
+    output = y.relu() if relu else None
     got = ops.spmm_backward(g, x, values, pattern, output)
-    expected = plain.products.spmm_backward(wide_g, wide_x, wide_values, *of, wide_output)
+    through = g * (y > 0) if relu else g
+    expected = of_function(lambda g, x, v: plain.products.spmm_backward(g, x, v, *of), through, x, values)
     for one, other in zip(got, expected, strict=True):
-        assert_close(one, other, dtype)
+        check(one, other, x)
     again = ops.spmm_backward(g, x, values, pattern, output)
     assert all(torch.equal(one, other) for one, other in zip(got, again, strict=True))  # no atomics
 
@@ -257,17 +254,21 @@ def test_convolutions(dtype: torch.dtype, block_rows: int, which: int) -> None:
     bias = random(channels, dtype=dtype) if which % 3 else None
 
     like = reference(pattern)
-    wide_x, wide_g, wide_values, wide_bias = wide(x, g, values, bias)
     y = conv2d(x, values, pattern, of, bias)
-    assert_close(y, plain.convolution.conv2d(wide_x, wide_values, *like, of, wide_bias), dtype)
+    (sums,) = of_function(lambda x, v, b: plain.convolution.conv2d(x, v, *like, of, b), x, values, bias)
+    check(y, sums, x)
     d_x = conv2d_t(g, values, pattern, of, (height, width))
-    assert_close(d_x, plain.convolution.conv2d_t(wide_g, wide_values, *like, of, (height, width)), dtype)
+    size = (height, width)
+    (sums,) = of_function(lambda g, v: plain.convolution.conv2d_t(g, v, *like, of, size), g, values)
+    check(d_x, sums, x)
     d_values = conv2d_sddmm(g, x, pattern, of, block_rows)
-    assert_close(d_values, plain.convolution.conv2d_sddmm(wide_g, wide_x, *like, of, block_rows), dtype)
+    (sums,) = of_function(lambda g, x: plain.convolution.conv2d_sddmm(g, x, *like, of, block_rows), g, x)
+    check(d_values, sums, x)
     got = conv2d_backward(g, x, values, pattern, of)
-    expected = plain.convolution.conv2d_backward(wide_g, wide_x, wide_values, *like, of)
+    backward = plain.convolution.conv2d_backward
+    expected = of_function(lambda g, x, v: backward(g, x, v, *like, of), g, x, values)
     for one, other in zip(got, expected, strict=True):
-        assert_close(one, other, dtype)
+        check(one, other, x)
     assert torch.equal(got[0], d_x)
     assert torch.equal(got[1], d_values)
 
@@ -365,28 +366,32 @@ def test_batch_norm(dtype: torch.dtype, inner: bool, relu: bool, with_residual: 
     weight, bias = random(3), random(3, dtype=dtype)
     mean, var = random(3), random(3).abs() + 0.5
     operators = torch.ops.sparseprune
-    wide_x, wide_g, wide_w, wide_b, wide_r, wide_m, wide_v = wide(x, g, weight, bias, residual, mean, var)
     if training:
+        of = of_batch_norm(x, g, weight, bias, residual, 1e-3)
         y, mean, var = operators.batch_norm_act.default(x, weight, bias, residual, 1e-3, relu)
-        expected, wide_m, wide_v = plain.batch_norm.batch_norm_act(wide_x, wide_w, wide_b, wide_r, 1e-3, relu)
-        assert_close(mean, wide_m, torch.float32)
-        assert_close(var, wide_v, torch.float32)
+        of["mean"].check(mean, "mean")
+        of["var"].check(var, "var")
     else:
+        of = of_batch_norm(x, g, weight, bias, residual, 1e-3, (mean, var))
         y = operators.batch_norm_act_eval.default(x, weight, bias, mean, var, residual, 1e-3, relu)
-        expected = plain.batch_norm.batch_norm_act_eval(
-            wide_x, wide_w, wide_b, wide_m, wide_v, wide_r, 1e-3, relu
-        )
+    expected = of["y"]._replace(exact=of["y"].exact.relu()) if relu else of["y"]
     assert y.stride() == x.stride()
-    assert_close(y, expected, dtype)
+    assert y.dtype == dtype
+    assert y.device.type == DEVICE.type
+    expected.check(y, "y")
     output = y if with_residual else None
     rest = (1e-3, relu, training, with_residual)
     got = operators.batch_norm_act_backward.default(g, x, weight, bias, mean, var, output, *rest)
-    (wide_y,) = wide(y)
-    like = plain.batch_norm.batch_norm_act_backward(
-        wide_g, wide_x, wide_w, wide_b, wide_m, wide_v, wide_y, *rest
-    )
-    for one, other, of in zip(got, like, (dtype, dtype, torch.float32, torch.float32), strict=True):
-        assert_close(one, other, of)
+    through = g * (y > 0) if relu else g
+    of = of_batch_norm(x, through, weight, bias, None, 1e-3, (mean, var), training)
+    for one, name, like in zip(
+        got, ("x", "residual", "weight", "bias"), (dtype, dtype, torch.float32, torch.float32), strict=True
+    ):
+        assert one.dtype == like
+        if name != "residual":
+            of[name].check(one, name)
+        elif with_residual:
+            assert torch.equal(one, through)
     assert got[0].stride() == x.stride()
     again = operators.batch_norm_act_backward.default(g, x, weight, bias, mean, var, output, *rest)
     assert all(torch.equal(one, other) for one, other in zip(got, again, strict=True))
@@ -405,20 +410,21 @@ def test_batch_norm_refuses_what_does_not_fit() -> None:
 
 def test_batch_norm_module_is_torchs() -> None:
     torch.manual_seed(0)
-    plain = torch.nn.BatchNorm2d(3)
-    fused = sp.nn.BatchNormAct2d.from_batch_norm(copy.deepcopy(plain), relu=True).to(DEVICE)
+    norm = torch.nn.BatchNorm2d(3)
+    fused = sp.nn.BatchNormAct2d.from_batch_norm(copy.deepcopy(norm), relu=True).to(DEVICE)
     x = random(6, 3, 4, 5).requires_grad_()
-    wide_x = x.detach().cpu().requires_grad_()
+    wide_x = x.detach().cpu().double()
+    wide_norm = copy.deepcopy(norm).double()
     for _ in range(2):
-        y, expected = fused(x), plain(wide_x).relu()
-        assert_close(y, expected, torch.float32)
-    assert_close(fused.running_var, plain.running_var, torch.float32)
+        y = fused(x)
+        wide_norm(wide_x)
+    assert_half_the_digits(fused.running_var.cpu(), wide_norm.running_var.float())
     y.square().sum().backward()
-    expected.square().sum().backward()
+    expected = of_batch_norm(x, 2 * y * (y > 0), norm.weight, norm.bias, None, norm.eps)
     assert x.grad is not None
-    assert wide_x.grad is not None
-    assert_close(x.grad, wide_x.grad, torch.float32)
-    assert_close(fused.weight.grad, plain.weight.grad, torch.float32)
+    expected["y"]._replace(exact=expected["y"].exact.relu()).check(y, "y")
+    expected["x"].check(x.grad, "x")
+    expected["weight"].check(fused.weight.grad, "weight")
 
 
 # ---- top-k -------------------------------------------------------------------------------------------------
@@ -471,19 +477,12 @@ def test_sparse_linear_is_the_dense_layer(block_rows: int) -> None:
     with torch.no_grad():
         dense.weight *= mask
     sparse = sp.SparseLinear.from_dense(dense, mask).to(DEVICE)
-    dense = dense.double()
     x = random(6, 20).requires_grad_()
-    wide_x = x.detach().double().cpu().requires_grad_()
-    y, expected = sparse(x), dense(wide_x)
-    assert_close(y, expected, torch.float32)
+    y = sparse(x)
+    assert y.device.type == DEVICE.type
     y.square().sum().backward()
-    expected.square().sum().backward()
     assert x.grad is not None
-    assert wide_x.grad is not None
-    assert_close(x.grad, wide_x.grad, torch.float32)
-    assert_close(sparse.bias.grad, dense.bias.grad, torch.float32)
-    d_weight = at_blocks(dense.weight.grad, sparse.crow.cpu(), sparse.col.cpu(), block_rows)
-    assert_close(sparse.values.grad, d_weight, torch.float32)
+    check_step(sparse, dense, x, y, 2 * y)
 
 
 def test_sparse_linear_travels_with_its_plans() -> None:
@@ -491,17 +490,17 @@ def test_sparse_linear_travels_with_its_plans() -> None:
     sparse = sp.SparseLinear.from_dense(dense, torch.rand(16, 20) < 0.3)
     there = copy.deepcopy(sparse).to(DEVICE)
     x = torch.randn(3, 20)
-    expected = sparse.weight @ x.t() + sparse.bias[:, None]
+    dense = sparse.to_dense()
     assert {name: t.device.type for name, t in there.named_buffers()} == dict.fromkeys(
         ("crow", "col", "plan", "plan_t"), DEVICE.type
     )
-    assert_close(there(x.to(DEVICE)), expected.t(), torch.float32)
-    assert_close(copy.deepcopy(there)(x.to(DEVICE)), expected.t(), torch.float32)
+    check_step(there, dense, x, there(x.to(DEVICE)))
+    check_step(there, dense, x, copy.deepcopy(there)(x.to(DEVICE)))
     again = sp.SparseLinear(20, 16, device=DEVICE)
     again.load_state_dict(sparse.state_dict())
-    assert_close(again(x.to(DEVICE)), expected.t(), torch.float32)
+    check_step(again, dense, x, again(x.to(DEVICE)))
     back = there.cpu()
-    torch.testing.assert_close(back(x), expected.t())
+    check_step(back, dense, x, back(x))
 
 
 @pytest.mark.parametrize("inner", [True, False])
@@ -512,20 +511,12 @@ def test_sparse_conv_is_the_dense_layer(inner: bool) -> None:
     with torch.no_grad():
         dense.weight *= mask
     sparse = sp.SparseConv2d.from_dense(dense, mask).to(DEVICE)
-    dense = dense.double()
     x = images(16, 4, 6, 5, inner).requires_grad_()
-    wide_x = x.detach().double().cpu().contiguous().requires_grad_()
-    y, expected = sparse(x), dense(wide_x)
-    assert_close(y, expected, torch.float32)
+    y = sparse(x)
+    assert y.device.type == DEVICE.type
     y.square().sum().backward()
-    expected.square().sum().backward()
     assert x.grad is not None
-    assert wide_x.grad is not None
-    assert_close(x.grad, wide_x.grad, torch.float32)
-    assert_close(sparse.bias.grad, dense.bias.grad, torch.float32)
-    d_weight = dense.weight.grad.flatten(1)
-    expected_values = at_blocks(d_weight, sparse.crow.cpu(), sparse.col.cpu(), sparse.block[0])
-    assert_close(sparse.values.grad, expected_values, torch.float32)
+    check_step(sparse, dense, x, y, 2 * y)
 
 
 class Residual(torch.nn.Module):
@@ -566,4 +557,4 @@ def test_a_sparsified_network_trains_as_the_masked_one() -> None:
             losses.append(loss.item())
         network.eval()
         losses.append(network(batches[0][0].to(device, dtype)).sum().item())
-    assert losses[:4] == pytest.approx(losses[4:], rel=1e-4, abs=1e-4)
+    assert_half_the_digits(torch.tensor(losses[4:]), torch.tensor(losses[:4]))
