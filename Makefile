@@ -1,34 +1,49 @@
-# make demo   prune, train sparse and dense side by side, and print what came out (results in runs/demo)
-# make test   all tests
-# Both make their own virtual environment, install what they need and build the extension.
+# make demo        prune, train sparse and dense side by side, and print what came out (results in runs/demo)
+# make test        the tests, but for those that compile: a few minutes
+# make test-slow   those: what is compiled anew, under sanitizers, on the emulator of GPUs, and by nvcc
+# make fuzz        properties with new examples, for MINUTES=10
+#
+# All make their own virtual environment, install what they need and build the extension: without CUDA kernels,
+# which take minutes to compile, unless USE_CUDA=1 is given.
 
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 BIN := $(VENV)/bin
 FASHION := /usr/share/datasets/fashion-mnist
+USE_CUDA ?= 0
+MINUTES ?= 10
+# What the extension is built of. Another USE_CUDA is another build.
+SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+READY := $(VENV)/ready-cuda-$(USE_CUDA)
 
-.PHONY: demo test lint format bench bench-peers data clean
+.PHONY: demo test test-slow fuzz lint format bench bench-peers data clean
 
-demo: $(VENV)/ready data
+demo: $(READY) data
 	$(BIN)/sparseprune compare --epochs 4 --budget dense --out runs/demo \
 	  --data $$(test -d $(FASHION) && echo fashion-mnist || echo mnist5k --epochs 20)
 
-test: $(VENV)/ready
+test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-lint: $(VENV)/ready
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) -n 2
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-format: $(VENV)/ready
+format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-bench: $(VENV)/ready
+bench: $(READY)
 	$(BIN)/python -m bench.run --out bench/results/$$(date +%F).jsonl
 
 # The suite with other libraries beside, in an environment of their own.
@@ -42,20 +57,21 @@ data:
 	  echo "Fashion-MNIST cannot be installed here (apt-get install dataset-fashion-mnist): the demo takes MNIST-5k"
 
 # torch first and alone, so that no other package's range brings another build of it.
-$(VENV)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
+$(READY): requirements-dev.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/ready-*
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
 	$(BIN)/pip install --quiet -r requirements-dev.txt
-	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	USE_CUDA=$(USE_CUDA) $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
 # sparseprop is compiled against the torch that is there.
-$(PEERS)/ready: requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
+$(PEERS)/ready: requirements-dev.txt $(SOURCES)
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
 	$(PEERS)/bin/pip install --quiet -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0
 	$(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps sparseprop==0.1.14
-	$(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps -e .
+	USE_CUDA=$(USE_CUDA) $(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
 clean:

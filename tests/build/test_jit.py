@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,17 +109,23 @@ def test_load_builds_once_and_agrees_with_plain_torch(tree: Path, monkeypatch: p
 module = sp.jit.load(sys.argv[1])
 layer = copy.deepcopy(layer)  # with plans of the operators that are in use now
 after = step()
-cuda = torch._C._dispatch_has_kernel_for_dispatch_key("sparseprune::spmm", "CUDA")
+has = torch._C._dispatch_has_kernel_for_dispatch_key
+names = [f"sparseprune::{function.__name__}" for function in sp.ops.plain.SCHEMAS]
 for a, b in zip(before, after):
     bounds.assert_half_the_digits(a, b)
 report(name=module.__name__, isas=module.available_isas(), again=sp.jit.load() is module,
-       cuda=[module.has_cuda(), cuda])
+       cuda=module.has_cuda(), build=module.build_info(),
+       missing=[name for name in names if not has(name, "CUDA")])
 """
     )
     monkeypatch.delenv("USE_CUDA", raising=False)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")  # one is enough here
     facts = run(tree, code)
-    assert facts["cuda"] == [nvcc.find() is not None, True]  # in plain torch where there is no nvcc
+    assert facts["cuda"] is (nvcc.find() is not None)
+    assert facts["missing"] == []  # in plain torch where there is no nvcc
+    if facts["cuda"]:
+        assert re.fullmatch(r"\d+\.\d+", facts["build"]["cuda"])
+        assert facts["build"]["cuda_architectures"] == "sm_80"
     assert facts["backend"] == facts["name"] == "sparseprune_jit"
     assert "scalar" in facts["isas"]
     assert facts["again"]

@@ -24,6 +24,18 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SANITIZED = ["-O0", "-g1", *SANITIZERS]
 
 # The tests that vary sizes and layouts, and those of what has code of its own: ReLU, float64, strides, top-k.
+OPERATOR_FILES = (
+    "conftest.py",
+    "bounds.py",
+    "layers.py",
+    "ops/linear_problems.py",
+    "ops/conv_problems.py",
+    "ops/test_linear_ops.py",
+    "ops/test_conv_ops.py",
+    "ops/test_batch_norm_ops.py",
+    "nn/test_batch_norm.py",
+    "select/test_masks.py",
+)
 OPERATOR_TESTS = (
     "over_shapes or over_batches or over_blocks or over_layouts or without_rows"
     " or relu or in_float64 or strided or misleading_sample"
@@ -51,6 +63,7 @@ def compile_all(compiler: list[str], files: dict[Path, list[str]], folder: Path)
 KERNEL_SOURCES = [jit.CSRC / "cpu" / "isa.cpp", *sorted((jit.CSRC / "cpu").glob("kernels_*.cpp"))]
 
 
+@pytest.mark.slow
 def test_kernels_stay_between_guard_pages(compiler: list[str], tmp_path: Path) -> None:
     files: dict[Path, list[str]] = {source: [] for source in KERNEL_SOURCES}
     objects = compile_all(compiler, {**files, TEST_PROGRAM: ["-O2"]}, tmp_path)
@@ -85,8 +98,8 @@ def test_kernels_and_operators_under_sanitizers(compiler: list[str], tmp_path: P
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
     run([*compiler, "-shared", *SANITIZERS, *parts, *libraries, "-o", str(extension)], tmp_path)
     (tmp_path / "tests").mkdir()
-    for name in ("conftest.py", "test_ops.py", "test_conv_ops.py", "test_batch_norm.py", "test_masks.py"):
-        shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
+    for name in OPERATOR_FILES:
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
     # libstdc++ too: AddressSanitizer looks for its exceptions when it is loaded, before Python loads any C++.
     preload = [

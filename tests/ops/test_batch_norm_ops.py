@@ -53,7 +53,8 @@ def test_batch_norm_act_passes_gradcheck_in_float64(layout: str, relu: bool, tra
 def test_batch_norm_act_passes_opcheck(layout: str, dtype: torch.dtype) -> None:
     x, residual, weight, bias = operands(dtype, layout)
     mean, var = torch.zeros(2), torch.ones(2)
-    for added, relu, inner in ((residual, True, None), (None, False, True), (None, True, False)):
+    cases = ((residual, True, None), (None, False, True), (None, True, False))
+    for added, relu, inner in cases if dtype == torch.float32 else cases[:1]:
         torch.library.opcheck(
             torch.ops.sparseprune.batch_norm_act.default, (x, weight, bias, added, 1e-5, relu, inner)
         )

@@ -70,6 +70,7 @@ def test_kernels_have_no_races(name: str, tmp_path: Path) -> None:
     assert " numbers checked" in run([program, "brief", "0"], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_planted_bugs_are_found(sanitizer: str, tmp_path: Path) -> None:
     program = build("planted", ADDRESS if sanitizer == "address" else THREAD, tmp_path)
@@ -109,7 +110,7 @@ def test_operators_on_the_emulator(tmp_path: Path) -> None:
         "-q",
         "-p",
         "no:cacheprovider",
-        str(ROOT / "tests" / "test_gpu.py"),
+        str(ROOT / "tests" / "ops" / "test_gpu.py"),
     ]
     said = run(command, ROOT, SPARSEPRUNE_FALLBACK="1", SPARSEPRUNE_EMULATED=library)
     assert " passed" in said
