@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import sparseprune as sp
-from bench import page, report, rows, targets
+from bench import command, results_file, suite, targets
 from bench.contenders import CONTENDERS
-from bench.rows import FAILED, WRONG, Row
+from bench.report import machine, page, terminal
+from bench.rows import Row
 from bench.workloads import WORKLOADS
 
-SECONDS = 0.7  # of timing for a case
+# Seconds of timing for a case, and numbers of threads.
+SECONDS = 0.7
 THREADS = "1,2"
 QUICK_SECONDS = 0.2
 QUICK_THREADS = "2"
-FILE_WIDTH = 120
 
 
 def main(
@@ -45,52 +44,29 @@ def main(
 ) -> None:
     """Verify and time dense and sparse contenders on the same work, and compare with the targets."""
     counts = _thread_counts(threads or (QUICK_THREADS if quick else THREADS))
-    chosen = [w for w in WORKLOADS if _regex("--filter", filter).search(w.id) and (w.quick or not quick)]
-    taking_part = [c for c in CONTENDERS.values() if _regex("--contender", contender).search(c.name)]
-    if not chosen or not taking_part:
-        raise typer.BadParameter("no workload or no contender is left; --list shows what there is")
+    chosen, taking_part = command.choose(
+        WORKLOADS, CONTENDERS.values(), filter, contender, quick, id_of=lambda workload: workload.id
+    )
     if seconds is None:
         seconds = QUICK_SECONDS if quick else SECONDS
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH  # tables in a file need not fit into a window
+    console = command.make_console()
     if list_only:
-        for workload in chosen:
-            names = [c.name for c in taking_part if c.applies(workload)]
-            console.print(f"{workload.id}: {', '.join(names)}", highlight=False)
+        command.print_list(console, chosen, taking_part, id_of=lambda workload: workload.id)
         return
     own = f"sparseprune-{sp.ops.info()['isa']}"
     settings = {"threads": counts, "seconds": seconds, "quick": quick, "filter": filter}
-    header = report.header(settings, own)
-    console.print(report.header_text(header))
+    header = machine.header(settings, own)
+    console.print(machine.header_text(header))
     results: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
-
-        def write(type: str, content: dict[str, object]) -> None:
-            if file is not None:
-                print(report.json_line(type, content), file=file, flush=True)
-
+    with results_file.writer(out) as write, _progress(console) as progress:
         write("header", header)
-        progress = stack.enter_context(
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-                auto_refresh=False,  # a thread that redraws would take time from what is measured,
-            )
-        )
-        cases = [rows.case_id(w, count) for w in chosen for count in rows.thread_counts(w, counts)]
+        cases = [suite.case_id(w, count) for w in chosen for count in suite.thread_counts(w, counts)]
         task = progress.add_task(cases[0], total=len(cases))
         for i, case in enumerate(
-            rows.run(chosen, taking_part, counts, seconds, fewest_blocks=1 if quick else 3), start=1
+            suite.run(chosen, taking_part, counts, seconds, fewest_blocks=1 if quick else 3), start=1
         ):
             progress.update(task, completed=i, description=cases[min(i, len(cases) - 1)], refresh=True)
-            console.print(report.case_table(case, header["peak"]))
+            console.print(terminal.case_table(case, header["peak"]))
             results += case
             for row in case:
                 write("row", row.to_dict())
@@ -99,16 +75,28 @@ def main(
             write("target", outcome.to_dict())
     if out is not None:
         page.write(out, out.with_suffix(".html"))
-    console.print(report.LEGEND, highlight=False)
-    console.print(report.notes_text(results))
-    console.print(report.strongest_text(results))
-    console.print(report.losses_text(results, own))
-    console.print(report.targets_table(outcomes, own))
-    bad = [row for row in results if row.status in (WRONG, FAILED)]
+    console.print(terminal.LEGEND, highlight=False)
+    console.print(terminal.notes_text(results))
+    console.print(terminal.strongest_text(results))
+    console.print(terminal.losses_text(results, own))
+    console.print(terminal.targets_table(outcomes, own))
+    bad = [row for row in results if command.is_bad(row)]
     for row in bad:
         console.print(f"{row.id}: {row.status}: {row.reason}", highlight=False)
     if bad:
         raise typer.Exit(1)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        # A thread that redraws would take time from what is measured.
+        auto_refresh=False,
+    )
 
 
 def _thread_counts(text: str) -> list[int]:
@@ -119,13 +107,6 @@ def _thread_counts(text: str) -> list[int]:
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
         raise typer.BadParameter(f"--threads: expected different numbers like 1,2, got {text!r}")
     return counts
-
-
-def _regex(option: str, text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise typer.BadParameter(f"{option}: {text!r} is not a regular expression: {error}") from error
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-Clock = Callable[[], float]
+Call = Callable[[], object]
 
 BLOCK_SECONDS = 0.02  # a block has so many calls one after the other as fit, like a training loop
 MOST_CALLS = 50  # in a block
@@ -21,10 +21,39 @@ WARM_UP_SECONDS = 0.2  # after so long, fewer calls warm up
 SLOW_CALL = 1.5  # seconds; blocks of such calls start without an untimed one
 
 
+class Clock(Protocol):
+    """How long a call takes."""
+
+    def seconds(self, call: Call) -> float:
+        """Seconds of one call on the device, which is idle afterwards."""
+
+    def wait(self) -> None:
+        """Wait until the device is idle."""
+
+
+class HostClock:
+    """Time on the processor, for calls that compute there.
+
+    Args:
+        counter: returns seconds; replaced in tests.
+    """
+
+    def __init__(self, counter: Callable[[], float] = time.perf_counter) -> None:
+        self.counter = counter
+
+    def seconds(self, call: Call) -> float:
+        start = self.counter()
+        call()
+        return self.counter() - start
+
+    def wait(self) -> None:
+        pass
+
+
 class Step(NamedTuple):
     """What is timed: ``call``, within the context that ``around`` makes (once for each block, untimed)."""
 
-    call: Callable[[], object]
+    call: Call
     around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
@@ -49,7 +78,7 @@ class Timed(NamedTuple):
 
 
 class Quartiles(NamedTuple):
-    """Of a list of times, in seconds."""
+    """Median and quartiles of a list of times, in seconds."""
 
     q1: float
     median: float
@@ -57,20 +86,31 @@ class Quartiles(NamedTuple):
 
 
 def quartiles(times: list[float]) -> Quartiles:
-    """Median and quartiles, interpolated between the times."""
+    """They are interpolated between the times."""
     if len(times) == 1:
         return Quartiles(times[0], times[0], times[0])
     return Quartiles(*statistics.quantiles(times, n=4, method="inclusive"))
 
 
-def estimate(step: Step, clock: Clock = time.perf_counter) -> float:
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Collect garbage before, and none within: a collection would fall into whoever's turn it is."""
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def estimate(step: Step, clock: Clock) -> float:
     """Seconds of one call, roughly: the fastest of a few warm-up calls, or the first if it is slow."""
     times: list[float] = []
     with step.around():
         while len(times) < WARM_UP_CALLS and sum(times) < WARM_UP_SECONDS:
-            start = clock()
-            step.call()
-            times.append(clock() - start)
+            times.append(clock.seconds(step.call))
     return min(times)
 
 
@@ -80,7 +120,7 @@ def share_out(estimates: Mapping[str, float], seconds: float, fewest_blocks: int
     Args:
         estimates: ``{contender: seconds of a call}``.
         seconds: for all of them together; slow contenders exceed it, as they run ``fewest_blocks`` at least.
-        fewest_blocks: of each contender.
+        fewest_blocks: number of blocks that each contender gets at least.
     """
     shares = {}
     for name, call in estimates.items():
@@ -92,11 +132,7 @@ def share_out(estimates: Mapping[str, float], seconds: float, fewest_blocks: int
 
 
 def interleaved(
-    steps: Mapping[str, Step],
-    seconds: float,
-    *,
-    fewest_blocks: int = 3,
-    clock: Clock = time.perf_counter,
+    steps: Mapping[str, Step], seconds: float, *, fewest_blocks: int = 3, clock: Clock | None = None
 ) -> Timed:
     """Time every contender in blocks of consecutive calls, taking turns.
 
@@ -105,18 +141,16 @@ def interleaved(
     Args:
         steps: ``{contender: what is timed}``, ready to run.
         seconds: time budget for all of them together.
-        fewest_blocks: that each runs, whatever the budget.
-        clock: returns seconds; replaced in tests.
+        fewest_blocks: number of blocks that each runs, whatever the budget.
+        clock: that of the processor by default; replaced in tests.
     """
+    clock = clock or HostClock()
     estimates = {name: estimate(step, clock) for name, step in steps.items()}
     shares = share_out(estimates, seconds, fewest_blocks)
     rounds = max((share.blocks for share in shares.values()), default=0)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()
-    started, others = time.perf_counter(), _cpu_seconds_of_others()
-    try:
+    with without_collection():
+        started, others = time.perf_counter(), _cpu_seconds_of_others()
         for i in range(rounds):
             for name, step in steps.items():
                 calls, blocks = shares[name]
@@ -125,13 +159,7 @@ def interleaved(
                 with step.around():
                     for _ in range(_untimed(estimates[name])):
                         step.call()
-                    for _ in range(calls):
-                        start = clock()
-                        step.call()
-                        times[name].append(clock() - start)
-    finally:
-        if collecting:
-            gc.enable()
+                    times[name] += [clock.seconds(step.call) for _ in range(calls)]
     if others is not None:
         busy = (_cpu_seconds_of_others() or 0.0) - others
         others = max(busy, 0.0) / (time.perf_counter() - started)

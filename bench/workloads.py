@@ -19,6 +19,8 @@ CONVOLUTIONS = (CONV_STEP, CONV_FORWARD)
 STEPS = (STEP, CONV_STEP)
 NETWORK_STEP = "network-step"
 BATCH_INNER = "batch-inner"
+# A mask that keeps two of each four neighbouring inputs, and the density that it has.
+TWO_OF_FOUR, HALF = "2:4", 0.50
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Workload:
         layout: of input, output and their gradients, (batch, features) or (batch, channels, height, width):
             "row-major" (NCHW), or "batch-inner" with the batch innermost, strides (1, batch) or (1, height *
             width * batch, width * batch, batch).
-        mask: "random", "snip" (of a network: over all of it), "snip-layer" (layer by layer) or "uniform" (of
-            a network: random, every layer but the first alike, the first dense).
+        mask: "random", "snip" (of a network: over all of it), "snip-layer" (layer by layer), "uniform" (of a
+            network: random, every layer but the first alike, the first dense) or "2:4".
         optimizer: of a training step: "adam-fused", "adam" (torch's default implementation) or "sgd" (with
             momentum).
         quick: also in the quick suite.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +10,15 @@ import torch
 import typer
 from rich.console import Console
 
+from bench import command, results_file
 from bench.contenders import Contender
-from bench.gpu import model, report, suite
-from bench.gpu.contenders import CONTENDERS
-from bench.gpu.problems import WORKLOADS, case_id
-from bench.gpu.suite import Row
-from bench.gpu.timing import QUICK_ROUNDS, ROUNDS, Clock, clock_for
-from bench.report import json_line
-from bench.rows import FAILED, WRONG
-from bench.run import FILE_WIDTH, _regex
+from bench.contenders.gpu import CONTENDERS
+from bench.gpu import device, model, suite
+from bench.gpu.timing import QUICK_ROUNDS, ROUNDS, clock_for
+from bench.gpu.workloads import WORKLOADS, case_id
+from bench.report import gpu as report
+from bench.rows import Row
+from bench.timing import Clock
 from bench.workloads import Workload
 
 
@@ -36,43 +35,32 @@ def main(
     ] = False,
 ) -> None:
     """Verify and time dense and sparse contenders on a GPU."""
-    console = make_console()
+    console = command.make_console()
     if show_model:
         console.print(f"{model.FIRST_LINE}\n", highlight=False)
-        console.print(model.table())
+        console.print(report.model_table())
         console.print(model.legend(), highlight=False, soft_wrap=False)
         return
-    named, with_id = _regex("--contender", contender), _regex("--filter", filter)
-    chosen = [w for w in WORKLOADS if with_id.search(case_id(w)) and (w.quick or not quick)]
-    taking_part = [c for c in CONTENDERS.values() if named.search(c.name)]
-    if not chosen or not taking_part:
-        raise typer.BadParameter("no workload or no contender is left; --list shows what there is")
+    chosen, taking_part = command.choose(
+        WORKLOADS, CONTENDERS.values(), filter, contender, quick, id_of=case_id
+    )
     if list_only:
-        for workload in chosen:
-            names = [c.name for c in taking_part if c.applies(workload)]
-            console.print(f"{case_id(workload)}: {', '.join(names)}", highlight=False)
+        command.print_list(console, chosen, taking_part, id_of=case_id)
         return
-    if reason := suite.why_not():
+    if reason := device.why_not():
         console.print(f"skipped: {reason}", highlight=False)
         return
-    device = torch.device("cuda", torch.cuda.current_device())
+    gpu = torch.device("cuda", torch.cuda.current_device())
     rounds = QUICK_ROUNDS if quick else ROUNDS
-    results = measure(chosen, taking_part, device, clock_for(device), rounds, out, console)
-    if any(row.status in (WRONG, FAILED) for row in results):
+    results = measure(chosen, taking_part, gpu, clock_for(gpu), rounds, out, console)
+    if any(map(command.is_bad, results)):
         raise typer.Exit(1)
-
-
-def make_console() -> Console:
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH  # tables in a file need not fit into a window
-    return console
 
 
 def measure(
     chosen: Sequence[Workload],
     contenders: Sequence[Contender],
-    device: torch.device,
+    gpu: torch.device,
     clock: Clock,
     rounds: int,
     out: Path | None,
@@ -81,26 +69,18 @@ def measure(
     """Run the suite, print a table after each workload, and write a row for each contender.
 
     Args:
-        chosen, contenders, device, clock, rounds: see `suite.run`.
+        chosen, contenders, gpu, clock, rounds: see `suite.run`.
         out: JSONL file, a header and then rows; None: not written.
         console: where tables go.
     """
     settings = {"rounds": rounds, "workloads": len(chosen), "contenders": [c.name for c in contenders]}
-    header = suite.header(device, settings)
+    header = device.header(gpu, settings)
     console.print(report.header_text(header))
     results: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
-
-        def write(type: str, content: dict[str, object]) -> None:
-            if file is not None:
-                print(json_line(type, content), file=file, flush=True)
-
+    with results_file.writer(out) as write:
         write("header", header)
         try:
-            for case in suite.run(chosen, contenders, device, clock, rounds):
+            for case in suite.run(chosen, contenders, gpu, clock, rounds):
                 console.print(report.case_table(case))
                 results += case
                 for row in case:
@@ -109,7 +89,7 @@ def measure(
             console.print(f"the device does not answer any more, the rest was not run: {error}\n")
     console.print(report.LEGEND, highlight=False, soft_wrap=False)
     console.print(report.notes_text(results))
-    console.print(report.breakeven_table(results))
+    console.print(report.break_even_table(results))
     console.print(report.losses_text(results))
     console.print(report.failures_text(results))
     return results

@@ -26,12 +26,8 @@ Times are what bytes and operations take at stated rates. Assumptions (all of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 TERA, GIGA = 1e12, 1e9
 
@@ -160,31 +156,6 @@ def breakeven_model(gpu: Gpu, case: Case, layer: Layer, block: int) -> float | N
 
 
 FIRST_LINE = "A MODEL: nothing in this table was measured."
-
-
-def table(blocks: Sequence[int] = BLOCKS, batches: Sequence[int] = BATCHES) -> Table:
-    """Break-even sparsities in per cent, of a layer of `FEATURES` inputs and outputs."""
-    found = Table(
-        title=f"% sparsity from which on sparse should beat dense, {FEATURES}x{FEATURES}",
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-    )
-    for heading in ("device", "sparse", "over dense"):
-        found.add_column(heading, no_wrap=True)
-    for heading in ("batch", *(f"V={block}" for block in blocks)):
-        found.add_column(heading, justify="right", no_wrap=True, min_width=6)
-    for gpu in GPUS:
-        for case in CASES:
-            for batch in batches:
-                layer = Layer(FEATURES, FEATURES, batch)
-                values = [breakeven_model(gpu, case, layer, block) for block in blocks]
-                cells = ["never" if value is None else f"{100 * value:.1f}" for value in values]
-                found.add_row(gpu.name, case.sparse, case.dense, str(batch), *cells)
-            found.add_section()
-    return found
 
 
 def legend() -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
-from bench.timing import Step
+from bench.timing import Call, Clock, HostClock, Step, without_collection
+from bench.verify import message
 
 ROUNDS = 30
 QUICK_ROUNDS = 20
@@ -24,37 +24,6 @@ L2_TIMES = 2  # the buffer that is written before each timed call, in sizes of t
 # The device spins for so long before a timed call that the processor can hand over all of the call meanwhile;
 # a millisecond at 2 GHz.
 HEAD_START_CYCLES = 2_000_000
-
-Call = Callable[[], object]
-
-
-class Clock(Protocol):
-    """How long a call takes."""
-
-    def seconds(self, call: Call) -> float:
-        """Seconds of one call on the device, which is idle afterwards."""
-
-    def wait(self) -> None:
-        """Wait until the device is idle."""
-
-
-class HostClock:
-    """Time on the processor, for calls that compute there.
-
-    Args:
-        counter: returns seconds; replaced in tests.
-    """
-
-    def __init__(self, counter: Callable[[], float] = time.perf_counter) -> None:
-        self.counter = counter
-
-    def seconds(self, call: Call) -> float:
-        start = self.counter()
-        call()
-        return self.counter() - start
-
-    def wait(self) -> None:
-        pass
 
 
 class CudaClock:
@@ -92,7 +61,7 @@ class Timed(NamedTuple):
     """What was found of one contender.
 
     Attributes:
-        seconds: of each timed call.
+        seconds: times of the timed calls.
         host_seconds: what the processor needs to hand a call to the device, including waits for it that the
             call itself makes; the least of the warm-up.
     """
@@ -128,7 +97,7 @@ def warm_up(step: Step, clock: Clock) -> float:
     return least
 
 
-def interleaved(
+def in_rounds(
     steps: Mapping[str, Step], clock: Clock, rounds: int
 ) -> tuple[dict[str, Timed], dict[str, str]]:
     """Time one call of every contender in each round, in an order that is random but always the same.
@@ -148,10 +117,7 @@ def interleaved(
         except Exception as error:
             failed[name] = message(error)
     order = random.Random(0)
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collection():
         for _ in range(rounds):
             for name in order.sample(list(timed), len(timed)):
                 try:
@@ -160,12 +126,4 @@ def interleaved(
                 except Exception as error:
                     failed[name] = message(error)
                     del timed[name]
-    finally:
-        if collecting:
-            gc.enable()
     return timed, failed
-
-
-def message(error: Exception) -> str:
-    """The kind of an error, and what it says."""
-    return f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from bench.problems.base import Problem
+from bench.problems.base import CPU, Problem
 from bench.problems.layers import LayerProblem, batch_inner, build_layer
 from bench.problems.networks import NetworkProblem, build_prune, build_training_step
 from bench.problems.topk import ScoresProblem, build_topk
@@ -14,7 +14,7 @@ from bench.workloads import Workload
 
 __all__ = ["BUILD", "LayerProblem", "NetworkProblem", "Problem", "ScoresProblem", "batch_inner", "build"]
 
-BUILD: dict[str, Callable[[Workload], Problem]] = {
+BUILD: dict[str, Callable[[Workload, torch.device], Problem]] = {
     "linear-step": build_layer,
     "linear-forward": build_layer,
     "conv-step": build_layer,
@@ -26,7 +26,7 @@ BUILD: dict[str, Callable[[Workload], Problem]] = {
 }
 
 
-def build(workload: Workload) -> Problem:
-    """The tensors of a workload, the same at every call."""
+def build(workload: Workload, device: torch.device = CPU) -> Problem:
+    """The tensors of a workload on a device (networks: on the processor), the same at every call."""
     with torch.random.fork_rng(devices=[]):
-        return BUILD[workload.kind](workload)
+        return BUILD[workload.kind](workload, device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.workloads import Workload
 
 SEED = 0
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -32,5 +33,15 @@ class Problem:
     kept_bytes: int
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(SEED)
+def generator(device: torch.device = CPU) -> torch.Generator:
+    return torch.Generator(device).manual_seed(SEED)
+
+
+def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest scores by torch alone: the least of them, and a bool mask, ties to the earlier place."""
+    joined = scores.flatten()
+    threshold = joined.kthvalue(len(joined) - k + 1).values
+    mask = joined > threshold
+    ties = (joined == threshold).nonzero()[:, 0]
+    mask[ties[: k - int(mask.sum())]] = True
+    return threshold, mask.reshape(scores.shape)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
-from bench.problems.base import SEED, Problem, generator
-from bench.workloads import BATCH_INNER, CONVOLUTIONS, STEPS, Workload
+from bench.problems.base import SEED, Problem, best, generator
+from bench.workloads import BATCH_INNER, CONVOLUTIONS, HALF, STEPS, TWO_OF_FOUR, Workload
 from sparseprune.experiments import models
 
-CLASSES = 10  # of the network that gives a layer its SNIP mask
-INDEX_BYTES = 4  # of a block, in the least that a kernel has to read
+# Classes of the network that gives a layer its SNIP mask.
+CLASSES = 10
+# Bytes of the index of a block, in the least that a kernel has to read.
+INDEX_BYTES = 4
 
 
 @dataclass
@@ -35,11 +38,22 @@ class LayerProblem(Problem):
 
 def random_mask(workload: Workload, random: torch.Generator) -> Tensor:
     """Exactly the density's number of V x 1 blocks, anywhere: bool, of the weight's shape."""
-    shape = weight_shape(workload)
-    assert shape[0] % workload.block == 0, workload
-    scores = torch.rand(shape[0] // workload.block, *shape[1:], generator=random)
-    (blocks,) = sp.topk_masks([scores], round(workload.density * scores.numel()))
+    scores = _block_scores(workload, random)
+    _, blocks = best(scores, round(workload.density * scores.numel()))
     return blocks.repeat_interleave(workload.block, dim=0)
+
+
+def two_of_four_mask(workload: Workload, random: torch.Generator) -> Tensor:
+    """Two of each four neighbouring inputs, in V x 1 blocks: bool, of the weight's shape."""
+    assert workload.density == HALF, workload
+    blocks = _block_scores(workload, random).unflatten(-1, (-1, 4)).argsort(-1).flatten(-2) < 2
+    return blocks.repeat_interleave(workload.block, dim=0)
+
+
+def _block_scores(workload: Workload, random: torch.Generator) -> Tensor:
+    rows, *others = weight_shape(workload)
+    assert rows % workload.block == 0, workload
+    return torch.rand(rows // workload.block, *others, generator=random, device=random.device)
 
 
 def snip_mask(workload: Workload, random: torch.Generator) -> Tensor:
@@ -58,7 +72,7 @@ def snip_mask(workload: Workload, random: torch.Generator) -> Tensor:
     return next(iter(masks.values()))
 
 
-MASKS = {"random": random_mask, "snip": snip_mask}
+MASKS = {"random": random_mask, "snip": snip_mask, TWO_OF_FOUR: two_of_four_mask}
 
 
 def weight_shape(workload: Workload) -> tuple[int, ...]:
@@ -68,24 +82,28 @@ def weight_shape(workload: Workload) -> tuple[int, ...]:
     return (outputs, inputs, *kernel)
 
 
-def build_layer(workload: Workload) -> LayerProblem:
+def build_layer(workload: Workload, device: torch.device) -> LayerProblem:
     """A layer with a mask, and its output (and gradients, at the kept weights) in float64."""
-    random = generator()
+    random = generator(device)
     dtype = getattr(torch, workload.dtype)
+
+    def noise(shape: Sequence[int]) -> Tensor:
+        return torch.randn(shape, generator=random, device=device)
+
     mask = MASKS[workload.mask](workload, random)
-    layer = _layer(workload)
+    layer = _layer(workload, device)
     with torch.no_grad():
-        weight = torch.randn(mask.shape, generator=random) / mask[0].numel() ** 0.5
-        layer.weight.copy_(weight * mask)
+        # Outputs without bias are as large as the bias, so that an error in them shows.
+        layer.weight.copy_(noise(mask.shape) * mask / (workload.density * mask[0].numel()) ** 0.5)
         assert layer.bias is not None
-        layer.bias.copy_(torch.randn(len(mask), generator=random))
+        layer.bias.copy_(noise([len(mask)]))
     layer.to(dtype)
-    x = torch.randn(_input_shape(workload), generator=random).to(dtype)
-    reference = _layer(workload).double()
+    x = noise(_input_shape(workload)).to(dtype)
+    reference = _layer(workload, device).double()
     reference.load_state_dict(layer.state_dict())
     x64 = x.double().requires_grad_()
     y64 = reference(x64)
-    g = torch.randn(y64.shape, generator=random).to(dtype)
+    g = noise(y64.shape).to(dtype)
     expected = {"y": y64.detach()}
     step = workload.kind in STEPS
     if step:
@@ -94,7 +112,8 @@ def build_layer(workload: Workload) -> LayerProblem:
         expected |= {"d_x": d_x, "d_weight": d_weight[mask], "d_bias": d_bias}
     kept = int(mask.sum())
     products = 3 if step else 1
-    per_weight = 2 * products * (y64.numel() // len(mask))  # every weight meets every output of its row
+    # Every weight meets every output of its row.
+    per_weight = 2 * products * (y64.numel() // len(mask))
     numbers = (2 if step else 1) * (kept + x.numel() + g.numel())
     return LayerProblem(
         workload,
@@ -109,20 +128,22 @@ def build_layer(workload: Workload) -> LayerProblem:
     )
 
 
-def _layer(workload: Workload) -> nn.Linear | nn.Conv2d:
+def _layer(workload: Workload, device: torch.device) -> nn.Linear | nn.Conv2d:
     if workload.kind not in CONVOLUTIONS:
-        linear: nn.Linear = nn.utils.skip_init(nn.Linear, *workload.sizes)
+        linear: nn.Linear = nn.utils.skip_init(nn.Linear, *workload.sizes, device=device)
         return linear
     inputs, outputs, _ = workload.sizes
+    half = workload.kernel // 2
     conv: nn.Conv2d = nn.utils.skip_init(
-        nn.Conv2d, inputs, outputs, workload.kernel, workload.stride, padding=workload.kernel // 2
+        nn.Conv2d, inputs, outputs, workload.kernel, workload.stride, padding=half, device=device
     )
     return conv
 
 
 def _input_shape(workload: Workload) -> tuple[int, ...]:
     inputs, _, *image = workload.sizes
-    return (workload.batch, inputs, *image * 2)  # images are square
+    # Images are square.
+    return (workload.batch, inputs, *image * 2)
 
 
 def batch_inner(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class NetworkProblem(Problem):
     scores: dict[str, Tensor]
 
 
-def build_training_step(workload: Workload) -> NetworkProblem:
+def build_training_step(workload: Workload, _device: torch.device) -> NetworkProblem:
     """A pruned network at its initialisation, and the loss and gradients of its first step in float64."""
     model, x, y = _network(workload)
     masks = _masks(workload, model, x, y)
@@ -108,7 +108,7 @@ def _uses(model: nn.Module) -> dict[str, int]:
     return uses
 
 
-def build_prune(workload: Workload) -> NetworkProblem:
+def build_prune(workload: Workload, _device: torch.device) -> NetworkProblem:
     """A network to prune with SNIP: scores in float64, how many to keep, and the most these can sum to."""
     model, x, y = _network(workload)
     reference = copy.deepcopy(model).double()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.problems.base import Problem, generator
+from bench.problems.base import Problem, best, generator
 from bench.workloads import Workload
 
 
@@ -27,16 +27,15 @@ class ScoresProblem(Problem):
     k: int
 
 
-def build_topk(workload: Workload) -> ScoresProblem:
+def build_topk(workload: Workload, device: torch.device) -> ScoresProblem:
     """Scores of a network's shapes, the threshold, and the exact masks, ties to the earlier position."""
     shapes = [(rows, cols) for cols, rows in itertools.pairwise(workload.sizes)]
-    joined = torch.randn(sum(rows * cols for rows, cols in shapes), generator=generator()).abs_()
+    sizes = [rows * cols for rows, cols in shapes]
+    joined = torch.randn(sum(sizes), generator=generator(device), device=device).abs_()
     k = round(len(joined) * workload.density)
-    parts = joined.split([rows * cols for rows, cols in shapes])
-    scores = [part.clone().reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    threshold = joined.kthvalue(len(joined) - k + 1).values
-    mask = joined > threshold
-    ties = (joined == threshold).nonzero()[:, 0]
-    mask[ties[: k - int(mask.sum())]] = True
-    expected = {"threshold": threshold, "mask": mask}
-    return ScoresProblem(workload, expected, 0, 0, 0, scores=scores, joined=joined, k=k)
+    scores = [part.clone().reshape(shape) for part, shape in zip(joined.split(sizes), shapes, strict=True)]
+    threshold, mask = best(joined, k)
+    expected = {"count": torch.tensor(float(k)), "threshold": threshold, "mask": mask}
+    # Every score is read once, every byte of the masks written once.
+    moved = joined.nbytes + mask.nbytes
+    return ScoresProblem(workload, expected, 0, 0, moved, scores=scores, joined=joined, k=k)

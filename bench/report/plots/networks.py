@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from bench.report.plots.layers import times
+from bench.report.plots.style import COLOURS, FAINT, OTHER_COLOUR, legend, panel_grid, sparsity_axis
 from bench.rows import OK, Row, best_dense, speedup, speedup_over
-from bench.style import COLOURS, FAINT, OTHER_COLOUR, legend, panel_grid, sparsity_axis
 from bench.workloads import NETWORK_STEP
 
 SNIP_COLOUR = COLOURS[1, "bfloat16"]  # nothing else here is in bfloat16
@@ -34,7 +35,7 @@ class _Line(NamedTuple):
         return SNIP_COLOUR if self.mask == "snip" else COLOURS.get((self.block, "float32"), OTHER_COLOUR)
 
 
-def networks(rows: Sequence[Row], contender: str, threads: int) -> Figure | None:
+def draw(rows: Sequence[Row], contender: str, threads: int) -> Figure | None:
     """Speed-up of whole training steps over the strongest dense against sparsity: a panel for each network.
 
     Dotted: what the kept operations allow, dense FLOPs over kept FLOPs.
@@ -70,7 +71,7 @@ def networks(rows: Sequence[Row], contender: str, threads: int) -> Figure | None
         if in_bfloat16[shape]:
             axes.axhline(statistics.median(in_bfloat16[shape]), color=FAINT, linewidth=1, linestyle="--")
         axes.axhline(1, color=FAINT, linewidth=1)
-        axes.set_title(shape.replace("x", "×"), fontsize=10)
+        axes.set_title(times(shape), fontsize=10)
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         axes.set_ylabel("speed-up of a training step")

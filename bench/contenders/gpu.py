@@ -19,17 +19,18 @@ from torch import Tensor, nn
 import sparseprune as sp
 from bench.contenders.base import Answer, Contender, Reasons, Runnable
 from bench.contenders.calls import gradient, one_layer
-from bench.gpu.problems import HALF, TWO_OF_FOUR
 from bench.problems import LayerProblem, ScoresProblem, batch_inner
 from bench.problems.layers import INDEX_BYTES
-from bench.workloads import BATCH_INNER, CONV_STEP, FORWARD, STEP, Workload
+from bench.workloads import BATCH_INNER, CONV_STEP, FORWARD, HALF, STEP, TWO_OF_FOUR, Workload
 from sparseprune.format.bsr import dense_weight
 
 LINEAR = (FORWARD, STEP)
 LAYERS = (*LINEAR, CONV_STEP)
-TF32 = "tf32"  # float32 in memory; the tensor cores round operands to 11 significant bits
+# Float32 in memory; the tensor cores round operands to 11 significant bits.
+TF32 = "tf32"
 HALVES = ("float16", "bfloat16")
-META_BITS = 2  # for each kept weight of 2:4, which of the four it is
+# They say which of the four each kept weight of 2:4 is.
+META_BITS = 2
 
 
 def torch_dtype(precision: str) -> torch.dtype:

@@ -6,18 +6,22 @@ import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.breakeven import break_even
-from bench.gpu.suite import Row
-from bench.rows import FAILED, OK, WRONG
+from bench.gpu import model
+from bench.gpu.suite import over_best, over_default, over_tf32
+from bench.report.break_even import break_even
+from bench.report.columns import Columns
+from bench.report.terminal import reason, rows_table, titled
+from bench.rows import FAILED, OK, WRONG, Row
 from bench.workloads import Workload
 
 MICRO = 1e6
 MEGA = 1e6
+GIGA = 1e9
+TERA = 1e12
 
 LEGEND = (
     "µs: median on the device, by CUDA events; IQR: width between its quartiles. Before each call a buffer "
@@ -31,62 +35,41 @@ LEGEND = (
 )
 
 
-def _factor(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _factor(over: Callable[[Row], float | None]) -> Callable[[Row], str]:
+    def show(row: Row) -> str:
+        factor = over(row)
+        return "" if factor is None else f"{factor:.2f}"
+
+    return show
 
 
-def _micro(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * MICRO:.1f}"
+def _micro(seconds: float) -> str:
+    return f"{seconds * MICRO:.1f}"
 
 
-def _spread(row: Row) -> str:
-    return "" if row.q1 is None or row.q3 is None else _micro(row.q3 - row.q1)
+def _tflops(row: Row) -> str:
+    return "" if row.flops_per_second is None else f"{row.flops_per_second / TERA:.2f}"
 
 
-# Heading, and what a timed row shows under it. A column that is empty in a case is left out of it.
-COLUMNS: dict[str, Callable[[Row], str]] = {
-    "IQR": _spread,
+def _gbs(row: Row) -> str:
+    return f"{row.least_bytes / row.seconds / GIGA:.0f}" if row.least_bytes and row.seconds else ""
+
+
+# A column that is empty in a case is left out of it.
+COLUMNS: Columns = {
+    "IQR": lambda row: "" if row.q1 is None or row.q3 is None else _micro(row.q3 - row.q1),
     "host\nµs": lambda row: "" if row.host_seconds is None else f"{row.host_seconds * MICRO:.0f}",
-    "TFLOP\n/s": lambda row: "" if row.tflops is None else f"{row.tflops:.2f}",
-    "GB/s": lambda row: "" if row.gbs is None else f"{row.gbs:.0f}",
-    "x\nbest": lambda row: _factor(row.over_best),
-    "x\nTF32": lambda row: _factor(row.over_tf32),
-    "x\ndflt": lambda row: _factor(row.over_default),
+    "TFLOP\n/s": _tflops,
+    "GB/s": _gbs,
+    "x\nbest": _factor(over_best),
+    "x\nTF32": _factor(over_tf32),
+    "x\ndflt": _factor(over_default),
 }
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-    )
 
 
 def case_table(rows: Sequence[Row]) -> RenderableType:
     """The rows of one case; contenders without a time say why below the table."""
-    cells = {
-        heading: [show(row) if row.status == OK else "" for row in rows] for heading, show in COLUMNS.items()
-    }
-    cells = {heading: column for heading, column in cells.items() if any(column)}
-    table = _table(rows[0].case)
-    table.add_column("contender", min_width=19, no_wrap=True)
-    table.add_column("µs", justify="right", no_wrap=True, min_width=8)
-    for heading in cells:
-        table.add_column(heading, justify="right", no_wrap=True, min_width=5)
-    for i, row in enumerate(rows):
-        time = _micro(row.seconds) if row.status == OK else row.status.upper()
-        table.add_row(row.contender, time, *(column[i] for column in cells.values()))
-    reasons = [Text(f"  {row.contender}: {reason(row)}") for row in rows if row.status != OK]
-    return Group(table, *reasons, Text())
-
-
-def reason(row: Row) -> str:
-    """Why a row has no time, the first line of it."""
-    return f"{row.status.upper()}: {row.reason.splitlines()[0] if row.reason else ''}"
+    return Group(rows_table(rows, "µs", _micro, COLUMNS, widths=(19, 5)), Text())
 
 
 def failures_text(rows: Sequence[Row]) -> Text:
@@ -99,8 +82,8 @@ def failures_text(rows: Sequence[Row]) -> Text:
 def losses_text(rows: Sequence[Row]) -> Text:
     """Every case in which sparseprune is slower than dense, and by how much."""
     comparisons: dict[str, Callable[[Row], float | None]] = {
-        "the strongest dense of the same precision (topk: of torch)": lambda row: row.over_best,
-        "the strongest dense in TF32, computing in float32": lambda row: row.over_tf32,
+        "the strongest dense of the same precision (topk: of torch)": over_best,
+        "the strongest dense in TF32, computing in float32": over_tf32,
     }
     lines = []
     for rival, over in comparisons.items():
@@ -124,19 +107,20 @@ def notes_text(rows: Sequence[Row]) -> Text:
     return Text("\n".join(["notes", *notes]) + "\n")
 
 
-def _breakeven_key(workload: Workload) -> str:
+def _shape(workload: Workload) -> str:
     return f"{workload.kind}/{workload.shape}/n={workload.batch}"
 
 
-def breakeven_table(rows: Sequence[Row]) -> Table:
+def break_even_table(rows: Sequence[Row]) -> Table:
     """Measured break-even sparsities over the strongest dense of the same precision, by V, in per cent."""
     points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
     for row in rows:
-        if row.family == "own" and row.over_best is not None and row.workload.batch:
-            key = (_breakeven_key(row.workload), row.contender)
+        factor = over_best(row)
+        if row.family == "own" and factor is not None and row.workload.batch:
+            key = (_shape(row.workload), row.contender)
             of_block = points.setdefault(key, {}).setdefault(row.workload.block, [])
-            of_block.append((row.workload.density, row.over_best))
-    table = _table("sparsity (%) from which on sparse is faster than the strongest dense of its precision")
+            of_block.append((row.workload.density, factor))
+    table = titled("sparsity (%) from which on sparse is faster than the strongest dense of its precision")
     table.caption = "<: faster at every sparsity measured; >: at none"
     table.caption_justify = "left"
     table.add_column("workload", no_wrap=True)
@@ -152,7 +136,8 @@ def breakeven_table(rows: Sequence[Row]) -> Table:
 
 def _crossing(points: list[tuple[float, float]]) -> str:
     found = break_even(points)
-    if found.how == "extrapolated":  # too far to say more
+    # An extrapolation is too far off to say more.
+    if found.how == "extrapolated":
         return f"<{100 * (1 - max(density for density, _ in points)):.0f}"
     return f"{'>' if found.how == 'not reached' else ''}{100 * (1 - found.density):.0f}"
 
@@ -170,3 +155,22 @@ def header_text(header: dict[str, Any]) -> Text:
         f"{first}\ntorch {facts['torch']}, sparseprune {facts['sparseprune']}, {facts['date']}; "
         f"{facts['cpu']}\n"
     )
+
+
+def model_table() -> Table:
+    """The model's break-even sparsities in per cent, of a layer of `model.FEATURES` inputs and outputs."""
+    side = model.FEATURES
+    table = titled(f"% sparsity from which on sparse should beat dense, {side}x{side}")
+    for heading in ("device", "sparse", "over dense"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("batch", *(f"V={block}" for block in model.BLOCKS)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=6)
+    for gpu in model.GPUS:
+        for case in model.CASES:
+            for batch in model.BATCHES:
+                layer = model.Layer(side, side, batch)
+                found = [model.breakeven_model(gpu, case, layer, block) for block in model.BLOCKS]
+                cells = ["never" if sparsity is None else f"{100 * sparsity:.1f}" for sparsity in found]
+                table.add_row(gpu.name, case.sparse, case.dense, str(batch), *cells)
+            table.add_section()
+    return table
