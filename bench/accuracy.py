@@ -17,12 +17,13 @@ import torch
 import typer
 
 from bench import seeds as several
+from bench.report.markdown import MARKED, fill, marked
 from sparseprune.experiments import compare as comparison
 from sparseprune.experiments.compare import Watcher
 from sparseprune.experiments.data import load
 
 FOLDER = Path(__file__).parent / "results" / "accuracy"
-# What of a file must agree with what is asked for, or it would be another experiment.
+# Settings of a file that must agree with what is asked for, or it would be another experiment.
 EXPERIMENT = ("epochs", "budget", "batch_size", "optimizer", "lr", "prune_batches", "scope")
 
 
@@ -74,6 +75,8 @@ def main(
 def write_page(folder: Path) -> None:
     """Write README.md: a table of each model in the folder, the command and the machine.
 
+    A README.md that is there already keeps its words: its tables alone are replaced.
+
     Args:
         folder: holds MODEL-seed-N.json.
     Raises:
@@ -89,14 +92,24 @@ def write_page(folder: Path) -> None:
                 f"in {file} and {experiment(found[0])} in another; delete one of them, or give another --out"
             )
         found.append(content)
-    parts = ["# Accuracy of networks pruned before training\n", LEGEND]
-    for model, comparisons in by_model.items():
-        parts += [f"## {model}\n", several.table(comparisons), "", facts(comparisons), ""]
-        parts += ["```", command(comparisons), "```", ""]
-    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+    sections = {f"{folder.name} {model}": section(found) for model, found in by_model.items()}
+    page = folder / "README.md"
+    text = fill(page.read_text(encoding="utf-8") if page.is_file() else PAGE, sections.get)
+    there = {found["name"] for found in MARKED.finditer(text)}
+    for name, content in sections.items():
+        if name not in there:
+            text += f"\n## {name.removeprefix(folder.name).strip()}\n\n{marked(name, content)}\n"
+    page.write_text(text, encoding="utf-8")
 
 
-LEGEND = """Mean ± one standard deviation over the seeds. *total s*: wall-clock seconds of pruning and
+def section(comparisons: list[dict[str, Any]]) -> str:
+    """All seeds of a model: table, what the figures depend on, and the command."""
+    return f"{several.table(comparisons)}\n\n{facts(comparisons)}\n\n```\n{command(comparisons)}\n```"
+
+
+PAGE = """# Accuracy of networks pruned before training
+
+Mean ± one standard deviation over the seeds. *total s*: wall-clock seconds of pruning and
 training, evaluation excluded; *÷ dense*: over dense's. *accuracy % in dense's time*: trained anew, for as
 long as dense took, pruning included. *small dense*: a narrower network with as many weights as the sparse one
 keeps. *random*: a random mask. *shuffled*: as many weights in every layer as the method keeps there, anywhere

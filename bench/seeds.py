@@ -6,14 +6,14 @@ Prints Markdown: mean and standard deviation of the test accuracy, mean times.
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas
 import typer
 
-Runs = list[dict[str, Any]]
+from bench.report.markdown import pipe, spread
 
 
 def main(
@@ -23,6 +23,11 @@ def main(
     print(table([json.loads(file.read_text(encoding="utf-8")) for file in files]))
 
 
+def frame(comparisons: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+    """All runs of comparisons that differ in their seed alone: a row each, columns like "result.accuracy"."""
+    return pandas.json_normalize([run for comparison in comparisons for run in comparison["runs"]])
+
+
 def table(comparisons: Sequence[dict[str, Any]]) -> str:
     """Comparisons that differ in their seed alone as a Markdown table.
 
@@ -30,53 +35,36 @@ def table(comparisons: Sequence[dict[str, Any]]) -> str:
     was a second view, the accuracy at equal time and the passes over the data that fitted into it. After ±
     stands one standard deviation over the seeds.
     """
-    views: dict[str, dict[str, Runs]] = {"epochs": {}, "time": {}}
-    for comparison in comparisons:
-        for run in comparison["runs"]:
-            views[run["view"]].setdefault(run["label"], []).append(run)
+    runs = frame(comparisons)
+    equal_epochs = runs[runs["view"] == "epochs"]
+    equal_time = dict(list(runs[runs["view"] == "time"].groupby("label")))
+    dense = equal_epochs.loc[equal_epochs["label"] == "dense", "result.accuracy"].mean()
+    budget = "dense's" if all(one["settings"]["budget"] == "dense" for one in comparisons) else "equal"
     heads = ["network", "weights", "seeds", "accuracy %", "− dense", "total s", "÷ dense", "ms/step"]
-    heads += ["accuracy % in dense's time" if _as_long_as_dense(comparisons) else "accuracy % in equal time"]
-    heads += ["epochs in it", "MFLOP/step"]
-    second = bool(views["time"])
-    rows = []
-    for label, runs in views["epochs"].items():
-        timed = views["time"].get(label, [])
+    heads += [f"accuracy % in {budget} time", "epochs in it"] if equal_time else []
+    heads += ["MFLOP/step"]
+    lines = []
+    for label, found in equal_epochs.groupby("label", sort=False):
+        mean = found.mean(numeric_only=True)
         cells = [
-            label,
-            f"{round(_mean(run['weights'] for run in runs)):,}",
-            str(len(runs)),
-            _accuracy(runs),
-            f"{100 * (_mean(map(accuracy, runs)) - _mean(map(accuracy, views['epochs']['dense']))):+.2f}",
-            f"{_mean(run['total_seconds'] for run in runs):.1f}",
-            f"{_mean(run['time_vs_dense'] for run in runs):.2f}",
-            f"{_mean(run['result']['step_seconds'] for run in runs) * 1e3:.2f}",
-            _accuracy(timed) if timed else "",
-            f"{_mean(run['result']['epochs'] for run in timed):.1f}" if timed else "",
-            f"{_mean(run['flops_per_step'] for run in runs) / 1e6:,.0f}",
+            str(label),
+            f"{round(mean['weights']):,}",
+            str(len(found)),
+            spread(found["result.accuracy"], 100),
+            f"{100 * (mean['result.accuracy'] - dense):+.2f}",
+            f"{mean['total_seconds']:.1f}",
+            f"{mean['time_vs_dense']:.2f}",
+            f"{1e3 * mean['result.step_seconds']:.2f}",
         ]
-        rows.append(cells)
-    kept = [i for i in range(len(heads)) if second or i not in (8, 9)]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line[i] for i in kept) + " |" for line in lines)
-
-
-def accuracy(run: dict[str, Any]) -> float:
-    """Test accuracy at the end of a run, 0 ... 1."""
-    return float(run["result"]["accuracy"])
-
-
-def _accuracy(runs: Runs) -> str:
-    percent = [100 * accuracy(run) for run in runs]
-    spread = f" ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else ""
-    return f"{statistics.mean(percent):.2f}{spread}"
-
-
-def _as_long_as_dense(comparisons: Sequence[dict[str, Any]]) -> bool:
-    return all(comparison["settings"]["budget"] == "dense" for comparison in comparisons)
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    return statistics.mean(numbers)
+        if equal_time:
+            timed = equal_time.get(label)
+            cells += (
+                ["", ""]
+                if timed is None
+                else [spread(timed["result.accuracy"], 100), f"{timed['result.epochs'].mean():.1f}"]
+            )
+        lines.append([*cells, f"{mean['flops_per_step'] / 1e6:,.0f}"])
+    return pipe(heads, lines)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from bench.contenders.calls import LEARNING_RATE, OPTIMIZERS, step_of
+from bench.report.markdown import pipe
 from bench.timing import Step, interleaved
 from sparseprune.cost import machine
 from sparseprune.cost.flops import flops_per_step
@@ -28,7 +29,8 @@ from sparseprune.experiments import models
 from sparseprune.experiments.cli.options import parse_block_or_auto
 from sparseprune.experiments.networks import block_text
 
-SECONDS = 10.0  # of timing, for each network and block
+# Time budget for each network and block.
+SECONDS = 10.0
 CLASSES = 10
 HEADS = (
     *("network", "blocks", "asked", "checked", "measured"),
@@ -73,15 +75,16 @@ def main(
     """Prune for speed-ups, and time what comes out."""
     if threads is not None:
         torch.set_num_threads(threads)
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * 2 + "|---:" * (len(HEADS) - 2) + "|"]
     speedups = [float(target) for target in targets.split(",")]
-    for name in networks.split(","):
-        for block in map(parse_block_or_auto, blocks.split(",")):
-            for cells in measure(name, block, speedups):
-                lines.append("| " + " | ".join(cells) + " |")
+    lines = [
+        cells
+        for name in networks.split(",")
+        for block in map(parse_block_or_auto, blocks.split(","))
+        for cells in measure(name, block, speedups)
+    ]
     facts = machine.facts()
     told = "{cpu}, {isa}, {threads} threads, torch {torch}, {date}.".format(**facts)
-    text = "\n".join([*lines, "", LEGEND, "", told, ""])
+    text = "\n\n".join([pipe(HEADS, lines, texts=2), LEGEND, told]) + "\n"
     if out is None:
         print(text)
     else:
