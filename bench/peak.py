@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("peak.cpp")
-FLAGS = ("-O3", "-std=c++17")  # -O3: the accumulators have to stay in registers
-TIMEOUT = 60.0  # seconds
-RUNS = 5  # the best of them: one run may be disturbed
+# -O3: the accumulators have to stay in registers.
+FLAGS = ("-O3", "-std=c++17")
+TIMEOUT = 60.0
+# The best run counts: one may be disturbed.
+RUNS = 5
 
 
 def measure() -> tuple[dict[str, Any] | None, str]:

@@ -16,7 +16,7 @@ class Results(NamedTuple):
 
     Attributes:
         header: machine, versions, settings; {} where the file has none.
-        rows: of all cases.
+        rows: the rows of all cases.
         targets: `bench.targets.Outcome.to_dict` of each.
     """
 

@@ -42,7 +42,7 @@ def run(
         threads: numbers of threads to run each workload with; see `thread_counts`.
         seconds: time budget of a case, for the timed part.
         fewest_blocks: number of blocks of timed calls that each contender gets, whatever the budget.
-        clock: that of the processor by default; replaced in tests.
+        clock: the processor's by default; replaced in tests.
     Yields:
         the rows of a case, one for each contender that applies.
     """

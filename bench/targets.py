@@ -29,7 +29,7 @@ class Target:
     """A factor that the contender is to reach.
 
     Attributes:
-        says: in words.
+        says: the target in words.
         workload: its id.
         over: what the factor is over: a contender, or `best_dense` of a precision.
         at_least: the factor.

@@ -13,12 +13,16 @@ from typing import NamedTuple, Protocol
 
 Call = Callable[[], object]
 
-BLOCK_SECONDS = 0.02  # a block has so many calls one after the other as fit, like a training loop
-MOST_CALLS = 50  # in a block
-MOST_BLOCKS = 30  # of a contender
+# A block has so many calls one after the other as fit into these seconds, like a training loop.
+BLOCK_SECONDS = 0.02
+# Most calls in a block, and most blocks of a contender.
+MOST_CALLS = 50
+MOST_BLOCKS = 30
 WARM_UP_CALLS = 3
-WARM_UP_SECONDS = 0.2  # after so long, fewer calls warm up
-SLOW_CALL = 1.5  # seconds; blocks of such calls start without an untimed one
+# After so long, fewer calls warm up.
+WARM_UP_SECONDS = 0.2
+# Blocks of calls that take so many seconds start without an untimed one.
+SLOW_CALL = 1.5
 
 
 class Clock(Protocol):
@@ -119,7 +123,7 @@ def share_out(estimates: Mapping[str, float], seconds: float, fewest_blocks: int
 
     Args:
         estimates: ``{contender: seconds of a call}``.
-        seconds: for all of them together; slow contenders exceed it, as they run ``fewest_blocks`` at least.
+        seconds: budget of all together; slow contenders exceed it, as they run ``fewest_blocks`` at least.
         fewest_blocks: number of blocks that each contender gets at least.
     """
     shares = {}
@@ -142,7 +146,7 @@ def interleaved(
         steps: ``{contender: what is timed}``, ready to run.
         seconds: time budget for all of them together.
         fewest_blocks: number of blocks that each runs, whatever the budget.
-        clock: that of the processor by default; replaced in tests.
+        clock: the processor's by default; replaced in tests.
     """
     clock = clock or HostClock()
     estimates = {name: estimate(step, clock) for name, step in steps.items()}

@@ -32,7 +32,8 @@ def prepare(contender: Contender, problem: Problem, row: Row, layout: str = "") 
             answer = runnable.answer(runnable.call())
         layout = layout or runnable.facts().get("layout", "")
         row.errors, row.reason = verify(answer, problem.expected, row.tolerance, layout)
-    except Exception as error:  # whatever other people's software raises is a result, not the suite's end
+    # Whatever other people's software raises is a result, not the suite's end.
+    except Exception as error:
         row.status, row.reason = FAILED, message(error)
         return None
     if row.reason:
@@ -50,7 +51,7 @@ def verify(
         answer: some of the expected answers, by name.
         expected: all of them.
         tolerance: largest accepted relative error.
-        layout: that matrices have to be in, "row-major" or "batch-inner"; "": any.
+        layout: the one that matrices have to be in, "row-major" or "batch-inner"; "": any.
     Returns:
         ``{name: relative error}``, and what is wrong ("" if nothing is).
     """
@@ -63,7 +64,8 @@ def verify(
         if layout and not _has_layout(actual, layout):
             wrong.append(f"{name}: expected a {layout} tensor, got strides {list(actual.stride())}")
         errors[name] = relative_error(actual, expected[name])
-        if not errors[name] <= tolerance:  # NaN is wrong too
+        # NaN is wrong too.
+        if not errors[name] <= tolerance:
             wrong.append(f"{name}: relative error {errors[name]:.1e}, accepted are {tolerance:.0e}")
     return errors, "; ".join(wrong)
 

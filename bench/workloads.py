@@ -35,17 +35,17 @@ class Workload:
         density: fraction of the weights (or scores) that is kept.
         batch: samples; 0 where there are none.
         block: V; the mask of a layer is made of whole V x 1 blocks, V consecutive outputs by one input.
-        dtype: of input, weights and output: "float32" or "bfloat16".
-        layout: of input, output and their gradients, (batch, features) or (batch, channels, height, width):
-            "row-major" (NCHW), or "batch-inner" with the batch innermost, strides (1, batch) or (1, height *
-            width * batch, width * batch, batch).
+        dtype: precision of input, weights and output: "float32" or "bfloat16".
+        layout: how input, output and their gradients lie, which are (batch, features) or (batch, channels,
+            height, width): "row-major" (NCHW), or "batch-inner" with the batch innermost, strides (1, batch)
+            or (1, height * width * batch, width * batch, batch).
         mask: "random", "snip" (of a network: over all of it), "snip-layer" (layer by layer), "uniform" (of a
             network: random, every layer but the first alike, the first dense) or "2:4".
-        optimizer: of a training step: "adam-fused", "adam" (torch's default implementation) or "sgd" (with
-            momentum).
+        optimizer: what a training step ends with: "adam-fused", "adam" (torch's default implementation) or
+            "sgd" (with momentum).
         quick: also in the quick suite.
         kernel: height and width of a convolution's kernel, padded by half of it.
-        stride: of a convolution.
+        stride: that of a convolution.
         model: name of a convolutional network in `sparseprune.models`.
         slow: runs with the largest number of threads alone.
     """

@@ -62,13 +62,13 @@ class Contender:
 
     Attributes:
         name: unique.
-        kinds: of the workloads that it applies to.
+        kinds: kinds of the workloads that it applies to.
         make: problem to Runnable, or reasons why not.
         family: "dense" contenders multiply with all weights, the pruned ones included, and are what
             speed-ups are over; they may return any layout. "peer" is other software; "own" is sparseprune.
         dtype: precision, which sets the accepted error; "": that of the workload.
         only: further, which workloads it applies to.
-        note: for the reader of the results.
+        note: words for the reader of the results.
     """
 
     name: str

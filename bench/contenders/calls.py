@@ -34,7 +34,8 @@ def gradient(parameter: Tensor) -> Tensor:
 
 def kept_gradient(layer: nn.Module, mask: Tensor) -> Tensor:
     """Gradient of the kept weights, row by row, (nnz,)."""
-    if "values" in layer._parameters:  # a sparse layer
+    # Sparse layers have values.
+    if "values" in layer._parameters:
         values = gradient(layer.get_parameter("values"))
         scattered = _scattered(values, layer.get_buffer("crow"), layer.get_buffer("col"), mask[0].numel())
         return scattered.reshape(mask.shape)[mask]
@@ -63,9 +64,9 @@ def one_layer(
 
     Args:
         problem: gives x and g.
-        layer: in the dtype that follows.
-        dtype: of x and g; that of the workload by default.
-        memory_format: of x and g; the workload's layout by default.
+        layer: what is called, in the dtype that follows.
+        dtype: precision of x and g; that of the workload by default.
+        memory_format: layout of x and g; the workload's by default.
         d_weight: replaces `kept_gradient`.
         around: makes the context of a block of calls.
     """

@@ -17,7 +17,8 @@ from bench.contenders.calls import one_layer, training_step
 from bench.problems import LayerProblem, NetworkProblem
 from bench.workloads import CONV_FORWARD, FORWARD, NETWORK_STEP
 
-DENSE_STEPS = 3  # pruning may cost as much as so many training steps of the dense network
+# Pruning may cost as much as so many training steps of the dense network.
+DENSE_STEPS = 3
 
 
 def _copy(problem: LayerProblem | NetworkProblem, dtype: str) -> Any:

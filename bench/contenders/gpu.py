@@ -145,7 +145,8 @@ def _ours(precision: str, layout: str, problem: LayerProblem) -> Runnable | Reas
 
 
 def _has_layouts(workload: Workload) -> bool:
-    return workload.batch > 1  # one sample: both layouts are the same memory
+    # Of one sample both layouts are the same memory.
+    return workload.batch > 1
 
 
 # ---- topk --------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from bench.contenders.calls import one_layer, training_step
 from bench.problems import LayerProblem, NetworkProblem, Problem, ScoresProblem
 from bench.workloads import CONV_FORWARD
 
-ISAS = ("avx512", "avx2", "scalar")  # best first
-SCALAR_FLOPS = 5e8  # of a call: the scalar kernels are there for comparison, in small layers
+# The best comes first.
+ISAS = ("avx512", "avx2", "scalar")
+# Operations of a call that scalar kernels are measured with at most: they are there for comparison alone.
+SCALAR_FLOPS = 5e8
 
 
 @contextlib.contextmanager

@@ -72,7 +72,8 @@ def _missing(error: ImportError) -> Reasons:
     return [f"not installed ({error}); `make bench-peers` installs it"]
 
 
-VECTOR = 8  # samples that SparseProp's convolution computes at once
+# Samples that SparseProp's convolution computes at once.
+VECTOR = 8
 
 
 class _SparsePropInner(nn.Module):

@@ -17,6 +17,7 @@ from bench.gpu import device, model, suite
 from bench.gpu.timing import QUICK_ROUNDS, ROUNDS, clock_for
 from bench.gpu.workloads import WORKLOADS, case_id
 from bench.report import gpu as report
+from bench.report import terminal
 from bench.rows import Row
 from bench.timing import Clock
 from bench.workloads import Workload
@@ -71,7 +72,7 @@ def measure(
     Args:
         chosen, contenders, gpu, clock, rounds: see `suite.run`.
         out: JSONL file, a header and then rows; None: not written.
-        console: where tables go.
+        console: the one that tables are printed on.
     """
     settings = {"rounds": rounds, "workloads": len(chosen), "contenders": [c.name for c in contenders]}
     header = device.header(gpu, settings)
@@ -88,7 +89,7 @@ def measure(
         except suite.DeviceLostError as error:
             console.print(f"the device does not answer any more, the rest was not run: {error}\n")
     console.print(report.LEGEND, highlight=False, soft_wrap=False)
-    console.print(report.notes_text(results))
+    console.print(terminal.notes_text(results, tolerances=True))
     console.print(report.break_even_table(results))
     console.print(report.losses_text(results))
     console.print(report.failures_text(results))

@@ -35,12 +35,14 @@ DENSE_OF_PEAK = 0.80
 OF_BANDWIDTH = 0.80
 SPARSE_OF_PEAK = 0.27
 L1_HITS = 0.60
-INDEX_BYTES = 4  # of a block
+# Bytes of the index of a block.
+INDEX_BYTES = 4
 SMALLEST_DENSITY = 1e-6
 
 BLOCKS = (1, 4, 8, 16)
 BATCHES = (1, 8, 256, 4096)
-FEATURES = 4096  # inputs and outputs, in the printed table
+# Inputs and outputs in the printed table.
+FEATURES = 4096
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Gpu:
     Attributes:
         name: what it is called.
         peaks: operations per second in dense matrix products, by precision.
-        bandwidth: of memory, bytes per second.
-        l2_bandwidth: of the L2 cache, bytes per second.
+        bandwidth: bytes per second from memory.
+        l2_bandwidth: bytes per second from the L2 cache.
     """
 
     name: str
@@ -111,7 +113,7 @@ def sparse_seconds(gpu: Gpu, precision: str, layer: Layer, block: int, density: 
 
     Args:
         gpu: the device.
-        precision: of weights and activations in memory.
+        precision: what weights and activations are in memory.
         layer: the shape.
         block: V.
         density: fraction of the weights that is kept.
@@ -146,7 +148,8 @@ def breakeven_model(gpu: Gpu, case: Case, layer: Layer, block: int) -> float | N
 
     if not wins(SMALLEST_DENSITY):
         return None
-    low, high = SMALLEST_DENSITY, 1.0  # sparse wins at low; its time grows with density
+    # Sparse wins at low, and its time grows with density.
+    low, high = SMALLEST_DENSITY, 1.0
     if wins(high):
         return 0.0
     for _ in range(40):

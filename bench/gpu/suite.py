@@ -43,9 +43,9 @@ def run(
     Args:
         chosen: workloads.
         contenders: those that do not apply to a workload are left out of it.
-        device: where all tensors are.
-        clock: that of the device.
-        rounds: timed calls of each contender.
+        device: the one that all tensors are on.
+        clock: the device's.
+        rounds: number of timed calls of each contender.
     Yields:
         the rows of a workload, one for each contender that applies.
     Raises:

@@ -15,12 +15,16 @@ from bench.verify import message
 
 ROUNDS = 30
 QUICK_ROUNDS = 20
-FEWEST_WARM_UP, MOST_WARM_UP = 6, 40  # calls
-WARM_UP_SECONDS = 2.0  # after so long it ends, stable or not
-STABLE = 0.05  # two groups of warm-up calls whose medians differ by less than this fraction
-GROUP = 3  # calls
+# Numbers of calls.
+FEWEST_WARM_UP, MOST_WARM_UP = 6, 40
+# After so long the warm-up ends, stable or not.
+WARM_UP_SECONDS = 2.0
+# Times are stable when the medians of the last two groups of calls differ by less than this fraction.
+STABLE = 0.05
+GROUP = 3
 
-L2_TIMES = 2  # the buffer that is written before each timed call, in sizes of the L2 cache
+# Size of the buffer that is written before each timed call, in sizes of the L2 cache.
+L2_TIMES = 2
 # The device spins for so long before a timed call that the processor can hand over all of the call meanwhile;
 # a millisecond at 2 GHz.
 HEAD_START_CYCLES = 2_000_000
@@ -104,8 +108,8 @@ def in_rounds(
 
     Args:
         steps: ``{contender: what is timed}``, ready to run.
-        clock: that of the device.
-        rounds: calls of each contender.
+        clock: the device's.
+        rounds: number of calls of each contender.
     Returns:
         ``{contender: times}``, and ``{contender: error}`` of those that raised one; the others go on.
     """

@@ -22,8 +22,8 @@ class Problem:
         expected: ``{name: answer}``, computed in float64, or exactly.
         kept_flops: operations of the matrix products of a call with the kept weights alone; 0: not counted.
         dense_flops: the same with all weights.
-        kept_bytes: of values, indices and activations (gradients of them, where computed), each once; 0: not
-            counted.
+        kept_bytes: bytes of values, indices and activations (gradients of them, where computed), each once;
+            0: not counted.
     """
 
     workload: Workload

@@ -24,7 +24,7 @@ class LayerProblem(Problem):
     """A layer whose pruned weights are zero.
 
     Attributes:
-        layer: with bias, in the workload's dtype.
+        layer: the layer, with bias, in the workload's dtype.
         mask: bool, of the weight's shape.
         x: input (batch, inputs) or (batch, channels, height, width), in the workload's dtype and layout.
         g: gradient that comes back, of the output's shape, likewise.

@@ -16,7 +16,8 @@ from bench.problems.base import SEED, Problem, generator
 from bench.workloads import Workload
 from sparseprune.experiments import models
 
-CLASSES = 10  # of a convolutional network
+# Classes of a convolutional network.
+CLASSES = 10
 
 
 @dataclass

@@ -15,7 +15,7 @@ from bench.gpu.suite import over_best, over_default, over_tf32
 from bench.report.break_even import break_even
 from bench.report.columns import Columns
 from bench.report.terminal import reason, rows_table, titled
-from bench.rows import FAILED, OK, WRONG, Row
+from bench.rows import FAILED, WRONG, Row
 from bench.workloads import Workload
 
 MICRO = 1e6
@@ -95,16 +95,6 @@ def losses_text(rows: Sequence[Row]) -> Text:
             by_case.setdefault(row.case, []).append(f"{row.contender.removeprefix('ours-')} {factor:.2f}")
         lines += [f"  {case}: {', '.join(factors)}" for case, factors in by_case.items()]
     return Text("\n".join(lines) + "\n")
-
-
-def notes_text(rows: Sequence[Row]) -> Text:
-    """What the contenders say about themselves, and the error that was accepted, once each."""
-    notes: dict[str, None] = {}
-    for row in rows:
-        if row.status == OK:
-            about = "; ".join(filter(None, [row.note, f"relative error up to {row.tolerance:g}"]))
-            notes[f"  {row.contender}: {about}"] = None
-    return Text("\n".join(["notes", *notes]) + "\n")
 
 
 def _shape(workload: Workload) -> str:

@@ -38,7 +38,7 @@ def rows_table(
     """The rows of one case; contenders without a time say why below the table.
 
     Args:
-        rows: of the case.
+        rows: those of the case.
         unit: heading of the times.
         time: formats seconds.
         shown: further columns.
@@ -104,9 +104,13 @@ def strongest_text(rows: Sequence[Row]) -> Text:
     return Text("\n".join(lines) + "\n")
 
 
-def notes_text(rows: Sequence[Row]) -> Text:
-    """What the contenders say about themselves, once each."""
-    notes = {f"  {row.contender}: {row.note}": None for row in rows if row.note and row.status == OK}
+def notes_text(rows: Sequence[Row], tolerances: bool = False) -> Text:
+    """What the contenders say about themselves, and if asked for the error that was accepted, once each."""
+    notes: dict[str, None] = {}
+    for row in rows:
+        accepted = f"relative error up to {row.tolerance:g}" if tolerances else ""
+        if row.status == OK and (about := "; ".join(filter(None, [row.note, accepted]))):
+            notes[f"  {row.contender}: {about}"] = None
     return Text("\n".join(["notes", *notes]) + "\n")
 
 

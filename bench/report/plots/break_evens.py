@@ -18,7 +18,7 @@ def draw(rows: Sequence[Row]) -> Figure | None:
     """Break-even sparsity of each shape.
 
     Args:
-        rows: from `layers`, linear.
+        rows: those that `layers` returned for linear layers.
     """
     if not rows:
         return None
@@ -53,7 +53,8 @@ def draw(rows: Sequence[Row]) -> Figure | None:
                 markersize=6,
             )
         axes.set_yticks(range(len(found)), [_short(name, series) for _, name, series in found], fontsize=8)
-        axes.set_ylim(tallest - 0.3, -0.7)  # the smallest on top
+        # The smallest is on top.
+        axes.set_ylim(tallest - 0.3, -0.7)
         axes.set_xlim(0.95, 60)
         axes.set_title(WORDS[kind], fontsize=10)
         sparsity_axis(axes)

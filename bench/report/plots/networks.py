@@ -16,7 +16,8 @@ from bench.report.plots.style import COLOURS, FAINT, OTHER_COLOUR, legend, panel
 from bench.rows import OK, Row, best_dense, speedup, speedup_over
 from bench.workloads import NETWORK_STEP
 
-SNIP_COLOUR = COLOURS[1, "bfloat16"]  # nothing else here is in bfloat16
+# Nothing else here is in bfloat16.
+SNIP_COLOUR = COLOURS[1, "bfloat16"]
 MASKS = {"uniform": "uniform", "snip": "global SNIP"}
 
 
@@ -41,8 +42,8 @@ def draw(rows: Sequence[Row], contender: str, threads: int) -> Figure | None:
     Dotted: what the kept operations allow, dense FLOPs over kept FLOPs.
 
     Args:
-        rows: of any kind.
-        contender: whose steps.
+        rows: all rows, of any kind.
+        contender: the one whose steps are shown.
         threads: number of threads.
     """
     # (1/density, speed-up, dense FLOPs / kept FLOPs)

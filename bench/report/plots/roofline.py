@@ -22,7 +22,7 @@ def draw(rows: Sequence[Row], peak: dict[str, Any] | None) -> Figure | None:
     """Rate on kept weights against operations per byte, with what a core can do at best.
 
     Args:
-        rows: from `layers`, of one thread count.
+        rows: those that `layers` returned for one number of threads.
         peak: figures of one core.
     """
     if not rows or peak is None:

@@ -19,7 +19,7 @@ def draw(rows: Sequence[Row]) -> Figure | None:
     """Speed-up over the strongest dense against sparsity, usual batch: a panel for each kind and shape.
 
     Args:
-        rows: from `layers`.
+        rows: those that `layers` returned.
     """
     panels: dict[tuple[str, tuple[int, ...], str], dict[Series, dict[float, float]]] = (
         collections.defaultdict(lambda: collections.defaultdict(dict))

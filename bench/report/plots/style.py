@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.workloads import BATCH_INNER, Workload
 
-SPARSITIES = (0, 50, 70, 80, 90, 95, 98, 99)  # %, ticks
+# Ticks, %.
+SPARSITIES = (0, 50, 70, 80, 90, 95, 98, 99)
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart, and two darker ones.
 COLOURS = {
