@@ -1,6 +1,7 @@
-"""Small real data sets, from packages or a folder, as tensors in memory; nothing is downloaded."""
+"""Data sets as tensors in memory: small real ones, and the user's own; nothing is downloaded."""
 
-from sparseprune.experiments.data.datasets import DATASETS, Dataset, load
+from sparseprune.experiments.data.dataset import Dataset
+from sparseprune.experiments.data.datasets import DATASETS, load
 from sparseprune.experiments.data.idx import read_idx
 from sparseprune.experiments.data.iteration import batches
 

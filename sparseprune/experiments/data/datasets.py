@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,51 +13,19 @@ import torch
 from torch import Tensor
 
 from sparseprune.experiments.data.cifar import CIFAR10, CIFAR100, Variant, read_cifar
+from sparseprune.experiments.data.dataset import Dataset
 from sparseprune.experiments.data.idx import read_idx
+from sparseprune.experiments.data.own import call_function, read_npz
 
 FASHION_SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # where the Debian and Ubuntu package puts it
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A classification data set in memory.
-
-    Attributes:
-        name: the name that `load` knows it by.
-        source: where it came from, for a person to read.
-        train_x, test_x: inputs, float32, (samples, channels, height, width) for images, (samples, length)
-            for signals, normalised to about mean 0 and standard deviation 1.
-        train_y, test_y: labels, int64, (samples,).
-    """
-
-    name: str
-    source: str
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-
-    @property
-    def features(self) -> int:
-        """Numbers per sample."""
-        return self.train_x[0].numel()
-
-    @property
-    def sample(self) -> tuple[int, ...]:
-        """Shape of one sample."""
-        return tuple(self.train_x.shape[1:])
-
-    @property
-    def classes(self) -> int:
-        """Number of labels."""
-        return int(max(self.train_y.max(), self.test_y.max())) + 1
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, samples: int | None = None) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or the user's own: ``"package.module:function"`` or a file .npz, see
+            own.py.
         data_dir: folder with the files: required for "cifar10" and "cifar100"; for "fashion-mnist" in place
             of the system's folder.
         samples: number of training samples, drawn at random but always the same ones; all when None, or when
@@ -66,22 +34,30 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, samples: int
         the data set; its `source` says where it was taken from.
     Raises:
         ValueError: an unknown name, a data_dir that is missing or that this data set has no use for, a
-            damaged file, or samples below 1.
+            damaged file, a function that fails, arrays that do not fit, or samples below 1.
         FileNotFoundError: the files are missing.
         ModuleNotFoundError: the package that ships this data is not installed.
     """
-    if name not in DATASETS:
-        raise ValueError(f"load: unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if samples is not None and samples < 1:
         raise ValueError(f"load: expected samples >= 1, got {samples}")
     if name in FROM_FOLDER:
         data = FROM_FOLDER[name](data_dir)
     elif data_dir is not None:
         raise ValueError(
-            f"load: data_dir is for {', '.join(FROM_FOLDER)} only; {name} comes with a Python package"
+            f"load: data_dir is for {', '.join(FROM_FOLDER)} only; {name} comes "
+            + ("with a Python package" if name in FROM_PACKAGE else "from where its name says")
         )
-    else:
+    elif name in FROM_PACKAGE:
         data = FROM_PACKAGE[name]()
+    elif name.endswith(".npz"):
+        data = read_npz(name)
+    elif ":" in name:
+        data = call_function(name)
+    else:
+        raise ValueError(
+            f"load: unknown data set {name!r}; known are {', '.join(DATASETS)}, functions of your own as "
+            "package.module:function, and files .npz"
+        )
     if samples is None or samples >= len(data.train_x):
         return data
     # At random: a file may have its samples in the order of their classes.

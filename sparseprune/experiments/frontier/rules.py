@@ -8,16 +8,14 @@ place of the operations, the measured seconds that they take where all layers ha
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sparseprune.cost.flops import flops_per_step
-from sparseprune.experiments.models.registry import MODELS, WIDTHS, Network
+from sparseprune.experiments.models import Network, narrowed, outline
 from sparseprune.select import quotas
 from sparseprune.select.blocks import Blocks, check_blocks
 from sparseprune.select.budget import EXPONENT, BudgetError, LayerCost, costs_of, within
@@ -99,8 +97,8 @@ def check_budget(
 
 def training_flops(network: Network) -> int:
     """Floating-point operations of one sample in a training step of the dense network."""
-    with torch.device("meta"):
-        model = MODELS[network.name](network.sample, network.classes, network.width)
+    model = outline(network)
+    with next(model.parameters()).device:  # also of the sample
         return flops_per_step(model, network.sample, 1)
 
 
@@ -108,22 +106,13 @@ def small_dense(network: Network, budget: float) -> Network:
     """Shrink a network's width until a training step takes about this fraction of the operations.
 
     Args:
-        network: the large network.
+        network: the large network; it has a width.
         budget: fraction of its training FLOPs, in (0, 1].
     Returns:
         the network of the same depth whose operations are nearest; a tie goes to the smaller one. Few
         channels leave few widths to choose from, so that it may be several per cent off.
     """
-    wanted = budget * training_flops(network)
-
-    def candidate(part: int) -> Network:
-        return replace(network, width=network.width * part / WIDTHS)
-
-    parts = range(1, WIDTHS + 1)
-    # The first that takes more than that, and the one before it: more width never means fewer operations.
-    i = bisect.bisect_right(parts, wanted, key=lambda part: training_flops(candidate(part)))
-    nearest = [candidate(part) for part in parts[max(i - 1, 0) : i + 1]]
-    return min(nearest, key=lambda small: abs(training_flops(small) - wanted))
+    return narrowed(network, budget * training_flops(network), training_flops)
 
 
 def _cost(blocks: Blocks, counts: Mapping[str, int], costs: Mapping[str, LayerCost]) -> float:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from sparseprune.experiments.models import own
 from sparseprune.experiments.models.lenet import lenet5_caffe
 from sparseprune.experiments.models.mlp import article_mlp, lenet_300_100, wide_mlp
 from sparseprune.experiments.models.resnet import resnet8, resnet18, resnet20, resnet32
 from sparseprune.experiments.models.vgg import vgg16_bn, vgg_like
 from sparseprune.experiments.models.wide_resnet import wrn_16_4, wrn_16_8, wrn_22_8
+from sparseprune.scores import prunable
 
 # name -> function of (shape of one sample, classes, width)
 MODELS: dict[str, Callable[[Sequence[int], int, float], nn.Module]] = {
@@ -43,37 +47,76 @@ class Network:
     """All that decides a network's shape.
 
     Attributes:
-        name: one of `MODELS`.
+        name: one of `MODELS`, or ``"package.module:function"``, a function of the user's own that returns a
+            module.
         sample: shape of one sample: (1, 28, 28) for a gray image, (40,) for a signal.
         classes: number of logits.
-        width: multiplies the channels of convolutions and the hidden features of linear layers.
+        width: factor of the channels of convolutions and the hidden features of linear layers.
+        args: keyword arguments of the user's function.
     """
 
     name: str
     sample: tuple[int, ...]
     classes: int
     width: float = 1.0
+    args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS:
-            raise ValueError(f"Network: unknown model {self.name!r}; known are {', '.join(MODELS)}")
+        if self.name not in MODELS and ":" not in self.name:
+            raise ValueError(
+                f"Network: unknown model {self.name!r}; known are {', '.join(MODELS)}, and functions of your "
+                "own as package.module:function"
+            )
+        if self.name in MODELS and self.args:
+            raise ValueError(f"Network: {self.name} takes no arguments, got {dict(self.args)}")
         if not self.width > 0:
             raise ValueError(f"Network: expected width > 0, got {self.width}")
+
+    @property
+    def has_width(self) -> bool:
+        """Whether narrower ones can be made."""
+        return self.name in MODELS or own.has_width(self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields for files, without ``args`` where there are none."""
+        fields = dataclasses.asdict(self)
+        return fields if self.args else {name: value for name, value in fields.items() if name != "args"}
 
 
 def build(network: Network, seed: int) -> nn.Module:
     """Make a network whose initial weights depend on the seed alone.
 
     Args:
-        network: which.
-        seed: of the initial weights.
+        network: what to make.
+        seed: seed of the initial weights.
     Returns:
         a module that takes (N, *network.sample) and returns logits (N, network.classes).
     Raises:
-        ValueError: the network cannot take such samples.
+        ValueError: the network cannot take such samples, or the user's function fails.
     """
     with seeded(seed):
-        return MODELS[network.name](network.sample, network.classes, network.width)
+        if network.name in MODELS:
+            return MODELS[network.name](network.sample, network.classes, network.width)
+        return own.make(network.name, network.args, network.width)
+
+
+def outline(network: Network) -> nn.Module:
+    """The network for counting only: without memory for its weights, unless a user's function makes it."""
+    if network.name not in MODELS:
+        return build(network, 0)
+    with torch.device("meta"):
+        return build(network, 0)
+
+
+def check(network: Network, classes: int | None) -> None:
+    """Raise ValueError unless the network of a user's function can be pruned and takes the data.
+
+    Args:
+        network: any; those of `MODELS` fit the data that they are made for.
+        classes: number of labels; None where there are no labels.
+    """
+    if network.name not in MODELS:
+        own.check(network.name, build(network, 0), network.sample, classes)
 
 
 @contextlib.contextmanager
@@ -86,16 +129,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 def weight_count(network: Network) -> int:
     """Number of weights of the network's linear and convolutional layers; no biases, no batch-norm."""
-    with torch.device("meta"):
-        model = MODELS[network.name](network.sample, network.classes, network.width)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    return sum(weight.numel() for weight in prunable(outline(network)).values())
 
 
 def small_dense(network: Network, weights: int) -> Network:
     """Shrink a network's width until it has about so many weights.
 
     Args:
-        network: the large network.
+        network: the large network; it has a width.
         weights: wanted number of weights, biases excluded.
     Returns:
         the network of the same depth whose number of weights is nearest; a tie goes to the smaller one.
@@ -107,12 +148,23 @@ def small_dense(network: Network, weights: int) -> Network:
         raise ValueError(
             f"small_dense: expected weights in 1 ... {most} (the large network's), got {weights}"
         )
+    return narrowed(network, weights, weight_count)
+
+
+def narrowed(network: Network, wanted: float, size: Callable[[Network], float]) -> Network:
+    """The narrower network whose size is nearest to the wanted one; a tie goes to the smaller one.
+
+    Args:
+        network: the large network; it has a width.
+        wanted: its size, or less.
+        size: what is compared, such as `weight_count`; more width never means less.
+    """
 
     def candidate(part: int) -> Network:
         return replace(network, width=network.width * part / WIDTHS)
 
     parts = range(1, WIDTHS + 1)
-    # The first that has more than that, and the one before it: more width never means fewer weights.
-    i = bisect.bisect_right(parts, weights, key=lambda part: weight_count(candidate(part)))
+    # The first that is larger than that, and the one before it.
+    i = bisect.bisect_right(parts, wanted, key=lambda part: size(candidate(part)))
     nearest = [candidate(part) for part in parts[max(i - 1, 0) : i + 1]]
-    return min(nearest, key=lambda small: abs(weight_count(small) - weights))
+    return min(nearest, key=lambda small: abs(size(small) - wanted))
