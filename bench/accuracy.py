@@ -1,8 +1,8 @@
 """``python -m bench.accuracy``: what pruning before training costs in accuracy, over several seeds.
 
-Trains dense, small dense and pruned networks (`sparseprune.comparison`), at equal epochs and for as long as
-dense takes. Each model and seed has its file, written as soon as it is done; what is there is not run again.
-A table of all files of the folder is written beside them.
+Trains dense, small dense and pruned networks (`sparseprune.experiments.compare`), at equal epochs and for as
+long as dense takes. Each model and seed has its file, written as soon as it is done; what is there is not
+run again. A table of all files of the folder is written beside them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import typer
 
 from bench import seeds as several
 from bench.report.markdown import MARKED, fill, marked
-from sparseprune.experiments import compare as comparison
-from sparseprune.experiments.compare import Watcher
+from sparseprune.experiments.compare.run import compare
 from sparseprune.experiments.data import load
+from sparseprune.experiments.watcher import Watcher
 
 FOLDER = Path(__file__).parent / "results" / "accuracy"
 # Settings of a file that must agree with what is asked for, or it would be another experiment.
@@ -52,13 +52,13 @@ def main(
             if file.is_file():
                 print(f"{file.name} is there; delete it to run it again", file=sys.stderr)
                 continue
-            result = comparison.compare(
+            result = compare(
                 dataset,
                 model,
                 methods=methods.split(","),
                 sparsities=[float(number) for number in sparsities.split(",")],
                 epochs=epochs,
-                budget="dense",
+                seconds="dense",
                 batch_size=batch_size,
                 optimizer=optimizer,
                 seed=seed,
@@ -164,8 +164,8 @@ class _Lines(Watcher):
     def __init__(self, heading: str) -> None:
         self.heading, self.progress = heading, ""
 
-    def begin(self, task: str, number: int, of: int) -> None:
-        self.progress = f"{number}/{of}"
+    def begin(self, task: str, number: int, count: int) -> None:
+        self.progress = f"{number}/{count}"
 
     def end(self, task: str, outcome: str) -> None:
         print(f"{self.heading}, {self.progress}: {task}: {outcome}", file=sys.stderr, flush=True)

@@ -16,6 +16,10 @@ from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset, batches
 from sparseprune.experiments.models import Network
 
+# Batches that score the weights, by default: 5,120 samples at batch size 256. SNIP's error falls with the
+# number of scored samples up to some thousands, and the cost stays well below one pass over the data.
+PRUNE_BATCHES = 20
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -28,7 +32,7 @@ class Contender:
             weight count it matches.
         weights: weights that it keeps, biases excluded.
         prune_seconds: time to score, select and build the sparse layers.
-        make: returns the untrained network.
+        make: function that returns the untrained network.
     """
 
     label: str
@@ -74,13 +78,13 @@ def pruned(
     """The network pruned on its initial weights, and with its masks shuffled (if wanted) as a control.
 
     Args:
-        network: which.
+        network: what to prune.
         scored: batches that score the weights.
         method, sparsity, block, scope: see `sparseprune.prune`.
         batch_size: samples in a training step; see `sparseprune.sparsify`.
-        seed: of initial weights, random masks and shuffling.
+        seed: seed of initial weights, random masks and shuffling.
         shuffled: whether to make the control. It is charged the seconds of the masks that it came from.
-        clock: returns seconds.
+        clock: function that returns seconds.
     Returns:
         one contender, or two.
     Raises:
@@ -122,7 +126,7 @@ def shuffled_masks(masks: Mapping[str, Tensor], block_rows: int, seed: int) -> d
     Args:
         masks: bool tensors by parameter name, True = keep.
         block_rows: V; blocks of V rows x 1 column stay whole, in layers whose rows V divides.
-        seed: of the new order.
+        seed: seed of the new order.
     Returns:
         bool tensors of the same names and shapes.
     """
@@ -143,7 +147,7 @@ def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tup
         data: where they come from.
         count: number of batches; all there are, if there are fewer.
         batch_size: samples per batch.
-        seed: of the order.
+        seed: seed of the order.
     Returns:
         list of (inputs, labels).
     """
@@ -160,3 +164,11 @@ def label_of(method: str, sparsity: float, block: tuple[int, int] | Literal["aut
 def block_text(block: tuple[int, int] | Literal["auto"]) -> str:
     """(4, 1) as "4x1"; "auto" as it is."""
     return block if block == "auto" else "x".join(map(str, block))
+
+
+def no_small_dense(network: Network) -> str:
+    """One line that says why small dense networks are left out, and what to do."""
+    return (
+        f"no small dense networks: {network.name} has no keyword width=1.0; "
+        "give it one, a factor of its channels and hidden features, to compare with narrower networks"
+    )

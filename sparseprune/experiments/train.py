@@ -31,9 +31,9 @@ class Optimizer:
 
     Attributes:
         make: torch's class.
-        lr: learning rate at the start, by default.
-        arguments: all others.
-        text: how reports name it.
+        lr: default learning rate at the start.
+        arguments: all other arguments of the class.
+        text: name in reports.
     """
 
     make: Callable[..., torch.optim.Optimizer]
@@ -69,13 +69,13 @@ class TrainResult:
 
     Attributes:
         accuracy: fraction of the test samples that the model got right at the end.
-        epochs: passes over the training data, a fraction where the budget ended within one.
+        epochs: passes over the training data, a fraction where the time ended within one.
         steps: optimizer steps.
         seconds: wall-clock time of the whole loop, data included, evaluation excluded.
         evaluation_seconds: wall-clock time of all evaluations.
         step_seconds: median time of one step, its data included.
         curve: test accuracy after each pass, and at the end.
-        bytes: of "parameters", "gradients", "optimizer" and "buffers"; see `state_bytes`.
+        bytes: bytes of "parameters", "gradients", "optimizer" and "buffers"; see `state_bytes`.
     """
 
     accuracy: float
@@ -93,7 +93,7 @@ def train(
     data: Dataset,
     *,
     epochs: int | None = None,
-    budget: float | None = None,
+    seconds: float | None = None,
     batch_size: int = 256,
     optimizer: str = "adam",
     lr: float | None = None,
@@ -103,31 +103,33 @@ def train(
 ) -> TrainResult:
     """Train a model in place, for a number of epochs or for a wall-clock time.
 
-    The learning rate falls as lr * (1 + cos(pi * p)) / 2, where p is the part done: of the steps, or of the
-    budget, so that the schedule completes either way.
+    The learning rate falls as lr * (1 + cos(pi * p)) / 2, where p is the part done of the steps or of the
+    time, so that the schedule completes either way.
 
     Args:
         model: any module that takes `data.train_x` and returns logits (batch, classes).
         data: what to train and test on.
-        epochs: passes over the training data; this or `budget`.
-        budget: seconds of training, evaluation excluded; ends after the first step that reaches it.
+        epochs: passes over the training data; this or `seconds`.
+        seconds: time to train, evaluation excluded; the first step that reaches it is the last.
         batch_size: samples per step; the last step of a pass has what is left over.
         optimizer: one of `OPTIMIZERS`, "adam" or "sgd".
         lr: learning rate at the start; the optimizer's default when None.
-        seed: of the order of the samples.
-        clock: returns seconds; replaced in tests.
-        on_progress: is called after every step with the part done, 0 ... 1.
+        seed: seed of the order of the samples.
+        clock: function that returns seconds; replaced in tests.
+        on_progress: function that is called after every step with the part done, 0 ... 1.
     Returns:
         the figures of the run; the model is left trained, in training mode, with its last gradients.
     Raises:
-        ValueError: not exactly one of epochs and budget is given, or one of the numbers is out of range.
+        ValueError: not exactly one of epochs and seconds is given, or one of the numbers is out of range.
     """
-    if (epochs is None) == (budget is None):
-        raise ValueError(f"train: expected either epochs or budget, got epochs={epochs} and budget={budget}")
+    if (epochs is None) == (seconds is None):
+        raise ValueError(
+            f"train: expected either epochs or seconds, got epochs={epochs} and seconds={seconds}"
+        )
     if epochs is not None and epochs < 1:
         raise ValueError(f"train: expected epochs >= 1, got {epochs}")
-    if budget is not None and not 0 < budget < math.inf:
-        raise ValueError(f"train: expected a budget of more than 0 seconds, got {budget}")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"train: expected more than 0 seconds, got {seconds}")
     lr = learning_rate(optimizer, lr)
     order = torch.Generator().manual_seed(seed)
     updates = _optimizer(model, optimizer, lr)
@@ -149,8 +151,8 @@ def train(
             if epochs is not None:
                 done = len(step_seconds) / (epochs * steps_per_epoch)
             else:
-                assert budget is not None
-                done = min(elapsed / budget, 1.0)
+                assert seconds is not None
+                done = min(elapsed / seconds, 1.0)
             if on_progress is not None:
                 on_progress(done)
             if done >= 1:
@@ -198,7 +200,7 @@ def warm_up(
     """Train and evaluate a copy of the model for a few steps, so that a timed run does not start cold.
 
     Args:
-        model: is left as it is.
+        model: any module; it is left as it is.
         data: what to train on.
         batch_size: samples per step.
         optimizer: see `train`.
@@ -215,7 +217,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Fraction of samples whose largest logit is the label's.
 
     Args:
-        model: returns logits (batch, classes); its training or evaluation mode is restored.
+        model: module that returns logits (batch, classes); its training or evaluation mode is restored.
         x: inputs, (samples, ...).
         y: labels, int64, (samples,).
     Returns:
@@ -240,8 +242,8 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """Bytes that training holds, counted from the tensors that are really there; call it after a step.
 
     Args:
-        model: its parameters, their gradients and its buffers are counted.
-        optimizer: every tensor of its state is counted.
+        model: module whose parameters, gradients and buffers are counted.
+        optimizer: optimizer of which every tensor of its state is counted.
     Returns:
         bytes of "parameters", "gradients", "optimizer" and "buffers" (of a sparse layer: its pattern and
         plans).

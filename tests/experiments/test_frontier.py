@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import re
 import warnings
 
@@ -8,6 +9,7 @@ import torch
 
 pytest.importorskip("typer")
 pytest.importorskip("sklearn")
+pytest.importorskip("pandas")
 
 from typer.testing import CliRunner
 
@@ -15,18 +17,22 @@ import sparseprune as sp
 from sparseprune import scores
 from sparseprune.cost.flops import flops_costs, flops_per_step
 from sparseprune.experiments import models
-from sparseprune.experiments.cli import frontier as command
 from sparseprune.experiments.cli.app import app
-from sparseprune.experiments.compare import Watcher
 from sparseprune.experiments.data import Dataset
-from sparseprune.experiments.frontier import results as frontier_results
-from sparseprune.experiments.frontier import table as frontier_table
-from sparseprune.experiments.frontier.results import Layer, Measured, Point, Record
-from sparseprune.experiments.frontier.rules import RULES, masks_within, small_dense, training_flops
-from sparseprune.experiments.frontier.run import frontier, frontier_points, seconds_left, time_text
-from sparseprune.experiments.frontier.table import Spread
+from sparseprune.experiments.frontier import report, results
+from sparseprune.experiments.frontier.points import Point, frontier_points
+from sparseprune.experiments.frontier.results import Layer, Measured, Record
+from sparseprune.experiments.frontier.rules import (
+    RULES,
+    masks_within,
+    small_dense,
+    training_flops,
+)
+from sparseprune.experiments.frontier.run import frontier
+from sparseprune.experiments.frontier.statistics import statistics, to_dicts
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.train import TrainResult
+from sparseprune.experiments.watcher import Watcher
 from sparseprune.scores import METHODS
 from sparseprune.select.budget import LayerCost
 from sparseprune.select.quotas import erk_density
@@ -207,7 +213,7 @@ def test_masks_refuse_what_cannot_be():
 
 def test_points_go_seed_by_seed_and_method_by_method():
     points = frontier_points(
-        budgets=[0.5, 0.1],
+        flops=[0.5, 0.1],
         methods=["snip", "random"],
         rules=["erk", "cost"],
         block_rows=[1, 4],
@@ -226,11 +232,11 @@ def test_points_go_seed_by_seed_and_method_by_method():
         "snip cost^0.5 V=1 50 % FLOPs, seed 3",
         "snip cost^1 V=1 50 % FLOPs, seed 3",
     ]
-    assert frontier_points(budgets=[0.1, 0.1], seeds=[0, 0]) == frontier_points(budgets=[0.1], seeds=[0])
+    assert frontier_points(flops=[0.1, 0.1], seeds=[0, 0]) == frontier_points(flops=[0.1], seeds=[0])
 
 
 def test_points_leave_out_what_is_uniform_under_another_name():
-    points = frontier_points(budgets=[0.1], methods=["random", "snip"], block_rows=[1], seeds=[0])
+    points = frontier_points(flops=[0.1], methods=["random", "snip"], block_rows=[1], seeds=[0])
     assert [f"{p.method_text} {p.rule_text}" for p in points if p.kind == "sparse"] == [
         *("random uniform", "random erk", "random cost^0.5", "random time^0.5"),
         *("snip uniform", "snip erk", "snip global", "snip cost^0.5", "snip time^0.5"),
@@ -238,7 +244,7 @@ def test_points_leave_out_what_is_uniform_under_another_name():
 
 
 def test_shuffled_points_are_those_whose_densities_come_from_scores():
-    options = {"budgets": [0.1], "methods": ["random", "snip"], "block_rows": [1], "seeds": [0]}
+    options = {"flops": [0.1], "methods": ["random", "snip"], "block_rows": [1], "seeds": [0]}
     plain, points = frontier_points(**options), frontier_points(**options, shuffled=True)
     assert [point for point in points if not point.shuffled] == plain
     assert [point.family for point in points if point.shuffled] == [
@@ -252,8 +258,8 @@ def test_shuffled_points_are_those_whose_densities_come_from_scores():
         ({"rules": ["magic"]}, "rules of uniform, erk, global, cost, time, got 'magic'"),
         ({"methods": ["lottery"]}, "methods of random, .*, got 'lottery'"),
         ({"block_rows": [3]}, "blocks of 1, 2, 4, 8, 16, got 3"),
-        ({"budgets": [0.5, 0.0]}, r"budgets in \(0, 1\], .*, got 0.0"),
-        ({"budgets": [1.1]}, r"got 1.1"),
+        ({"flops": [0.5, 0.0]}, r"budgets in \(0, 1\], .*, got 0.0"),
+        ({"flops": [1.1]}, r"got 1.1"),
         ({"exponents": [2.0]}, "exponents from 0 to 1, got 2.0"),
     ],
 )
@@ -267,11 +273,11 @@ def test_points_refuse_what_is_unknown_or_out_of_range(wrong, message):
 
 def test_frontier_goes_on_where_it_was_interrupted(data, tmp_path):
     file = tmp_path / "runs.jsonl"
-    points = frontier_points(budgets=[0.5], seeds=[0, 1], **FEW)
+    points = frontier_points(flops=[0.5], seeds=[0, 1], **FEW)
     assert len(points) == 12
     with pytest.raises(KeyboardInterrupt):
         frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(7))
-    assert [found.point for found in frontier_results.read(file)] == points[:7]
+    assert [found.point for found in results.read(file)] == points[:7]
     # Killed within a line: that run is done again, and its rest does not stay.
     file.write_bytes(file.read_bytes()[:-50])
     trainer = FakeTrainer()
@@ -279,9 +285,9 @@ def test_frontier_goes_on_where_it_was_interrupted(data, tmp_path):
         records = frontier(data, "lenet_300_100", points, file, trainer=trainer)
     assert trainer.seeds == [0 if point.seed == 0 else 1 for point in points[6:]]
     assert [found.point for found in records] == points
-    assert frontier_results.read(file) == records
+    assert results.read(file) == records
     assert frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(0)) == records
-    more = frontier_points(budgets=[0.5, 0.2], seeds=[0], **FEW)
+    more = frontier_points(flops=[0.5, 0.2], seeds=[0], **FEW)
     trainer = FakeTrainer()
     records = frontier(data, "lenet_300_100", more, file, trainer=trainer)
     assert len(trainer.seeds) == 5
@@ -290,7 +296,7 @@ def test_frontier_goes_on_where_it_was_interrupted(data, tmp_path):
 
 def test_frontier_refuses_a_file_of_other_settings_and_says_which(data, tmp_path):
     file = tmp_path / "runs.jsonl"
-    points = frontier_points(budgets=[0.5], seeds=[0], **FEW)[:1]
+    points = frontier_points(flops=[0.5], seeds=[0], **FEW)[:1]
     frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), epochs=2)
     before = file.read_bytes()
     with pytest.raises(ValueError, match=r"got others: epochs 2 there, 3 now; give another --out"):
@@ -308,7 +314,7 @@ def test_frontier_scores_once_for_each_method_and_seed(data, tmp_path, monkeypat
         return scores.magnitude(model)
 
     monkeypatch.setitem(METHODS, "snip", snip)
-    points = frontier_points(budgets=[0.5, 0.2], methods=["snip"], seeds=[0, 1], block_rows=[1, 4])
+    points = frontier_points(flops=[0.5, 0.2], methods=["snip"], seeds=[0, 1], block_rows=[1, 4])
     records = frontier(
         *(data, "lenet_300_100", points, tmp_path / "runs.jsonl"), trainer=FakeTrainer(), batch_size=16
     )
@@ -319,7 +325,7 @@ def test_frontier_scores_once_for_each_method_and_seed(data, tmp_path, monkeypat
 
 
 def test_frontier_measures_what_it_says(data, tmp_path):
-    points = frontier_points(budgets=[0.25], seeds=[0], methods=["snip"], rules=["erk"], block_rows=[4])
+    points = frontier_points(flops=[0.25], seeds=[0], methods=["snip"], rules=["erk"], block_rows=[4])
     dense, small, sparse = (
         found.measured
         for found in frontier(
@@ -343,7 +349,7 @@ def test_frontier_measures_what_it_says(data, tmp_path):
 
 def test_shuffled_masks_keep_as_many_weights_in_every_layer(data, tmp_path, monkeypatch):
     points = frontier_points(
-        budgets=[0.25], seeds=[0], methods=["snip"], rules=["cost"], block_rows=[4], shuffled=True
+        flops=[0.25], seeds=[0], methods=["snip"], rules=["cost"], block_rows=[4], shuffled=True
     )
     used, sparsify = [], sp.sparsify
 
@@ -359,12 +365,12 @@ def test_shuffled_masks_keep_as_many_weights_in_every_layer(data, tmp_path, monk
         layer.kept for layer in plain.measured.layers
     ]
     assert not torch.equal(used[0]["1.weight"], used[1]["1.weight"])
-    assert frontier_results.read(file)[-1] == shuffled
+    assert results.read(file)[-1] == shuffled
 
 
 @pytest.mark.parametrize("rescale", [False, True])
 def test_weights_that_stay_are_rescaled_where_asked_for(data, tmp_path, monkeypatch, rescale):
-    points = frontier_points(budgets=[0.25], seeds=[0], methods=["snip"], rules=["cost"], block_rows=[1])
+    points = frontier_points(flops=[0.25], seeds=[0], methods=["snip"], rules=["cost"], block_rows=[1])
     ratios, sparsify = [], sp.sparsify
 
     def spy(model, masks, **settings):
@@ -378,7 +384,7 @@ def test_weights_that_stay_are_rescaled_where_asked_for(data, tmp_path, monkeypa
     *_, sparse = frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), rescale=rescale)
     assert (ratios[0] == pytest.approx(1)) == rescale
     assert sparse.settings["rescale"] == rescale
-    assert ("scored, weights that stay rescaled; " in frontier_table.facts(sparse)) == rescale
+    assert ("scored, weights that stay rescaled; " in report.facts(sparse)) == rescale
 
 
 @pytest.mark.parametrize("faster", [False, True])
@@ -398,13 +404,13 @@ def test_frontier_trains_dense_networks_in_the_faster_layout_of_images(data, tmp
     data = dataclasses.replace(
         data, train_x=images, train_y=data.train_y[:9], test_x=images, test_y=data.test_y[:9]
     )
-    points = frontier_points(budgets=[0.5], seeds=[0], methods=[])
+    points = frontier_points(flops=[0.5], seeds=[0], methods=[])
     records = frontier(data, "lenet5_caffe", points, tmp_path / "runs.jsonl", trainer=trainer)
     assert layouts == [found.measured.channels_last for found in records] == [faster] * 2
 
 
 def test_frontier_looks_for_mistakes_before_the_first_run(data, tmp_path):
-    points = frontier_points(budgets=[0.5, 1e-6], seeds=[0], **FEW)
+    points = frontier_points(flops=[0.5, 1e-6], seeds=[0], **FEW)
     trainer = FakeTrainer()
     with pytest.raises(ValueError, match=r"a budget of at least .* got 1e-06"):
         frontier(data, "lenet_300_100", points, tmp_path / "runs.jsonl", trainer=trainer)
@@ -416,43 +422,24 @@ def test_frontier_looks_for_mistakes_before_the_first_run(data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frontier_tells_the_time_left(data, tmp_path):
+def test_frontier_tells_each_run_and_how_it_ended(data, tmp_path):
     told = []
 
     class Listener(Watcher):
-        def begin(self, task, number, of):
-            told.append((task, number, of))
+        def begin(self, task, number, count):
+            told.append((task, number, count))
 
         def end(self, task, outcome):
-            told.append(outcome)
+            told.append((task, outcome))
 
-    points = frontier_points(budgets=[0.5], seeds=[0], **FEW)[:2]
+    points = frontier_points(flops=[0.5], seeds=[0], **FEW)[:2]
     watcher = Listener()
     frontier(data, "lenet_300_100", points, tmp_path / "runs", trainer=FakeTrainer(), watcher=watcher)
-    assert told[0] == ("dense, seed 0", 1, 2)
-    assert re.fullmatch(r"small dense 50 % FLOPs, seed 0 \(\d+ s left in all\)", told[2][0])
-    assert told[1].startswith("50.00 % after 2.0 s, 100 % FLOPs, 33,900 weights;")
-    assert told[3].endswith("; 0 s left")
-
-
-def test_seconds_left_is_estimated_from_the_nearest_runs():
-    dense, small = Point("dense", 0), Point("small dense", 0, 0.5)
-    one, two = (Point("sparse", 0, budget, "snip", "erk", None, 4) for budget in (0.5, 0.1))
-    assert seconds_left([dense], []) is None
-    done = [record(dense, wall_seconds=100.0)]
-    assert seconds_left([dataclasses.replace(dense, seed=1)], done) == 100.0
-    assert seconds_left([small, one], done) == 50.0 + 50.0  # by operations
-    done.append(record(one, wall_seconds=70.0))
-    assert seconds_left([two], done) == 70.0
-    done.append(record(dataclasses.replace(one, rule="uniform"), wall_seconds=90.0))
-    assert seconds_left([dataclasses.replace(one, seed=1)], done) == 70.0
-    assert seconds_left([], done) == 0.0
-    assert [time_text(seconds) for seconds in (40, 89, 700, 11_100)] == [
-        "40 s",
-        "89 s",
-        "12 min",
-        "3 h 5 min",
+    assert told[:2] == [
+        ("dense, seed 0", 1, 2),
+        ("1/2 dense, seed 0", "50.00 % after 2.0 s, 100 % FLOPs, 33,900 weights"),
     ]
+    assert told[2] == ("small dense 50 % FLOPs, seed 0", 2, 2)
 
 
 # Results
@@ -462,14 +449,14 @@ def test_records_come_back_from_the_file(tmp_path):
     file = tmp_path / "runs.jsonl"
     records = [record(Point("dense", 0)), record(Point("sparse", 1, 0.1, "snip", "cost", 0.5, 4), 0.8)]
     for one in records:
-        frontier_results.append(file, one)
+        results.append(file, one)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert frontier_results.read(file) == records
-        assert frontier_results.read(tmp_path / "none") == []
+        assert results.read(file) == records
+        assert results.read(tmp_path / "none") == []
     file.write_text('{"point": 1}\n' + file.read_text())
     with pytest.raises(ValueError, match="a run in line 1 of"):
-        frontier_results.read(file)
+        results.read(file)
 
 
 def test_rows_have_means_and_deviations():
@@ -479,35 +466,40 @@ def test_rows_have_means_and_deviations():
         for seed, error in enumerate((-0.002, 0.0, 0.002))
         for point, accuracy, seconds in [
             (erk, 0.91, 20.0),
-            (dataclasses.replace(erk, budget=0.2), 0.905, 30.0),
+            (dataclasses.replace(erk, flops=0.2), 0.905, 30.0),
             (Point("dense", 0), 0.93, 100.0),
             (Point("small dense", 0, 0.1), 0.90, 10.0),
         ]
     ]
-    dense, small, large, little = frontier_table.rows(records)
-    assert [row.point.kind for row in (dense, small, large, little)] == [
-        "dense",
-        "small dense",
-        "sparse",
-        "sparse",
-    ]
-    assert [large.point.budget, little.point.budget] == [0.2, 0.1]
+    table = statistics(records)
+    assert list(table.kind) == ["dense", "small dense", "sparse", "sparse"]
+    assert list(table.flops) == [1.0, 0.1, 0.2, 0.1]
+    assert list(table.best) == [True, True, False, True]
+    little = table.iloc[3]
     assert little.seeds == (0, 1, 2)
-    assert (little.accuracy.mean, little.accuracy.std) == pytest.approx((0.91, 0.002))
-    assert (little.seconds.mean, little.seconds.std) == pytest.approx((20.0, 2.0))
+    assert (little.accuracy, little.accuracy_std) == pytest.approx((0.91, 0.002))
+    assert (little.seconds, little.seconds_std) == pytest.approx((20.0, 2.0))
     assert little.vs_dense == pytest.approx(0.2)
     assert little.prune_seconds == pytest.approx(1.0)
-    assert [row.best for row in (dense, small, large, little)] == [True, True, False, True]
-    lines = frontier_table.markdown(records).splitlines()
+    lines = [" ".join(line.split()) for line in report.page(records).splitlines()]
     assert lines[0] == "**lenet_300_100 on clouds, 2 epochs, batch 16, 2 threads**"
     assert lines[6] == (
-        "| snip | erk | 4 | 20 | 3 | 90.50 ± 0.20 | -0.94 ± 0.06 |  "
+        "| snip | erk | 4 | 20 | 3 | 90.50 ± 0.20 | -0.94 ± 0.06 | "
         "| 30.0 ± 2.0 | 0.30 | 1.00 | 10.00 | 1,234 |"
     )
-    assert lines[4].startswith("| **dense** |  |  | **100** | **3** | **93.00 ± 0.20** |")
-    assert Spread.of([0.5]) == Spread(0.5, None)
-    (row,) = frontier_table.rows(records[:1])
-    assert (row.vs_dense, row.accuracy.std, row.best) == (None, None, True)
+    assert lines[4].startswith("| **dense** | | | **100** | **3** | **93.00 ± 0.20** |")
+    (row,) = json.loads(json.dumps(to_dicts(statistics(records[:1])), allow_nan=False))
+    assert row == {
+        "point": {
+            **{"kind": "sparse", "budget": 0.1, "method": "snip", "rule": "erk", "exponent": None},
+            **{"block_rows": 4, "shuffled": False},
+        },
+        "seeds": [0],
+        "accuracy": {"mean": 0.908, "std": None},
+        "seconds": {"mean": 18.0, "std": None},
+        **{"vs_dense": None, "vs_small": None, "vs_random": None},
+        **{"prune_seconds": 1.0, "flops_vs_dense": 0.1, "weights": 1234.0, "best": True},
+    }
 
 
 def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time():
@@ -516,8 +508,8 @@ def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time
     others = [
         (Point("dense", 0), 0.9, 100.0),
         (uniform, 0.6, 1.0),
-        (dataclasses.replace(uniform, budget=0.3), 0.8, 10.0),
-        (dataclasses.replace(uniform, budget=0.5), 0.7, 20.0),  # slower and worse: does not count
+        (dataclasses.replace(uniform, flops=0.3), 0.8, 10.0),
+        (dataclasses.replace(uniform, flops=0.5), 0.7, 20.0),  # slower and worse: does not count
         (dataclasses.replace(uniform, block_rows=4), 0.1, 5.0),
         (Point("small dense", 0, 0.1), 0.7, 9.0),
     ]
@@ -528,28 +520,42 @@ def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time
             for seed in seeds
             for point, number, time in [*others, (sparse, accuracy, seconds)]
         ]
-        return {row.point.label: row for row in frontier_table.rows(records)}
+        table = statistics(records).set_index("network")
+        table.index = table.index.map(lambda point: point.label)
+        return table
 
-    def of(rows):
-        return rows["snip cost^0.5 V=1 10 % FLOPs, seed 0"]
+    def of(table):
+        return table.loc["snip cost^0.5 V=1 10 % FLOPs, seed 0"]
 
     # 10^(1/2) s lies midway in log time between random masks of 60 % and 80 %; small dense is slower.
     row = of(compare(10**0.5))
-    assert row.vs_random == Spread(pytest.approx(0.05), None)
-    assert row.vs_small is None
-    assert of(compare(20 * 5**0.5)).vs_random.mean == pytest.approx(-0.1)
+    assert row.vs_random == pytest.approx(0.05)
+    assert math.isnan(row.vs_random_std)
+    assert math.isnan(row.vs_small)
+    assert of(compare(20 * 5**0.5)).vs_random == pytest.approx(-0.1)
     # A little faster than the fastest counts as as fast, slower than the slowest as dense.
-    assert of(compare(0.95)).vs_random.mean == pytest.approx(0.15)
-    assert of(compare(0.9)).vs_random is None
-    assert of(compare(8.5)).vs_small.mean == pytest.approx(0.05)
-    assert of(compare(300.0)).vs_random.mean == pytest.approx(-0.15)
+    assert of(compare(0.95)).vs_random == pytest.approx(0.15)
+    assert math.isnan(of(compare(0.9)).vs_random)
+    assert of(compare(8.5)).vs_small == pytest.approx(0.05)
+    assert of(compare(300.0)).vs_random == pytest.approx(-0.15)
     # Seed by seed: what all networks of a seed have in common cancels.
     both = compare(10.0, seeds=(0, 1))
-    assert of(both).vs_random == Spread(pytest.approx(-0.05), pytest.approx(0.0))
+    assert of(both).vs_random == pytest.approx(-0.05)
+    assert of(both).vs_random_std == pytest.approx(0.0, abs=1e-9)
     # References are not compared with themselves, dense with nothing.
-    assert both["random uniform V=1 30 % FLOPs, seed 0"].vs_random is None
-    assert both["random uniform V=4 10 % FLOPs, seed 0"].vs_random is not None
-    assert (both["dense, seed 0"].vs_small, both["small dense 10 % FLOPs, seed 0"].vs_small) == (None, None)
+    assert math.isnan(both.vs_random["random uniform V=1 30 % FLOPs, seed 0"])
+    assert not math.isnan(both.vs_random["random uniform V=4 10 % FLOPs, seed 0"])
+    assert both.vs_small[["dense, seed 0", "small dense 10 % FLOPs, seed 0"]].isna().all()
+
+
+def test_statistics_leave_out_what_a_seed_has_no_reference_for():
+    sparse = Point("sparse", 0, 0.1, "snip", "cost", 0.5, 1)
+    records = [
+        *(record(Point("dense", 0), 0.9, 10.0), record(sparse, 0.8, 10.0)),
+        record(dataclasses.replace(sparse, seed=1), 0.8, 10.0),
+    ]
+    assert statistics(records[:2]).vs_small[1] == pytest.approx(-0.1)
+    assert math.isnan(statistics(records).vs_small[1])
 
 
 # One line for each of few networks, panels for many; one seed has no error bars.
@@ -558,16 +564,14 @@ def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time
     [
         {},
         {"methods": ["snip"], "rules": ["erk"], "seeds": [0]},
-        {"methods": ["snip"], "budgets": [0.1]},
+        {"methods": ["snip"], "flops": [0.1]},
         {"methods": []},
     ],
 )
 def test_plot_and_table_are_written(choice, tmp_path):
     pytest.importorskip("matplotlib")
     points = frontier_points(**choice)
-    command.write(
-        [record(p, 0.8 + 0.1 * p.budget + p.seed / 1e3, 3 + 10 * p.budget) for p in points], tmp_path
-    )
+    report.write([record(p, 0.8 + 0.1 * p.flops + p.seed / 1e3, 3 + 10 * p.flops) for p in points], tmp_path)
     picture = (tmp_path / "frontier.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
@@ -577,19 +581,19 @@ def test_plot_and_table_are_written(choice, tmp_path):
 
 def test_plot_shows_those_that_did_not_learn_at_its_edge():
     pytest.importorskip("matplotlib")
-    from sparseprune.experiments.cli.frontier_plot import _limits
+    from sparseprune.experiments.frontier.plot import _limits
 
     erk = Point("sparse", 0, 0.1, "snip", "erk", None, 1)
     points = [
         (Point("dense", 0), 0.9),
         (Point("small dense", 0, 0.1), 0.8),
-        *((dataclasses.replace(erk, budget=budget), 0.8 + budget / 10) for budget in (0.2, 0.3, 0.5)),
+        *((dataclasses.replace(erk, flops=budget), 0.8 + budget / 10) for budget in (0.2, 0.3, 0.5)),
     ]
-    low, high = _limits(frontier_table.rows([record(*point) for point in points]))
+    low, high = _limits(statistics([record(*point) for point in points]))
     assert low < 80 < 90 < high < 92
     assert low > 78
     failed = record(dataclasses.replace(erk, rule="global"), 0.1)
-    assert _limits(frontier_table.rows([*(record(*point) for point in points), failed])) == (low, high)
+    assert _limits(statistics([*(record(*point) for point in points), failed])) == (low, high)
 
 
 # Command line
@@ -642,10 +646,10 @@ def test_command_reports_what_there_is_after_an_interrupt(run, tmp_path, monkeyp
     pytest.importorskip("matplotlib")
 
     def interrupted(data, model, points, file, **settings):
-        frontier_results.append(file, record(points[0]))
+        results.append(file, record(points[0]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sparseprune.experiments.cli.frontier.library.frontier", interrupted)
+    monkeypatch.setattr("sparseprune.experiments.cli.frontier.run.frontier", interrupted)
     result = run("--data", "digits", "--out", tmp_path)
     assert result.exit_code == 130
     assert "interrupted; the same command goes on" in result.stderr
@@ -657,7 +661,7 @@ def test_command_reports_what_there_is_after_an_interrupt(run, tmp_path, monkeyp
     [
         (["--rules", "magic"], 2, "rule 'magic' is unknown; known are uniform, erk, global, cost"),
         (["--methods", "lottery"], 2, "method 'lottery' is unknown"),
-        (["--model", "lenet"], 2, "'lenet' is unknown; known are lenet_300_100"),
+        (["--model", "lenet"], 1, "unknown model 'lenet'; known are lenet_300_100"),
         (["--budgets", "0.5,much"], 2, "expected numbers with commas between, got '0.5,much'"),
         (["--seeds", "0.5"], 2, "expected whole numbers with commas between"),
         (["--blocks", "3"], 2, "expected blocks of 1, 2, 4, 8, 16 rows"),

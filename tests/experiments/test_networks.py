@@ -4,8 +4,7 @@ from torch import nn
 
 import sparseprune as sp
 from sparseprune.cost.flops import flops_per_step
-from sparseprune.experiments import models
-from sparseprune.experiments import networks as contenders
+from sparseprune.experiments import models, networks
 from sparseprune.experiments.models import Network
 
 
@@ -18,7 +17,7 @@ def test_shuffled_masks_keep_as_many_weights_and_blocks_in_every_layer(block_row
         ),
         "head": torch.rand(10, 8, generator=generator) < 0.3,  # 4 does not divide 10 rows
     }
-    shuffled, again, other = (contenders.shuffled_masks(masks, block_rows, seed) for seed in (0, 0, 1))
+    shuffled, again, other = (networks.shuffled_masks(masks, block_rows, seed) for seed in (0, 0, 1))
     for name, mask in masks.items():
         assert shuffled[name].shape == mask.shape
         assert shuffled[name].sum() == mask.sum()
@@ -32,7 +31,7 @@ def test_shuffled_masks_keep_as_many_weights_and_blocks_in_every_layer(block_row
 def test_shuffled_masks_spread_over_the_whole_layer():
     mask = torch.zeros(20, 50, dtype=torch.bool)
     mask[0] = True
-    shuffled = contenders.shuffled_masks({"w": mask}, 1, 0)["w"]
+    shuffled = networks.shuffled_masks({"w": mask}, 1, 0)["w"]
     assert shuffled.any(0).sum() > 20
     assert shuffled.any(1).sum() > 15
 
@@ -43,7 +42,7 @@ def test_pruned_convolutional_networks_keep_their_weights(name, method):
     network = Network(name, (1, 16, 16), 3, 0.25)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(9, 1, 16, 16, generator=generator), torch.arange(9) % 3
-    made = contenders.pruned(
+    made = networks.pruned(
         network,
         [batch],
         method,

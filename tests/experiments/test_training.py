@@ -9,11 +9,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import sparseprune as sp
-from sparseprune.experiments import compare as comparison
-from sparseprune.experiments import models
-from sparseprune.experiments import networks as contenders
+from sparseprune.experiments import models, networks
+from sparseprune.experiments.compare import run as comparing
+from sparseprune.experiments.compare.run import compare
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.train import evaluate, state_bytes, train, warm_up
+from sparseprune.experiments.watcher import Watcher
 
 
 class Ticks:
@@ -77,7 +78,7 @@ def test_train_for_epochs_counts_steps_and_completes_the_schedule(data, learning
 
 
 def test_train_for_a_budget_stops_on_time_and_completes_the_schedule(data, learning_rates):
-    result = train(models.mlp((12, 3)), data, budget=6.5, batch_size=16, lr=0.5, clock=Ticks())
+    result = train(models.mlp((12, 3)), data, seconds=6.5, batch_size=16, lr=0.5, clock=Ticks())
     assert result.steps == 7
     assert result.seconds == 7
     assert [point.epoch for point in result.curve] == [1, 1.75]
@@ -94,7 +95,7 @@ def test_train_does_not_count_evaluation(data):
             return super().forward(x)
 
     model = Slow(12, 3)
-    result = train(model, data, budget=10, batch_size=16, clock=lambda: model.clock)
+    result = train(model, data, seconds=10, batch_size=16, clock=lambda: model.clock)
     assert (result.steps, result.seconds, result.evaluation_seconds) == (10, 10, 300)
     assert result.step_seconds == 1
 
@@ -102,11 +103,11 @@ def test_train_does_not_count_evaluation(data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either epochs or budget, got epochs=None and budget=None"),
-        ({"epochs": 1, "budget": 1.0}, "either epochs or budget, got epochs=1 and budget=1.0"),
+        ({}, "either epochs or seconds, got epochs=None and seconds=None"),
+        ({"epochs": 1, "seconds": 1.0}, "either epochs or seconds, got epochs=1 and seconds=1.0"),
         ({"epochs": 0}, "epochs >= 1, got 0"),
-        ({"budget": 0.0}, "budget of more than 0 seconds, got 0.0"),
-        ({"budget": math.nan}, "budget of more than 0 seconds, got nan"),
+        ({"seconds": 0.0}, "more than 0 seconds, got 0.0"),
+        ({"seconds": math.nan}, "more than 0 seconds, got nan"),
         ({"epochs": 1, "lr": 0.0}, "lr > 0, got 0.0"),
         ({"epochs": 1, "batch_size": 0}, "batch_size >= 1, got 0"),
         ({"epochs": 1, "optimizer": "lbfgs"}, "an optimizer of adam, sgd, got 'lbfgs'"),
@@ -170,10 +171,10 @@ def test_train_with_sgd_has_its_momentum_weight_decay_and_rate(data, learning_ra
 
 
 def test_prune_set_takes_the_first_batches_in_the_order_of_the_seed(data):
-    scored = contenders.prune_set(data, 2, 16, seed=0)
+    scored = networks.prune_set(data, 2, 16, seed=0)
     assert [len(y) for _, y in scored] == [16, 16]
-    assert len(contenders.prune_set(data, 99, 16, seed=0)) == 4
-    other = contenders.prune_set(data, 2, 16, seed=1)
+    assert len(networks.prune_set(data, 99, 16, seed=0)) == 4
+    other = networks.prune_set(data, 2, 16, seed=1)
     assert not torch.equal(scored[0][0], other[0][0])
 
 
@@ -187,12 +188,12 @@ def small_model(monkeypatch):
     return "small"
 
 
-class Log(comparison.Watcher):
+class Log(Watcher):
     def __init__(self):
         self.begun, self.ended, self.parts = [], [], []
 
-    def begin(self, task, number, of):
-        self.begun.append((task, number, of))
+    def begin(self, task, number, count):
+        self.begun.append((task, number, count))
 
     def advance(self, part):
         self.parts.append(part)
@@ -203,14 +204,14 @@ class Log(comparison.Watcher):
 
 def test_compare_trains_every_contender_in_both_views(data, small_model):
     log = Log()
-    result = comparison.compare(
+    result = compare(
         data,
         small_model,
         methods=["random"],
         sparsities=[0.5, 0.75],
         blocks=[(1, 1), (4, 1)],
         epochs=2,
-        budget="dense",
+        seconds="dense",
         batch_size=16,
         clock=Ticks(),
         watcher=log,
@@ -262,14 +263,14 @@ def test_compare_starts_all_contenders_from_the_same_weights(data, small_model, 
         starts.append(copy.deepcopy(sp.densify(model)))
         return train(model, *_, **options)
 
-    monkeypatch.setattr(comparison, "train", spy)
-    comparison.compare(
+    monkeypatch.setattr(comparing, "train", spy)
+    compare(
         data,
         small_model,
         methods=["magnitude"],
         sparsities=[0.5],
         epochs=1,
-        budget=3,
+        seconds=3,
         batch_size=16,
         clock=Ticks(),
     )
@@ -283,13 +284,13 @@ def test_compare_starts_all_contenders_from_the_same_weights(data, small_model, 
 
 def test_compare_with_shuffled_masks_as_controls(data, small_model):
     log = Log()
-    result = comparison.compare(
+    result = compare(
         data,
         small_model,
         methods=["snip", "random"],
         sparsities=[0.75],
         epochs=1,
-        budget=5,
+        seconds=5,
         batch_size=16,
         optimizer="sgd",
         lr=0.05,
@@ -307,13 +308,13 @@ def test_compare_with_shuffled_masks_as_controls(data, small_model):
 
 
 def test_compare_without_time_left_after_pruning_trains_for_one_step(data, small_model):
-    result = comparison.compare(
+    result = compare(
         data,
         small_model,
         methods=["magnitude"],
         sparsities=[0.5],
         epochs=1,
-        budget=0.5,
+        seconds=0.5,
         batch_size=16,
         clock=Ticks(),
     )
@@ -324,8 +325,8 @@ def test_compare_without_time_left_after_pruning_trains_for_one_step(data, small
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"budget": 0}, 'budget of more than 0 seconds, or "dense", got 0'),
-        ({"budget": "long"}, "budget of more than 0 seconds, or \"dense\", got 'long'"),
+        ({"seconds": 0}, 'more than 0 seconds, or "dense", got 0'),
+        ({"seconds": "long"}, "more than 0 seconds, or \"dense\", got 'long'"),
         ({"prune_batches": 0}, "prune_batches >= 1, got 0"),
         ({"model": "vgg"}, "unknown model 'vgg'"),
         ({"methods": ["lottery"]}, "lottery"),
@@ -333,6 +334,6 @@ def test_compare_without_time_left_after_pruning_trains_for_one_step(data, small
     ],
 )
 def test_compare_refuses_bad_arguments_before_it_trains(data, monkeypatch, arguments, message):
-    monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(comparing, "train", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ValueError, match=message):
-        comparison.compare(data, **{"model": "lenet_300_100", **arguments})
+        compare(data, **{"model": "lenet_300_100", **arguments})

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from sparseprune.experiments import compare as comparison
-from sparseprune.experiments.cli import options, report
+from sparseprune.experiments.cli import inputs, options, tables
 from sparseprune.experiments.cli.progress import Bars
-from sparseprune.experiments.data import load
+from sparseprune.experiments.compare import run
+from sparseprune.experiments.networks import PRUNE_BATCHES
 
 
 def _numbers(text: str) -> list[float]:
@@ -26,7 +25,7 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
-def _budget(text: str | None) -> float | Literal["dense"] | None:
+def _seconds(text: str | None) -> float | Literal["dense"] | None:
     if text is None:
         return None
     if text == "dense":
@@ -70,11 +69,12 @@ def compare(
         bool, typer.Option("--shuffled", help="Add, as a control, each mask shuffled within its layers.")
     ] = False,
     scope: options.Scope = "global",
-    prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    prune_batches: options.PruneBatches = PRUNE_BATCHES,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
+    model_args: options.ModelArgs = "{}",
     batch_size: options.BatchSize = 256,
     optimizer: options.OptimizerName = "adam",
     lr: options.LearningRate = None,
@@ -87,23 +87,25 @@ def compare(
     The first view gives all of them the same number of epochs.
     --budget adds a second one, which gives them the same wall-clock time.
     Evaluation is not counted in either.
+
+    A network of your own (--model) is compared with small dense ones where its function
+    takes a keyword width=1.0, a factor of its channels and hidden features.
     """
-    fractions, seconds, shapes = _numbers(sparsities), _budget(budget), options.parse_blocks(blocks)
+    fractions, seconds, shapes = _numbers(sparsities), _seconds(budget), options.parse_blocks(blocks)
+    inputs.require("compare", "pandas", *(["matplotlib", "tabulate"] if out is not None else []))
     if out is not None:
-        report.require_matplotlib()
         out.mkdir(parents=True, exist_ok=True)
     with Bars() as bars:
-        bars.begin(f"load {data}")
-        dataset = load(data, data_dir, samples)
-        bars.say(f"data: {dataset.name} from {dataset.source}")
-        result = comparison.compare(
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
+        result = run.compare(
             dataset,
             model,
+            model_args=network.args,
             methods=[method.strip() for method in methods.split(",")],
             sparsities=fractions,
             blocks=shapes,
             epochs=epochs,
-            budget=seconds,
+            seconds=seconds,
             batch_size=batch_size,
             optimizer=optimizer,
             lr=lr,
@@ -113,17 +115,19 @@ def compare(
             shuffled=shuffled,
             watcher=bars,
         )
+    # pandas takes half a second, which other commands need not spend.
+    from sparseprune.experiments.compare import report
+
     if out is not None:
         report.write(result, out)
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log file need not fold the table at 80 columns
-    for table in report.tables(result):
-        console.print(table)
+    console = tables.console(width=120)
+    for title, runs in report.views(result):
+        styles = [{"dense": "bold", "small dense": "dim"}.get(run.kind) for run in runs]
+        console.print(tables.rich_table(report.texts(runs), title, ["network"], styles))
         console.print()
-    console.print(report.facts(result), highlight=False, soft_wrap=True)
+    tables.print_line(console, report.facts(result))
     if out is not None:
-        console.print(f"results.json, table.md and curves.png are in {out}", highlight=False, soft_wrap=True)
+        tables.print_line(console, f"results.json, table.md and curves.png are in {out}")

@@ -18,20 +18,24 @@ from sparseprune.cost.calls import record_calls
 from sparseprune.cost.flops import flops_costs, positions_of
 from sparseprune.cost.seconds import measured_costs
 from sparseprune.experiments import models
-from sparseprune.experiments.cli import options
+from sparseprune.experiments.cli import inputs, options
+from sparseprune.experiments.cli.progress import Bars
 from sparseprune.select.budget import LayerCost
+
+SAMPLE, CLASSES = (1, 28, 28), 10  # where neither --data nor they are given
 
 
 @dataclass(frozen=True)
-class Row:
-    """One layer.
+class LayerUse:
+    """What a layer's weights cost.
 
     Attributes:
-        name: of its weight, as in masks.
-        weights: how many it has.
-        positions: at how many places of one sample each is used.
-        flops_share: of the operations of all layers in a training step, 0 ... 1.
-        dense_seconds, fixed_seconds, seconds_per_weight: see `LayerCost`; None where nothing was measured.
+        name: name of its weight, as in masks.
+        weights: number of weights.
+        positions: number of places of one sample at which each is used.
+        flops_share: part of the operations of all layers in a training step, 0 ... 1.
+        dense_seconds, fixed_seconds, seconds_per_weight: times of a `LayerCost`; None where nothing was
+            measured.
         break_even: density below which sparse is faster; None: never, or not measured.
     """
 
@@ -46,6 +50,7 @@ class Row:
 
 
 def _sample(text: str) -> tuple[int, ...]:
+    """``"3x32x32"`` as (3, 32, 32)."""
     try:
         sizes = tuple(int(word) for word in text.lower().replace(",", "x").split("x"))
     except ValueError:
@@ -57,10 +62,24 @@ def _sample(text: str) -> tuple[int, ...]:
 
 def cost(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", callback=options.one_of(models.MODELS), help="Network.")
+        str,
+        typer.Argument(metavar="MODEL", help=f"Network: {', '.join(models.MODELS)}; or {options.OWN_MODEL}."),
     ],
-    sample: Annotated[str, typer.Option("--sample", help="Shape of one sample.")] = "1x28x28",
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes.")] = 10,
+    model_args: options.ModelArgs = "{}",
+    sample: Annotated[
+        str | None,
+        typer.Option("--sample", metavar="SHAPE", help="Shape of one sample; 1x28x28 without --data."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, help="Number of classes; 10 without --data.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="NAME", help="Data set that says both, as `sparseprune train` takes it."
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
     block: options.Block = "1",
     flops: Annotated[bool, typer.Option("--flops", help="Count operations only; measure nothing.")] = False,
     batch_size: options.BatchSize = 128,
@@ -71,47 +90,54 @@ def cost(
 
     The seconds are those by which layers are chosen to be sparse, and are kept in the same file.
     """
+    if data is not None and (sample is not None or classes is not None):
+        raise typer.BadParameter("give --data, or --sample and --classes, not both")
     (shape,) = options.parse_blocks(block)
-    size = _sample(sample)
-    network = models.build(models.Network(model, size, classes), 0)
+    if data is not None:
+        with Bars() as bars:
+            _, chosen = inputs.load(bars, data, data_dir, None, model, model_args)
+    else:
+        size = SAMPLE if sample is None else _sample(sample)
+        chosen = models.Network(model, size, classes or CLASSES, args=inputs.parse_model_args(model_args))
+        models.check(chosen, classes)
+    network, size = models.build(chosen, 0), chosen.sample
     calls = record_calls(network, size, "cost")
-    counted = flops_costs(network, size)
+    operations = flops_costs(network, size)
     measured: dict[str, LayerCost] = {}
     if not flops:
         progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True)
         with progress if not as_json else Progress(disable=True) as shown:
             shown.add_task("measure layers")
             measured = measured_costs(network, size, batch_size, block=shape)
-    everything = sum(cost.dense for cost in counted.values())
-    rows = []
-    for name, of_flops in counted.items():
+    everything = sum(cost.dense for cost in operations.values())
+    layers = []
+    for name, counted in operations.items():
         layer = network.get_submodule(name.rpartition(".")[0])
         weights = layer.get_parameter("weight").numel()
-        positions = positions_of(layer, calls[layer][0])
-        row = Row(name, weights, positions, of_flops.dense / everything)
+        use = LayerUse(name, weights, positions_of(layer, calls[layer][0]), counted.dense / everything)
         if seconds := measured.get(name):
-            row = dataclasses.replace(
-                row,
+            use = dataclasses.replace(
+                use,
                 dense_seconds=seconds.dense,
                 fixed_seconds=seconds.fixed,
                 seconds_per_weight=seconds.per_weight,
                 break_even=_break_even(seconds, weights),
             )
-        rows.append(row)
+        layers.append(use)
     if as_json:
         content = {
             "machine": machine.facts(),
             "batch_size": batch_size,
             "block": block,
-            "layers": [dataclasses.asdict(row) for row in rows],
-            "weights": sum(row.weights for row in rows),
+            "layers": [dataclasses.asdict(layer) for layer in layers],
+            "weights": sum(layer.weights for layer in layers),
             "flops": everything,
-            "dense_seconds": sum(of.dense for of in measured.values()) if measured else None,
-            "fixed_seconds": sum(of.fixed for of in measured.values()) if measured else None,
+            "dense_seconds": sum(cost.dense for cost in measured.values()) if measured else None,
+            "fixed_seconds": sum(cost.fixed for cost in measured.values()) if measured else None,
         }
         typer.echo(json.dumps(content))
         return
-    Console(soft_wrap=True).print(_table(rows, model, size, batch_size, shape[0], bool(measured)))
+    Console(soft_wrap=True).print(_table(layers, model, size, batch_size, shape[0], bool(measured)))
     if measured:
         typer.echo(
             "Of a training step on this machine. A layer that keeps k weights takes\n"
@@ -120,14 +146,19 @@ def cost(
         )
 
 
-def _break_even(of: LayerCost, weights: int) -> float | None:
-    if of.per_weight <= 0 or of.fixed >= of.dense:
+def _break_even(cost: LayerCost, weights: int) -> float | None:
+    if cost.per_weight <= 0 or cost.fixed >= cost.dense:
         return None
-    return min((of.dense - of.fixed) / (of.per_weight * weights), 1.0)
+    return min((cost.dense - cost.fixed) / (cost.per_weight * weights), 1.0)
 
 
 def _table(
-    rows: list[Row], model: str, size: tuple[int, ...], batch_size: int, block_rows: int, measured: bool
+    layers: list[LayerUse],
+    model: str,
+    size: tuple[int, ...],
+    batch_size: int,
+    block_rows: int,
+    measured: bool,
 ) -> Table:
     title = f"{model}, samples of {'x'.join(map(str, size))}"
     if measured:
@@ -140,28 +171,28 @@ def _table(
         show_footer=True,
         padding=(0, 1, 0, 0),
     )
-    weights = sum(row.weights for row in rows)
+    weights = sum(layer.weights for layer in layers)
     table.add_column("layer", footer="all")
     table.add_column("weights", justify="right", footer=f"{weights:,}")
     table.add_column("positions", justify="right")
     table.add_column("FLOPs", justify="right", footer="100 %")
     if measured:
-        dense = sum(row.dense_seconds or 0 for row in rows)
-        fixed = sum(row.fixed_seconds or 0 for row in rows)
+        dense = sum(layer.dense_seconds or 0 for layer in layers)
+        fixed = sum(layer.fixed_seconds or 0 for layer in layers)
         table.add_column("dense ms", justify="right", footer=f"{dense * 1e3:.3g}")
         table.add_column("fixed ms", justify="right", footer=f"{fixed * 1e3:.3g}")
         table.add_column("us/weight", justify="right")
         table.add_column("sparse below", justify="right")
-    for row in rows:
+    for layer in layers:
         cells = [
-            row.name.removesuffix(".weight"),
-            f"{row.weights:,}",
-            f"{row.positions:,}",
-            f"{100 * row.flops_share:.1f} %",
+            layer.name.removesuffix(".weight"),
+            f"{layer.weights:,}",
+            f"{layer.positions:,}",
+            f"{100 * layer.flops_share:.1f} %",
         ]
-        if row.dense_seconds is not None and row.fixed_seconds is not None:
-            cells += [f"{row.dense_seconds * 1e3:.3g}", f"{row.fixed_seconds * 1e3:.3g}"]
-            cells += [f"{(row.seconds_per_weight or 0) * 1e6:.3g}"]
-            cells += ["never" if row.break_even is None else f"{100 * row.break_even:.0f} %"]
+        if layer.dense_seconds is not None and layer.fixed_seconds is not None:
+            cells += [f"{layer.dense_seconds * 1e3:.3g}", f"{layer.fixed_seconds * 1e3:.3g}"]
+            cells += [f"{(layer.seconds_per_weight or 0) * 1e6:.3g}"]
+            cells += ["never" if layer.break_even is None else f"{100 * layer.break_even:.0f} %"]
         table.add_row(*cells)
     return table

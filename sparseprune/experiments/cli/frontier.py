@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from sparseprune.experiments import compare as comparison
-from sparseprune.experiments.cli import options
+from sparseprune.experiments import networks
+from sparseprune.experiments.cli import inputs, options, tables
 from sparseprune.experiments.cli.progress import Bars
-from sparseprune.experiments.data import load
-from sparseprune.experiments.frontier import results as frontier_results
-from sparseprune.experiments.frontier import run as library
-from sparseprune.experiments.frontier import table as frontier_table
+from sparseprune.experiments.frontier import results, run
+from sparseprune.experiments.frontier.points import frontier_points
 from sparseprune.experiments.frontier.results import FILE, Record
 from sparseprune.experiments.frontier.rules import RULES
-from sparseprune.experiments.frontier.table import HEADS, TEXTS
+from sparseprune.experiments.networks import PRUNE_BATCHES
 from sparseprune.scores import METHODS
-from sparseprune.select import budget as within
+from sparseprune.select.budget import EXPONENT
 
 INTERRUPTED = 130  # exit code, as shells have it after Ctrl-C
 
@@ -69,16 +62,16 @@ def frontier(
         str, typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between.")
     ] = "1,4",
     exponents: Annotated[
-        str, typer.Option("--exponents", help="Of the rules cost and time, 0 to 1, commas between.")
-    ] = f"{within.EXPONENT:g}",
+        str, typer.Option("--exponents", help="Exponents of the rules cost and time, 0 to 1, commas between.")
+    ] = f"{EXPONENT:g}",
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Add, as a control, masks shuffled within their layers.")
     ] = False,
     seeds: Annotated[
-        str, typer.Option("--seeds", help="One run of everything for each, commas between.")
+        str, typer.Option("--seeds", help="Seeds, with one run of everything for each, commas between.")
     ] = "0,1,2",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data of each run.")] = 4,
-    prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    prune_batches: options.PruneBatches = PRUNE_BATCHES,
     rescale: Annotated[
         bool,
         typer.Option("--rescale", help="Scale the weights that stay to the norm of all, layer by layer."),
@@ -87,6 +80,7 @@ def frontier(
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
+    model_args: options.ModelArgs = "{}",
     batch_size: options.BatchSize = 256,
     optimizer: options.OptimizerName = "adam",
     lr: options.LearningRate = None,
@@ -100,9 +94,12 @@ def frontier(
 
     Trains them all with several seeds, and draws accuracy against measured time (pruning included).
     Each finished run is saved at once; after Ctrl-C the same command goes on where it was.
+
+    A network of your own (--model) is compared with small dense ones where its function
+    takes a keyword width=1.0, a factor of its channels and hidden features.
     """
-    points = library.frontier_points(
-        budgets=_list(budgets, float, "numbers"),
+    points = frontier_points(
+        flops=_list(budgets, float, "numbers"),
         methods=_known(methods, list(METHODS), "method"),
         rules=_known(rules, RULES, "rule"),
         block_rows=[rows for rows, _ in options.parse_blocks(blocks)],
@@ -110,21 +107,23 @@ def frontier(
         shuffled=shuffled,
         seeds=_list(seeds, int, "whole numbers"),
     )
-    _require_matplotlib()
+    inputs.require("frontier", "matplotlib", "pandas", "tabulate")
     file = out / FILE
     interrupted = False
     with Bars() as bars:
         if not report_only:
+            dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
+            if not network.has_width:
+                bars.say(networks.no_small_dense(network))
+                points = [point for point in points if point.kind != "small dense"]
             out.mkdir(parents=True, exist_ok=True)
-            bars.begin(f"load {data}")
-            dataset = load(data, data_dir, samples)
-            bars.say(f"data: {dataset.name} from {dataset.source}")
             try:
-                library.frontier(
+                run.frontier(
                     dataset,
                     model,
                     points,
                     file,
+                    model_args=network.args,
                     epochs=epochs,
                     batch_size=batch_size,
                     optimizer=optimizer,
@@ -137,7 +136,7 @@ def frontier(
             except KeyboardInterrupt:
                 interrupted = True
                 bars.say("interrupted; the same command goes on where this one stopped")
-        records = frontier_results.read(file, warn=bars.say)
+        records = results.read(file, warn=bars.say)
     if not records and not interrupted:
         raise ValueError(f"frontier: expected finished runs in {file}, found none; run without --report-only")
     if records:
@@ -146,54 +145,21 @@ def frontier(
         raise typer.Exit(INTERRUPTED)
 
 
-def write(records: Sequence[Record], folder: Path) -> None:
-    """Write table.md and frontier.png.
-
-    Args:
-        records: one at least.
-        folder: an existing folder; files of these names are replaced.
-    """
-    from sparseprune.experiments.cli.frontier_plot import save_frontier
-
-    (folder / "table.md").write_text(frontier_table.markdown(records), encoding="utf-8")
-    headline = frontier_table.headline(records[0])
-    save_frontier(frontier_table.rows(records), headline, folder / "frontier.png")
-
-
 def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
-    write(records, folder)
+    from sparseprune.experiments.frontier import report, statistics  # pandas takes half a second
+
+    report.write(records, folder)
+    table = statistics.statistics(records)
     if as_json:
-        rows: list[dict[str, Any]] = [dataclasses.asdict(row) for row in frontier_table.rows(records)]
-        for row in rows:
-            del row["point"]["seed"]
         content = {"settings": records[0].settings, "machine": records[0].machine, "runs": len(records)}
-        typer.echo(json.dumps({**content, "rows": rows}))
+        typer.echo(json.dumps({**content, "rows": statistics.to_dicts(table)}))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a log file need not fold the table at 80 columns
-    console.print(_table(records))
-    console.print(frontier_table.facts(records[0]), highlight=False, soft_wrap=True)
-    console.print(
+    console = tables.console(width=140)
+    styles = ["bold" if best else None for best in table.best]
+    headline = report.headline(records[0])
+    console.print(tables.rich_table(report.texts(table), headline, report.WORDS, styles, padding=1))
+    tables.print_line(console, report.facts(records[0]))
+    tables.print_line(
+        console,
         f"{FILE}, table.md and frontier.png are in {folder}; bold: no other is as accurate in as little time",
-        highlight=False,
-        soft_wrap=True,
     )
-
-
-def _table(records: Sequence[Record]) -> Table:
-    title = frontier_table.headline(records[0])
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for i, heading in enumerate(HEADS):
-        table.add_column(heading, justify="left" if i < TEXTS else "right", no_wrap=i >= TEXTS)
-    for row in frontier_table.rows(records):
-        table.add_row(*frontier_table.cells(row), style="bold" if row.best else None)
-    return table
-
-
-def _require_matplotlib() -> None:
-    """Raise ModuleNotFoundError now, rather than after hours of training, where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            "frontier: draws its results with matplotlib, which is not installed; pip install matplotlib"
-        )

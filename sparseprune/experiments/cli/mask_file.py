@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,18 +29,18 @@ def save(
     """Write a mask file; its folder is made if need be.
 
     Args:
-        path: where to.
+        path: file to write.
         masks: bool tensors by parameter name, True = keep.
-        network: the one that was pruned.
-        seed: of its initial weights.
+        network: the network that was pruned.
+        seed: seed of its initial weights.
         method: how the masks were made.
         sparsity: fraction of the weights that they remove.
-        block: rows and columns that were kept or removed together; "auto": of each layer its own.
+        block: rows and columns that were kept or removed together; "auto" if each layer has its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "masks": dict(masks),
-        "network": dataclasses.asdict(network),
+        "network": network.to_dict(),
         "seed": seed,
         "method": method,
         "sparsity": sparsity,
@@ -53,9 +53,9 @@ def load(path: Path, network: Network, seed: int) -> dict[str, Any]:
     """Read a mask file for a network that is to be trained.
 
     Args:
-        path: the file.
-        network: the one to be trained.
-        seed: of its initial weights.
+        path: file to read.
+        network: the network to be trained.
+        seed: seed of its initial weights.
     Returns:
         what `save` was given: "masks", "network" (its fields), "seed", "method", "sparsity" and "block".
     Raises:
@@ -72,16 +72,17 @@ def load(path: Path, network: Network, seed: int) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.keys() != KEYS:
         raise ValueError(f"--masks: expected a file that `sparseprune prune --out` wrote, got {path}")
-    wanted = dataclasses.asdict(network)
+    wanted = network.to_dict()
     if content["network"] != wanted or content["seed"] != seed:
         raise ValueError(
             f"--masks: {path} was made for {_text(content['network'])} with seed {content['seed']}, "
             f"but the network to train is {_text(wanted)} with seed {seed}; "
-            "give the same --model, --data and --seed"
+            "give the same --model, --model-args, --data and --seed"
         )
     return content
 
 
 def _text(network: Mapping[str, Any]) -> str:
     sample = "x".join(map(str, network["sample"]))
-    return f"{network['name']} of {sample} inputs and {network['classes']} classes"
+    args = f" with {json.dumps(network['args'])}" if network.get("args") else ""
+    return f"{network['name']}{args} of {sample} inputs and {network['classes']} classes"

@@ -56,8 +56,15 @@ def _one_block_or_auto(text: str) -> str:
     return text if text == "auto" else _one_block(text)
 
 
+OWN_MODEL = "package.module:function, a function of your own that returns a torch module"
+OWN_DATA = (
+    "package.module:function, a function of your own that returns x, y, x_test, y_test; or a file .npz with "
+    "these arrays"
+)
+
 Data = Annotated[
-    str, typer.Option("--data", callback=one_of(DATASETS), help=f"Data set: {', '.join(DATASETS)}.")
+    str,
+    typer.Option("--data", metavar="NAME", help=f"Data set: {', '.join(DATASETS)}; or {OWN_DATA}."),
 ]
 DataDir = Annotated[
     Path | None,
@@ -72,7 +79,16 @@ Samples = Annotated[
     typer.Option("--samples", min=1, help="Train on so many samples, drawn at random; all by default."),
 ]
 Model = Annotated[
-    str, typer.Option("--model", callback=one_of(MODELS), help=f"Network: {', '.join(MODELS)}.")
+    str,
+    typer.Option("--model", metavar="NAME", help=f"Network: {', '.join(MODELS)}; or {OWN_MODEL}."),
+]
+ModelArgs = Annotated[
+    str,
+    typer.Option(
+        "--model-args",
+        metavar="JSON",
+        help="Keyword arguments of your own function of --model, such as '{\"depth\": 3}'.",
+    ),
 ]
 Sparsity = Annotated[
     float, typer.Option("--sparsity", min=0.0, max=1.0, help="Fraction of the weights to remove.")
@@ -123,7 +139,9 @@ OptimizerName = Annotated[
         help="adam, or sgd with momentum 0.9 and weight decay 5e-4.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of initial weights and of the order of the samples.")]
+Seed = Annotated[
+    int, typer.Option("--seed", help="Seed of the initial weights and of the order of the samples.")
+]
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -17,14 +17,14 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from sparseprune.experiments.compare import Watcher
+from sparseprune.experiments.watcher import Watcher
 
 
 class Bars(Watcher):
     """One bar for the current task and one for all of them; each finished task leaves a line.
 
-    A task that reports no progress has a bar that only moves. Where standard error is no terminal, there are
-    the lines alone.
+    A task that reports no progress has a bar that only moves. The time that is left for all is estimated from
+    the mean time of a task. Where standard error is no terminal, there are the lines alone.
     """
 
     def __init__(self) -> None:
@@ -41,6 +41,8 @@ class Bars(Watcher):
             disable=not console.is_terminal,
             # The bars are drawn by a thread of their own, which should not take time from what is measured.
             refresh_per_second=2,
+            # Some tasks take minutes: all of them count in the estimate of the time that is left.
+            speed_estimate_period=1e9,
             transient=True,
         )
         self._all = self._progress.add_task("", visible=False)
@@ -55,11 +57,15 @@ class Bars(Watcher):
     ) -> None:
         self._progress.stop()
 
-    def begin(self, task: str, number: int = 1, of: int = 1) -> None:
+    def begin(self, task: str, number: int = 1, count: int = 1) -> None:
         """Show the bar of a new task."""
         self._remove()
         self._progress.update(
-            self._all, description=f"task {number} of {of}", completed=number - 1, total=of, visible=of > 1
+            self._all,
+            description=f"task {number} of {count}",
+            completed=number - 1,
+            total=count,
+            visible=count > 1,
         )
         self._task = self._progress.add_task(task, total=None)
 

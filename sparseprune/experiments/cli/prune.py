@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -12,12 +11,10 @@ import typer
 
 import sparseprune as sp
 from sparseprune.cost.speedup import TimedMasks
-from sparseprune.experiments import compare as comparison
 from sparseprune.experiments import models
-from sparseprune.experiments import networks as contenders
-from sparseprune.experiments.cli import mask_file, options
+from sparseprune.experiments.cli import inputs, mask_file, options
 from sparseprune.experiments.cli.progress import Bars, Watched
-from sparseprune.experiments.data import load
+from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
 
 
 def prune(
@@ -44,11 +41,12 @@ def prune(
     ] = None,
     block: options.BlockOrAuto = "1",
     scope: options.Scope = "global",
-    prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    prune_batches: options.PruneBatches = PRUNE_BATCHES,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
+    model_args: options.ModelArgs = "{}",
     batch_size: options.BatchSize = 256,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -57,12 +55,9 @@ def prune(
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
     shape = options.parse_block_or_auto(block)
     with Bars() as bars:
-        bars.begin(f"load {data}")
-        dataset = load(data, data_dir, samples)
-        bars.say(f"data: {dataset.name} from {dataset.source}")
-        network = models.Network(model, dataset.sample, dataset.classes)
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
         dense = models.build(network, seed)
-        scored = contenders.prune_set(dataset, prune_batches, batch_size, seed)
+        scored = prune_set(dataset, prune_batches, batch_size, seed)
         bars.begin(f"score: {method}")
         start = time.perf_counter()
         masks = sp.prune(
@@ -82,7 +77,7 @@ def prune(
         if sparsity is None:
             removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
             sparsity = removed / sum(mask.numel() for mask in masks.values())
-        label = contenders.label_of(method, sparsity, shape)
+        label = label_of(method, sparsity, shape)
         bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
     sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
     summary = sp.summary(sparse, input_size=dataset.sample)
@@ -90,11 +85,11 @@ def prune(
         mask_file.save(out, masks, network=network, seed=seed, method=method, sparsity=sparsity, block=shape)
     if as_json:
         result = {
-            "network": dataclasses.asdict(network),
+            "network": network.to_dict(),
             "data": dataset.name,
             "method": method,
             "sparsity": sparsity,
-            "block": contenders.block_text(shape),
+            "block": block_text(shape),
             "flops": flops,
             "speedup": masks.speedup._asdict() if isinstance(masks, TimedMasks) else None,
             "scope": scope,

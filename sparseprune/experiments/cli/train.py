@@ -12,13 +12,11 @@ import typer
 
 import sparseprune as sp
 from sparseprune.cost import machine
-from sparseprune.experiments import compare as comparison
 from sparseprune.experiments import models
-from sparseprune.experiments import networks as contenders
 from sparseprune.experiments import train as training
-from sparseprune.experiments.cli import mask_file, options
+from sparseprune.experiments.cli import inputs, mask_file, options
 from sparseprune.experiments.cli.progress import Bars
-from sparseprune.experiments.data import load
+from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
 
 
 def train(
@@ -36,7 +34,7 @@ def train(
     ] = None,
     block: options.Block = "1",
     scope: options.Scope = "global",
-    prune_batches: options.PruneBatches = comparison.PRUNE_BATCHES,
+    prune_batches: options.PruneBatches = PRUNE_BATCHES,
     epochs: Annotated[
         int | None,
         typer.Option("--epochs", min=1, help="Passes over the data; 4 where --budget is not given either."),
@@ -48,6 +46,7 @@ def train(
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
+    model_args: options.ModelArgs = "{}",
     batch_size: options.BatchSize = 256,
     optimizer: options.OptimizerName = "adam",
     lr: options.LearningRate = None,
@@ -69,10 +68,7 @@ def train(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     with Bars() as bars:
-        bars.begin(f"load {data}")
-        dataset = load(data, data_dir, samples)
-        bars.say(f"data: {dataset.name} from {dataset.source}")
-        network = models.Network(model, dataset.sample, dataset.classes)
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
         trained = models.build(network, seed)
         masks = None
         (shape,) = options.parse_blocks(block)
@@ -81,19 +77,19 @@ def train(
             masks, method, sparsity = content["masks"], content["method"], content["sparsity"]
             shape = content["block"]
         elif method is not None:
-            scored = contenders.prune_set(dataset, prune_batches, batch_size, seed)
+            scored = prune_set(dataset, prune_batches, batch_size, seed)
             masks = sp.prune(
                 trained, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
             )
         if masks is not None:
             trained = sp.sparsify(trained, masks, batch_size=batch_size, input_size=dataset.sample)
-        label = "dense" if method is None else contenders.label_of(method, sparsity, shape)
+        label = "dense" if method is None else label_of(method, sparsity, shape)
         bars.begin(f"train: {label}")
         result = training.train(
             trained,
             dataset,
             epochs=epochs,
-            budget=budget,
+            seconds=budget,
             batch_size=batch_size,
             optimizer=optimizer,
             lr=lr,
@@ -102,12 +98,12 @@ def train(
         )
         bars.end(f"train: {label}", f"{result.epochs:.1f} epochs, {result.seconds:.1f} s")
     facts = {
-        "network": dataclasses.asdict(network),
+        "network": network.to_dict(),
         "data": dataset.name,
         "source": dataset.source,
         "method": None if masks is None else method,
         "sparsity": None if masks is None else sparsity,
-        "block": None if masks is None else contenders.block_text(shape),
+        "block": None if masks is None else block_text(shape),
         "batch_size": batch_size,
         "optimizer": optimizer,
         "lr": training.learning_rate(optimizer, lr),

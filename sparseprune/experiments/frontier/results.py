@@ -1,4 +1,4 @@
-"""Runs of a frontier and the file that holds them, a line each."""
+"""Finished runs of a frontier and the file that holds them, a line each."""
 
 from __future__ import annotations
 
@@ -11,57 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparseprune.experiments.frontier.points import Point
+
 FILE = "runs.jsonl"
 # What of the machine must agree, or times could not be compared.
 SAME_MACHINE = ("cpu", "isa", "threads", "torch", "sparseprune")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One training run of a frontier.
-
-    Attributes:
-        kind: "dense", "small dense" or "sparse".
-        seed: of initial weights, random masks, scored batches and order of samples.
-        budget: fraction of the dense network's training FLOPs.
-        method: how weights are scored, for "sparse"; see `sparseprune.prune`.
-        rule: how the budget is divided among layers; see `masks_within` of rules.py.
-        exponent: of the rules "cost" and "time".
-        block_rows: V of the blocks of V x 1 that are kept or removed.
-        shuffled: whether each layer keeps as many blocks as the scores say, but of chance.
-    """
-
-    kind: str
-    seed: int
-    budget: float = 1.0
-    method: str | None = None
-    rule: str | None = None
-    exponent: float | None = None
-    block_rows: int | None = None
-    shuffled: bool = False
-
-    @property
-    def family(self) -> str:
-        """What a line of the plot joins: runs that differ in budget and seed alone."""
-        if self.kind != "sparse":
-            return self.kind
-        return f"{self.method_text} {self.rule_text} V={self.block_rows}"
-
-    @property
-    def method_text(self) -> str:
-        """The method, "snip" or "snip shuffled"; else the kind."""
-        return f"{self.method or self.kind}{' shuffled' if self.shuffled else ''}"
-
-    @property
-    def rule_text(self) -> str:
-        """The rule, with its exponent if it has one: "cost^0.5"."""
-        return f"{self.rule or ''}" if self.exponent is None else f"{self.rule}^{self.exponent:g}"
-
-    @property
-    def label(self) -> str:
-        """Name in reports of progress."""
-        budget = "" if self.kind == "dense" else f" {100 * self.budget:.4g} % FLOPs"
-        return f"{self.family}{budget}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -81,21 +35,21 @@ class Measured:
     Attributes:
         accuracy: fraction of the test samples that are right at the end.
         curve: (passes over the data, seconds of training so far, accuracy) after each pass.
-        epochs, steps: of training.
-        score_seconds: of scoring, done once for all points of a method and seed, and charged to each.
-        select_seconds: of selecting masks.
-        sparsify_seconds: of building the sparse layers, timing them first where no earlier run has.
-        train_seconds: of training, data included, evaluation excluded.
-        total_seconds: of pruning (the three above) and training.
-        wall_seconds: of all that the run took here, but for scoring.
-        step_seconds: median of one training step.
-        flops: of a step of a full batch, kept weights only.
-        flops_vs_dense: over those of the dense network.
-        weights: kept, of linear and convolutional layers.
-        width: of the network; 1 unless it is small.
-        channels_last: whether a dense network has this layout of images, the faster one of two for it.
-        bytes: of parameters, gradients, optimizer and buffers.
-        layers: those that were pruned.
+        epochs, steps: passes over the data and optimizer steps.
+        score_seconds: time of scoring, done once for all points of a method and seed, and charged to each.
+        select_seconds: time of selecting masks.
+        sparsify_seconds: time of building the sparse layers, and of timing them where no earlier run has.
+        train_seconds: time of training, data included, evaluation excluded.
+        total_seconds: time of pruning (the three above) and training.
+        wall_seconds: time of all that was done here, but for scoring.
+        step_seconds: median time of one training step.
+        flops: operations of a step of a full batch, kept weights only.
+        flops_vs_dense: these operations over those of the dense network.
+        weights: number of kept weights of linear and convolutional layers.
+        width: factor of the network's width; 1 unless it is small.
+        channels_last: whether a dense network has this memory format of images, the faster one of two.
+        bytes: bytes of parameters, gradients, optimizer and buffers.
+        layers: layers that were pruned.
     """
 
     accuracy: float
@@ -129,7 +83,7 @@ class Record:
 
     def to_line(self) -> str:
         """JSON without line breaks."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps({**dataclasses.asdict(self), "point": self.point.to_dict()})
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Record:
@@ -138,7 +92,8 @@ class Record:
         measured = content["measured"]
         measured["curve"] = tuple(tuple(point) for point in measured["curve"])
         measured["layers"] = tuple(Layer(**layer) for layer in measured["layers"])
-        return cls(Point(**content["point"]), content["settings"], content["machine"], Measured(**measured))
+        point = Point.from_dict(content["point"])
+        return cls(point, content["settings"], content["machine"], Measured(**measured))
 
 
 def _warn(message: str) -> None:
@@ -149,7 +104,7 @@ def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
     """The finished runs of a file, in its order.
 
     Args:
-        file: need not be there.
+        file: path, where nothing need be.
         warn: is told of a last line that was cut off, which is left out.
     Returns:
         records; none if there is no file.

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from sparseprune.experiments.compare import Run
+from sparseprune.experiments.compare.run import Run
 
 # Okabe and Ito's colours: people with colour blindness can tell them apart. Black and gray: dense networks.
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

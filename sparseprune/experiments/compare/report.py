@@ -1,21 +1,20 @@
-"""A comparison for people: tables for the terminal and for Markdown, and the files of ``compare --out``."""
+"""A comparison for people: its tables, what they depend on, and the files of ``compare --out``."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+import pandas as pd
 
-from sparseprune.experiments.compare import Comparison, Run
+from sparseprune.experiments.compare.run import Comparison, Run
+from sparseprune.experiments.tables import markdown
 from sparseprune.experiments.train import TrainResult
 
 MEGA = 1e6
 
-# Heading, and what a run shows under it; the line breaks let the table fit into 80 columns.
+# Headings and what a run shows under them; the line breaks let the table fit into 80 columns.
 COLUMNS: dict[str, Callable[[Run], str]] = {
     "network": lambda run: run.label,
     "acc.\n%": lambda run: f"{100 * run.result.accuracy:.2f}",
@@ -37,31 +36,28 @@ LEGEND = (
 )
 
 
-def tables(comparison: Comparison) -> list[Table]:
-    """One rich table for each view."""
-    made = []
-    for title, runs in _views(comparison):
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-        table.add_column("network", min_width=14)
-        for heading in list(COLUMNS)[1:]:
-            table.add_column(heading, justify="right", no_wrap=True)
-        for run in runs:
-            style = {"dense": "bold", "small dense": "dim"}.get(run.kind)
-            table.add_row(*(cell(run) for cell in COLUMNS.values()), style=style)
-        made.append(table)
-    return made
+def texts(runs: Sequence[Run]) -> pd.DataFrame:
+    """The table of one view for people, of strings."""
+    return pd.DataFrame({heading: list(map(cell, runs)) for heading, cell in COLUMNS.items()})
 
 
-def markdown(comparison: Comparison) -> str:
-    """The same tables in GitHub's Markdown, and what they depend on."""
-    headings = [heading.replace("/\n", "/").replace("\n", " ") for heading in COLUMNS]
-    lines = []
-    for title, runs in _views(comparison):
-        lines += [f"**{title}**", ""]
-        lines += ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
-        lines += ["| " + " | ".join(cell(run) for cell in COLUMNS.values()) + " |" for run in runs]
-        lines.append("")
-    return "\n".join([*lines, facts(comparison), "", LEGEND, ""])
+def page(comparison: Comparison) -> str:
+    """The tables of all views in GitHub's Markdown, and what they depend on."""
+    parts = []
+    for title, runs in views(comparison):
+        table = texts(runs).rename(columns=lambda text: text.replace("/\n", "/").replace("\n", " "))
+        parts += [f"**{title}**", markdown(table, ["network"])]
+    return "\n\n".join([*parts, facts(comparison), LEGEND]) + "\n"
+
+
+def views(comparison: Comparison) -> list[tuple[str, list[Run]]]:
+    """Title and runs of each view that was run."""
+    epochs, seconds = comparison.settings["epochs"], comparison.settings["budget_seconds"]
+    found = [(f"Equal epochs ({epochs})", [run for run in comparison.runs if run.view == "epochs"])]
+    if seconds is not None:
+        title = f"Equal wall-clock time ({seconds:.1f} s, pruning included)"
+        found.append((title, [run for run in comparison.runs if run.view == "time"]))
+    return found
 
 
 def facts(comparison: Comparison) -> str:
@@ -95,29 +91,11 @@ def write(comparison: Comparison, folder: Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    from sparseprune.experiments.cli.plot import save_curves
+    from sparseprune.experiments.compare.plot import save_curves
 
     (folder / "results.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(markdown(comparison), encoding="utf-8")
-    save_curves(_views(comparison), headline(comparison), folder / "curves.png")
-
-
-def require_matplotlib() -> None:
-    """Raise ModuleNotFoundError now, rather than after minutes of training, where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            "compare: --out draws curves with matplotlib, which is not installed; pip install matplotlib"
-        )
-
-
-def _views(comparison: Comparison) -> list[tuple[str, list[Run]]]:
-    """Title and runs of each view that was run."""
-    epochs, seconds = comparison.settings["epochs"], comparison.settings["budget_seconds"]
-    views = [(f"Equal epochs ({epochs})", [run for run in comparison.runs if run.view == "epochs"])]
-    if seconds is not None:
-        title = f"Equal wall-clock time ({seconds:.1f} s, pruning included)"
-        views.append((title, [run for run in comparison.runs if run.view == "time"]))
-    return views
+    (folder / "table.md").write_text(page(comparison), encoding="utf-8")
+    save_curves(views(comparison), headline(comparison), folder / "curves.png")
 
 
 def _training_bytes(result: TrainResult) -> int:

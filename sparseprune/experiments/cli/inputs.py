@@ -1,0 +1,57 @@
+"""What commands work on: a data set and a network, of the built-in ones or the user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from sparseprune.experiments import data, models
+from sparseprune.experiments.cli.progress import Bars
+from sparseprune.experiments.data import Dataset
+from sparseprune.experiments.models import Network
+
+
+def load(
+    bars: Bars, name: str, data_dir: Path | None, samples: int | None, model: str, model_args: str
+) -> tuple[Dataset, Network]:
+    """Load the data, and check that the network takes them.
+
+    Args:
+        bars: is told of the progress.
+        name, data_dir, samples: values of --data, --data-dir and --samples.
+        model, model_args: values of --model and --model-args.
+    Returns:
+        the data set, and the network at full width.
+    Raises:
+        ValueError, OSError, ImportError: something of them cannot be used.
+    """
+    args = parse_model_args(model_args)
+    bars.begin(f"load {name}")
+    dataset = data.load(name, data_dir, samples)
+    bars.say(f"data: {dataset.name} from {dataset.source}")
+    network = Network(model, dataset.sample, dataset.classes, args=args)
+    models.check(network, dataset.classes)
+    return dataset, network
+
+
+def parse_model_args(text: str) -> dict[str, Any]:
+    """``'{"depth": 3}'`` as a dictionary; ValueError for anything else."""
+    expected = "expected keyword arguments as JSON, such as '{\"depth\": 3}'"
+    try:
+        args = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--model-args: {expected}, got {text!r} ({error})") from None
+    if not isinstance(args, dict):
+        raise ValueError(f"--model-args: {expected}, got {text!r}")
+    return args
+
+
+def require(command: str, *packages: str) -> None:
+    """Raise ModuleNotFoundError now, rather than after minutes of training, where a package is missing."""
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise ModuleNotFoundError(
+            f"{command}: needs the Python package {missing[0]}, which is not installed; "
+            f"pip install {' '.join(missing)}"
+        )

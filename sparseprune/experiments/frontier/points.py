@@ -1,0 +1,131 @@
+"""The networks of a frontier: which are trained, with which seeds, in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparseprune.experiments.frontier.rules import LAYERWISE, RULES, WEIGHTED
+from sparseprune.format.bsr import BLOCK_ROWS
+from sparseprune.scores import METHODS
+from sparseprune.select.budget import EXPONENT
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network of a frontier and the seed of one training run; fields but `kind` and `seed` may be idle.
+
+    Attributes:
+        kind: "dense", "small dense" or "sparse".
+        seed: seed of initial weights, random masks, scored batches and order of samples.
+        flops: fraction of the dense network's training FLOPs that it may take; "budget" in files.
+        method: how weights are scored, for "sparse"; see `sparseprune.prune`.
+        rule: how the FLOPs are divided among layers; see `masks_within` of rules.py.
+        exponent: exponent of the rules "cost" and "time".
+        block_rows: V of the blocks of V x 1 that are kept or removed.
+        shuffled: whether each layer keeps as many blocks as the scores say, but of chance.
+    """
+
+    kind: str
+    seed: int
+    flops: float = 1.0
+    method: str | None = None
+    rule: str | None = None
+    exponent: float | None = None
+    block_rows: int | None = None
+    shuffled: bool = False
+
+    @property
+    def family(self) -> str:
+        """What a line of the plot joins: runs that differ in FLOPs and seed alone."""
+        if self.kind != "sparse":
+            return self.kind
+        return f"{self.method_text} {self.rule_text} V={self.block_rows}"
+
+    @property
+    def method_text(self) -> str:
+        """The method, "snip" or "snip shuffled"; else the kind."""
+        return f"{self.method or self.kind}{' shuffled' if self.shuffled else ''}"
+
+    @property
+    def rule_text(self) -> str:
+        """The rule, with its exponent if it has one: "cost^0.5"."""
+        return f"{self.rule or ''}" if self.exponent is None else f"{self.rule}^{self.exponent:g}"
+
+    @property
+    def label(self) -> str:
+        """Name in reports of progress."""
+        flops = "" if self.kind == "dense" else f" {100 * self.flops:.4g} % FLOPs"
+        return f"{self.family}{flops}, seed {self.seed}"
+
+    @property
+    def network(self) -> Point:
+        """The same for all seeds."""
+        return dataclasses.replace(self, seed=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields for files."""
+        return {"budget" if name == "flops" else name: value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Point:
+        """Undo `to_dict`."""
+        return cls(**{"flops" if name == "budget" else name: value for name, value in fields.items()})
+
+
+def frontier_points(
+    *,
+    flops: Sequence[float] = (0.5, 0.3, 0.2, 0.1, 0.05),
+    methods: Sequence[str] = ("random", "snip", "grasp"),
+    rules: Sequence[str] = RULES,
+    block_rows: Sequence[int] = (1, 4),
+    exponents: Sequence[float] = (EXPONENT,),
+    shuffled: bool = False,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> list[Point]:
+    """The runs of a frontier, seed by seed, so that an interrupted one is a complete one of fewer seeds.
+
+    Args:
+        flops: fractions of the dense training FLOPs, in (0, 1].
+        methods: names of scoring methods; see `sparseprune.prune`.
+        rules: ways of dividing FLOPs among layers; see `masks_within` of rules.py.
+        block_rows: heights V of blocks, of 1, 2, 4, 8, 16.
+        exponents: exponents of the rules "cost" and "time", 0 to 1.
+        shuffled: whether to add the masks of other rules than "uniform" and "erk" shuffled within layers.
+        seeds: seeds, with one run of everything for each.
+    Returns:
+        for each seed dense, small dense, then method by method (scored once), each with every rule, exponent,
+        V and fraction. A global ranking of random scores is left out: it is uniform.
+    Raises:
+        ValueError: something is unknown or out of range.
+    """
+    for what, values, known in (
+        ("methods", methods, METHODS),
+        ("rules", rules, RULES),
+        ("blocks", block_rows, BLOCK_ROWS),
+    ):
+        if unknown := [value for value in values if value not in known]:
+            raise ValueError(f"frontier: expected {what} of {', '.join(map(str, known))}, got {unknown[0]!r}")
+    for fraction in flops:
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"frontier: expected budgets in (0, 1], fractions of the dense training FLOPs, got {fraction}"
+            )
+    for power in exponents:
+        if not 0 <= power <= 1:
+            raise ValueError(f"frontier: expected exponents from 0 to 1, got {power}")
+    points = []
+    for seed in seeds:
+        points.append(Point("dense", seed))
+        points += [Point("small dense", seed, fraction) for fraction in flops]
+        for method, rule in itertools.product(methods, rules):
+            if (method, rule) == ("random", "global"):
+                continue
+            powers: Sequence[float | None] = exponents if rule in WEIGHTED else (None,)
+            orders = (False, True) if shuffled and rule not in LAYERWISE and method != "random" else (False,)
+            for order, exponent, rows, fraction in itertools.product(orders, powers, block_rows, flops):
+                points.append(Point("sparse", seed, fraction, method, rule, exponent, rows, order))
+    return list(dict.fromkeys(points))
