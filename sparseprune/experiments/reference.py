@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import os
 import sys
 import sysconfig
@@ -51,14 +50,14 @@ def find(reference: str, op: str) -> Callable[..., Any]:
     return found
 
 
-def call(function: Callable[..., Any], arguments: Mapping[str, Any], op: str, remedy: str = "") -> Any:
+def call(function: Callable[..., Any], arguments: Mapping[str, Any], op: str, given: str = "none") -> Any:
     """Call a user's function.
 
     Args:
         function: what `find` returned.
         arguments: its keyword arguments.
         op: beginning of error messages.
-        remedy: end of the message about wrong arguments.
+        given: the arguments as the user gave them.
     Returns:
         what the function returns.
     Raises:
@@ -69,10 +68,7 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], op: str, re
         if signature is not None:
             signature.bind(**arguments)
     except TypeError as error:
-        raise ValueError(
-            f"{op}: expected arguments that fit {signature}, got {json.dumps(dict(arguments))}: "
-            f"{error}{remedy}"
-        ) from None
+        raise ValueError(f"{op}: expected arguments that fit {signature}, got {given}: {error}") from None
     try:
         return function(**arguments)
     except Exception as error:
@@ -85,6 +81,14 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
         return inspect.signature(function)
     except ValueError:
         return None
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The file that defines a function, or its module where there is none."""
+    try:
+        return inspect.getfile(function)
+    except TypeError:
+        return str(getattr(function, "__module__", "a function"))
 
 
 def told(error: BaseException) -> str:

@@ -26,7 +26,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ImportError) as error:
-            Console(stderr=True, soft_wrap=True).print(Text(f"Error: {error}", style="bold red"))
+            console = Console(stderr=True)
+            console.print(Text(f"Error: {error}", "bold red"), soft_wrap=not console.is_terminal)
             raise typer.Exit(1) from error
 
 

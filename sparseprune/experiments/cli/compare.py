@@ -88,7 +88,7 @@ def compare(
     --budget adds a second one, which gives them the same wall-clock time.
     Evaluation is not counted in either.
 
-    A network of your own (--model) is compared with small dense ones where its function
+    A network of your own is compared with small dense ones where its function
     takes a keyword width=1.0, a factor of its channels and hidden features.
     """
     fractions, seconds, shapes = _numbers(sparsities), _seconds(budget), options.parse_blocks(blocks)

@@ -20,6 +20,7 @@ from sparseprune.cost.seconds import measured_costs
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import inputs, options
 from sparseprune.experiments.cli.progress import Bars
+from sparseprune.experiments.data import DATASETS
 from sparseprune.select.budget import LayerCost
 
 SAMPLE, CLASSES = (1, 28, 28), 10  # where neither --data nor they are given
@@ -68,15 +69,26 @@ def cost(
     model_args: options.ModelArgs = "{}",
     sample: Annotated[
         str | None,
-        typer.Option("--sample", metavar="SHAPE", help="Shape of one sample; 1x28x28 without --data."),
+        typer.Option(
+            "--sample",
+            metavar="SHAPE",
+            rich_help_panel=options.INPUTS,
+            help="Shape of one sample; 1x28x28 without --data.",
+        ),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", min=1, help="Number of classes; 10 without --data.")
+        int | None,
+        typer.Option(
+            "--classes", min=1, rich_help_panel=options.INPUTS, help="Number of classes; 10 without --data."
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="NAME", help="Data set that says both, as `sparseprune train` takes it."
+            "--data",
+            metavar="NAME",
+            rich_help_panel=options.INPUTS,
+            help=f"Data that say both: one of {', '.join(DATASETS)}; or {options.OWN_DATA}.",
         ),
     ] = None,
     data_dir: options.DataDir = None,
@@ -97,6 +109,10 @@ def cost(
         with Bars() as bars:
             _, chosen = inputs.load(bars, data, data_dir, None, model, model_args)
     else:
+        if sample is None and model not in models.MODELS:
+            raise ValueError(
+                f"cost: expected --sample or --data, the shape of what {model} takes, got neither"
+            )
         size = SAMPLE if sample is None else _sample(sample)
         chosen = models.Network(model, size, classes or CLASSES, args=inputs.parse_model_args(model_args))
         models.check(chosen, classes)

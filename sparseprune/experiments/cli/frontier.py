@@ -21,6 +21,7 @@ from sparseprune.scores import METHODS
 from sparseprune.select.budget import EXPONENT
 
 INTERRUPTED = 130  # exit code, as shells have it after Ctrl-C
+WIDE = 130  # columns of a terminal that holds the whole table
 
 T = TypeVar("T")
 
@@ -92,10 +93,11 @@ def frontier(
 ) -> None:
     """At equal training time, which network is the most accurate: dense, small dense, or which sparse one?
 
-    Trains them all with several seeds, and draws accuracy against measured time (pruning included).
-    Each finished run is saved at once; after Ctrl-C the same command goes on where it was.
+    Trains them all with several seeds, and draws accuracy against measured time,
+    pruning included. Each finished run is saved at once; after Ctrl-C the same
+    command goes on where it was.
 
-    A network of your own (--model) is compared with small dense ones where its function
+    A network of your own is compared with small dense ones where its function
     takes a keyword width=1.0, a factor of its channels and hidden features.
     """
     points = frontier_points(
@@ -154,10 +156,13 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
         content = {"settings": records[0].settings, "machine": records[0].machine, "runs": len(records)}
         typer.echo(json.dumps({**content, "rows": statistics.to_dicts(table)}))
         return
-    console = tables.console(width=140)
+    console = tables.console(width=WIDE)
     styles = ["bold" if best else None for best in table.best]
     headline = report.headline(records[0])
-    console.print(tables.rich_table(report.texts(table), headline, report.WORDS, styles, padding=1))
+    texts = report.texts(table)
+    if console.width < WIDE:
+        texts = texts[list(report.NARROW)]
+    console.print(tables.rich_table(texts, headline, report.WORDS, styles, padding=1))
     tables.print_line(console, report.facts(records[0]))
     tables.print_line(
         console,

@@ -56,7 +56,10 @@ def _one_block_or_auto(text: str) -> str:
     return text if text == "auto" else _one_block(text)
 
 
-OWN_MODEL = "package.module:function, a function of your own that returns a torch module"
+INPUTS = "Network and data"
+OWN_MODEL = (
+    "package.module:function, a function of your own (in the current folder) that returns a torch module"
+)
 OWN_DATA = (
     "package.module:function, a function of your own that returns x, y, x_test, y_test; or a file .npz with "
     "these arrays"
@@ -64,30 +67,48 @@ OWN_DATA = (
 
 Data = Annotated[
     str,
-    typer.Option("--data", metavar="NAME", help=f"Data set: {', '.join(DATASETS)}; or {OWN_DATA}."),
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        rich_help_panel=INPUTS,
+        help=f"Data set: {', '.join(DATASETS)}; or {OWN_DATA}.",
+    ),
 ]
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
+        rich_help_panel=INPUTS,
         help="Folder with the files of cifar10 or cifar100, or with the four IDX files of fashion-mnist in "
         "place of the system's.",
     ),
 ]
 Samples = Annotated[
     int | None,
-    typer.Option("--samples", min=1, help="Train on so many samples, drawn at random; all by default."),
+    typer.Option(
+        "--samples",
+        min=1,
+        rich_help_panel=INPUTS,
+        help="Train on so many samples, drawn at random; all by default.",
+    ),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", metavar="NAME", help=f"Network: {', '.join(MODELS)}; or {OWN_MODEL}."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        rich_help_panel=INPUTS,
+        help=f"Network: {', '.join(MODELS)}; or {OWN_MODEL}.",
+    ),
 ]
 ModelArgs = Annotated[
     str,
     typer.Option(
         "--model-args",
         metavar="JSON",
-        help="Keyword arguments of your own function of --model, such as '{\"depth\": 3}'.",
+        rich_help_panel=INPUTS,
+        show_default=False,
+        help="Keyword arguments of that function, such as '{\"depth\": 3}'.",
     ),
 ]
 Sparsity = Annotated[

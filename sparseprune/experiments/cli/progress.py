@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from sparseprune.experiments.cli.tables import print_line
 from sparseprune.experiments.watcher import Watcher
 
 
@@ -82,7 +83,7 @@ class Bars(Watcher):
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(self._progress.console, line)
 
     def _remove(self) -> None:
         if self._task is not None:

@@ -45,5 +45,5 @@ def console(width: int) -> Console:
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print a long line as it is."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    """Print a long line: folded between words on a terminal, as one line elsewhere."""
+    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)

@@ -37,7 +37,7 @@ def call_function(name: str) -> Dataset:
     if not isinstance(made, tuple | list) or len(made) != len(ARRAYS):
         got = f"{len(made)} values" if isinstance(made, tuple | list) else f"a {type(made).__name__}"
         raise ValueError(f"{op}: expected the function to return {', '.join(ARRAYS)}, got {got}")
-    return _dataset(name, "a function", dict(zip(ARRAYS, made, strict=True)), op)
+    return _dataset(name, reference.source_of(function), dict(zip(ARRAYS, made, strict=True)), op)
 
 
 def read_npz(file: str) -> Dataset:
@@ -54,14 +54,15 @@ def read_npz(file: str) -> Dataset:
     op, path = f"data {file}", Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{op}: there is no such file; write it with numpy.savez(file, x=..., y=...)")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{op}: expected a file of numpy.savez, got another kind of file, or a damaged one")
     try:
         with np.load(path) as content:
             arrays = {name: content[name] for name in content.files if name in ARRAYS}
             found = content.files
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise ValueError(
-            f"{op}: expected a file of numpy.savez, with arrays of numbers, got a damaged or another one "
-            f"({error})"
+            f"{op}: expected arrays of numbers, got others, or a damaged file ({error})"
         ) from error
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise ValueError(

@@ -28,6 +28,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "FLOPs %": lambda line: f"{100 * line.flops_vs_dense:.2f}",
     "weights": lambda line: f"{line.weights:,.0f}",
 }
+NARROW = ("network", "rule", "V", "budget %", "accuracy %", "vs small", "total s")  # what 80 characters hold
 WORDS = ("network", "rule")  # columns of words; the others hold numbers
 LEGEND = (
     "After ± stands one standard deviation over the seeds. **Bold**: no other network is as accurate in as "

@@ -162,7 +162,9 @@ class _Work:
         }
 
     def check(self, points: Sequence[Point]) -> None:
-        """Raise ValueError for FLOPs that no masks can meet."""
+        """Raise ValueError for FLOPs that no masks, or no narrower network, can meet."""
+        for flops in dict.fromkeys(point.flops for point in points if point.kind == "small dense"):
+            small_dense(self.network, flops)
         shapes = {name: weight.shape for name, weight in prunable(models.build(self.network, 0)).items()}
         for rows, flops in dict.fromkeys((p.block_rows, p.flops) for p in points if p.kind == "sparse"):
             check_budget(shapes, self.costs, flops, (rows or 1, 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ def has_width(name: str) -> bool:
     Args:
         name: ``"package.module:function"``.
     """
-    signature = reference.signature_of(reference.find(name, _op(name)))
+    signature = reference.signature_of(reference.find(name, _op(name, 1.0)))
     parameter = signature.parameters.get("width") if signature else None
     return (
         parameter is not None
@@ -44,29 +46,34 @@ def make(name: str, args: Mapping[str, Any], width: float) -> nn.Module:
     Raises:
         ValueError: the function cannot be found, does not take these arguments, raises, or returns no module.
     """
-    op, arguments = _op(name), dict(args)
+    op, arguments = _op(name, width), dict(args)
     if has_width(name):
         factor = arguments.get("width", 1.0)
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise ValueError(f"{op}: expected a number as width, got {factor!r}")
         arguments["width"] = factor * width
-    remedy = "; give them as --model-args '{\"name\": value}'"
-    made = reference.call(reference.find(name, op), arguments, op, remedy)
+    given = f"--model-args '{json.dumps(dict(args))}'"
+    with warnings.catch_warnings():
+        # `check` says what is wrong with a network of no width.
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+        made = reference.call(reference.find(name, op), arguments, op, given)
     if not isinstance(made, nn.Module):
         raise ValueError(f"{op}: expected a torch.nn.Module, got {_kind(made)}; return the network")
     return copy.deepcopy(made)
 
 
-def check(name: str, model: nn.Module, sample: Sequence[int], classes: int | None) -> None:
+def check(name: str, model: nn.Module, width: float, sample: Sequence[int], classes: int | None) -> None:
     """Raise ValueError, with both shapes, unless a network can be pruned and takes such data.
 
     Args:
         name: ``"package.module:function"``.
-        model: what `make` returned; a batch runs through it in eval mode.
+        model: what `make` returned at this width; a batch runs through it in eval mode.
+        width: factor of the network's width.
         sample: shape of one sample.
         classes: number of labels, and of logits at least; None where there are no labels.
     """
-    op = _op(name)
+    op = _op(name, width)
+    remedy = "" if width == 1 else "; let no layer shrink to nothing: max(1, round(n * width))"
     weights = list(prunable(model))
     if not weights:
         raise ValueError(f"{op}: expected Linear or Conv1d/2d/3d layers, found none; nothing can be pruned")
@@ -78,7 +85,7 @@ def check(name: str, model: nn.Module, sample: Sequence[int], classes: int | Non
         first = model.get_submodule(weights[0].rpartition(".")[0])
         raise ValueError(
             f"{op}: expected a network that takes batches of shape {tuple(x.shape)}, as the samples have it; "
-            f"it begins with {first} and raised {reference.told(error)}"
+            f"it begins with {first} and raised {reference.told(error)}{remedy}"
         ) from error
     if classes is None:
         return
@@ -93,5 +100,5 @@ def _kind(value: object) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _op(name: str) -> str:
-    return f"model {name}"
+def _op(name: str, width: float) -> str:
+    return f"model {name}" if width == 1 else f"model {name} at width {width:.3g}"

@@ -116,7 +116,7 @@ def check(network: Network, classes: int | None) -> None:
         classes: number of labels; None where there are no labels.
     """
     if network.name not in MODELS:
-        own.check(network.name, build(network, 0), network.sample, classes)
+        own.check(network.name, build(network, 0), network.width, network.sample, classes)
 
 
 @contextlib.contextmanager
@@ -158,6 +158,8 @@ def narrowed(network: Network, wanted: float, size: Callable[[Network], float]) 
         network: the large network; it has a width.
         wanted: its size, or less.
         size: what is compared, such as `weight_count`; more width never means less.
+    Raises:
+        ValueError: a user's function fails at such a width, or makes what does not take the data.
     """
 
     def candidate(part: int) -> Network:
@@ -167,4 +169,6 @@ def narrowed(network: Network, wanted: float, size: Callable[[Network], float]) 
     # The first that is larger than that, and the one before it.
     i = bisect.bisect_right(parts, wanted, key=lambda part: size(candidate(part)))
     nearest = [candidate(part) for part in parts[max(i - 1, 0) : i + 1]]
-    return min(nearest, key=lambda small: abs(size(small) - wanted))
+    small = min(nearest, key=lambda small: abs(size(small) - wanted))
+    check(small, small.classes)
+    return small
