@@ -42,7 +42,9 @@ def find(reference: str, op: str) -> Callable[..., Any]:
     module = _imported(module_name, op)
     found = getattr(module, name, None)
     if found is None:
-        raise ValueError(f"{op}: found no {name!r} in {_shown(module.__file__)}; {_suggested(module, name)}")
+        file = getattr(module, "__file__", None)
+        place = module_name if file is None else _shown(file)
+        raise ValueError(f"{op}: found no {name!r} in {place}; {_suggested(module, name)}")
     if not callable(found) or isinstance(found, nn.Module):
         raise ValueError(
             f"{op}: expected a function, got a {type(found).__name__}; write a function that returns it"
@@ -95,7 +97,7 @@ def told(error: BaseException) -> str:
     """An exception in one line: its type, its message, and the line of the user's code that led to it."""
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        message, place = error.msg, f" at {_shown(error.filename)}:{error.lineno}"
+        message, place = error.msg, f" at {_shown(error.filename or '?')}:{error.lineno}"
     else:
         place = _place(error)
     return f"{type(error).__name__}{': ' if message else ''}{message}{place}"
@@ -147,9 +149,7 @@ def _place(error: BaseException) -> str:
     return ""
 
 
-def _shown(file: str | None) -> str:
+def _shown(file: str) -> str:
     """A path, short where it is below the current folder."""
-    if file is None:
-        return "?"
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -109,7 +109,7 @@ def cost(
         with Bars() as bars:
             _, chosen = inputs.load(bars, data, data_dir, None, model, model_args)
     else:
-        if sample is None and model not in models.MODELS:
+        if sample is None and ":" in model:
             raise ValueError(
                 f"cost: expected --sample or --data, the shape of what {model} takes, got neither"
             )

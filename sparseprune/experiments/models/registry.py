@@ -165,10 +165,16 @@ def narrowed(network: Network, wanted: float, size: Callable[[Network], float]) 
     def candidate(part: int) -> Network:
         return replace(network, width=network.width * part / WIDTHS)
 
+    def size_of(part: int) -> float:
+        try:
+            return size(candidate(part))
+        except ValueError:
+            return 0.0  # too narrow to be a network; `check` says why, if it is the one
+
     parts = range(1, WIDTHS + 1)
     # The first that is larger than that, and the one before it.
-    i = bisect.bisect_right(parts, wanted, key=lambda part: size(candidate(part)))
-    nearest = [candidate(part) for part in parts[max(i - 1, 0) : i + 1]]
-    small = min(nearest, key=lambda small: abs(size(small) - wanted))
+    i = bisect.bisect_right(parts, wanted, key=size_of)
+    nearest = min(parts[max(i - 1, 0) : i + 1], key=lambda part: abs(size_of(part) - wanted))
+    small = candidate(nearest)
     check(small, small.classes)
     return small
