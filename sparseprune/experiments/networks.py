@@ -144,8 +144,8 @@ def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tup
     """The first batches of the training data in the seed's order, for scoring.
 
     Args:
-        data: where they come from.
-        count: number of batches; all there are, if there are fewer.
+        data: data set that they come from.
+        count: number of batches; all of them, where there are fewer.
         batch_size: samples per batch.
         seed: seed of the order.
     Returns:

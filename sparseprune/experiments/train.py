@@ -44,7 +44,7 @@ class Optimizer:
 
 OPTIMIZERS = {
     "adam": Optimizer(torch.optim.Adam, 1e-3, {"fused": True}, "Adam (fused)"),
-    # Of the papers on pruning convolutional networks.
+    # The settings of the papers on pruning convolutional networks.
     "sgd": Optimizer(
         torch.optim.SGD,
         0.1,
@@ -55,7 +55,7 @@ OPTIMIZERS = {
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A point of a training curve: passes over the data, seconds so far, test accuracy (0 ... 1)."""
 
     epoch: float
@@ -84,7 +84,7 @@ class TrainResult:
     seconds: float
     evaluation_seconds: float
     step_seconds: float
-    curve: tuple[Point, ...]
+    curve: tuple[CurvePoint, ...]
     bytes: dict[str, int]
 
 
@@ -135,7 +135,7 @@ def train(
     updates = _optimizer(model, optimizer, lr)
     steps_per_epoch = math.ceil(len(data.train_x) / batch_size) if batch_size > 0 else 0
     step_seconds: list[float] = []
-    curve: list[Point] = []
+    curve: list[CurvePoint] = []
     evaluation_seconds = elapsed = done = 0.0
     model.train()
     start = stamp = clock()
@@ -158,7 +158,7 @@ def train(
             if done >= 1:
                 break
         accuracy = evaluate(model, data.test_x, data.test_y)
-        curve.append(Point(len(step_seconds) / steps_per_epoch, elapsed, accuracy))
+        curve.append(CurvePoint(len(step_seconds) / steps_per_epoch, elapsed, accuracy))
         now = clock()
         evaluation_seconds += now - stamp
         stamp = now

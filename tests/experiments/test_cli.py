@@ -377,3 +377,16 @@ def test_prune_within_a_budget(run, monkeypatch):
     result = run(*arguments, "--flops", 0.2, "--sparsity", 0.5)
     assert result.exit_code == 1
     assert "expected one of sparsity, flops and speedup, got sparsity and flops" in words(result.stderr)
+
+
+def test_importing_the_library_imports_no_package_of_the_command_line():
+    optional = ("typer", "rich", "matplotlib", "pandas", "tabulate", "sparseprune.experiments")
+    code = f"import sys, sparseprune; print([name for name in {optional} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_commands_without_tables_do_not_import_pandas():
+    code = "import sys, sparseprune.experiments.cli.app; print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

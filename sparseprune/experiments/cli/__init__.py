@@ -1,4 +1,4 @@
-"""The command line, ``sparseprune``: prune, train, compare, info."""
+"""The command line, ``sparseprune``: a file for each command, its options in options.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(
             f"sparseprune: the command line needs the Python package {error.name}, which is not installed; "
-            "pip install 'sparseprune[cli]' or pip install typer rich matplotlib",
+            "pip install 'sparseprune[cli]'",
             file=sys.stderr,
         )
         sys.exit(1)

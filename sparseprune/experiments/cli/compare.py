@@ -56,7 +56,7 @@ def compare(
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, help="Passes over the data in the first view (equal epochs).")
     ] = 4,
-    budget: Annotated[
+    limit: Annotated[
         str | None,
         typer.Option(
             "--budget",
@@ -91,7 +91,7 @@ def compare(
     A network of your own is compared with small dense ones where its function
     takes a keyword width=1.0, a factor of its channels and hidden features.
     """
-    fractions, seconds, shapes = _numbers(sparsities), _seconds(budget), options.parse_blocks(blocks)
+    fractions, seconds, shapes = _numbers(sparsities), _seconds(limit), options.parse_blocks(blocks)
     inputs.require("compare", "pandas", *(["matplotlib", "tabulate"] if out is not None else []))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

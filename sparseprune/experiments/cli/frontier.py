@@ -44,7 +44,7 @@ def frontier(
     out: Annotated[
         Path, typer.Option("--out", help=f"Folder for {FILE} (a line a run), table.md and frontier.png.")
     ],
-    budgets: Annotated[
+    flops: Annotated[
         str, typer.Option("--budgets", help="Fractions of the dense training FLOPs, commas between.")
     ] = "0.5,0.3,0.2,0.1,0.05",
     methods: Annotated[
@@ -101,7 +101,7 @@ def frontier(
     takes a keyword width=1.0, a factor of its channels and hidden features.
     """
     points = frontier_points(
-        flops=_list(budgets, float, "numbers"),
+        flops=_list(flops, float, "numbers"),
         methods=_known(methods, list(METHODS), "method"),
         rules=_known(rules, RULES, "rule"),
         block_rows=[rows for rows, _ in options.parse_blocks(blocks)],

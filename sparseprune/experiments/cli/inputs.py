@@ -19,7 +19,7 @@ def load(
     """Load the data, and check that the network takes them.
 
     Args:
-        bars: is told of the progress.
+        bars: listener that is told of the progress.
         name, data_dir, samples: values of --data, --data-dir and --samples.
         model, model_args: values of --model and --model-args.
     Returns:

@@ -39,7 +39,7 @@ def train(
         int | None,
         typer.Option("--epochs", min=1, help="Passes over the data; 4 where --budget is not given either."),
     ] = None,
-    budget: Annotated[
+    seconds: Annotated[
         float | None, typer.Option("--budget", help="Seconds to train, in place of --epochs.")
     ] = None,
     data: options.Data = "mnist5k",
@@ -61,9 +61,9 @@ def train(
     """
     if method is not None and masks_from is not None:
         raise typer.BadParameter("give --method or --masks, not both")
-    if epochs is not None and budget is not None:
+    if epochs is not None and seconds is not None:
         raise typer.BadParameter("give --epochs or --budget, not both")
-    if epochs is None and budget is None:
+    if epochs is None and seconds is None:
         epochs = 4
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def train(
             trained,
             dataset,
             epochs=epochs,
-            seconds=budget,
+            seconds=seconds,
             batch_size=batch_size,
             optimizer=optimizer,
             lr=lr,

@@ -112,7 +112,7 @@ def compare(
         scope: what scores are ranked together, those of all layers ("global") or of each ("layer").
         shuffled: whether to add networks with shuffled masks as controls, for every method but "random".
         clock: function that returns seconds; replaced in tests.
-        watcher: is told of the progress.
+        watcher: listener that is told of the progress.
     Returns:
         the runs, in the order of contenders, first view first.
     Raises:

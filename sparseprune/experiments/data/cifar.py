@@ -25,8 +25,8 @@ class Variant(NamedTuple):
         classes: number of labels.
         binary_folder, pickle_folder: names of the folders in the published archives.
         train, test: file names, in the binary format with ".bin" after them.
-        label_bytes: of a binary record; the last one is the label.
-        label_key: of a pickled dict.
+        label_bytes: number of label bytes of a binary record; the last one is the label.
+        label_key: key of the labels in a pickled dict.
     """
 
     classes: int
@@ -62,7 +62,7 @@ def read_cifar(folder: Path, variant: Variant) -> tuple[Path, tuple[Tensor, Tens
     """Find and read the files of CIFAR-10 or CIFAR-100.
 
     Args:
-        folder: holds the files, or the folder of the published archive that does.
+        folder: folder that holds the files, or the folder of the published archive that does.
         variant: `CIFAR10` or `CIFAR100`.
     Returns:
         the folder in which they were found; training images, training labels, test images, test labels.

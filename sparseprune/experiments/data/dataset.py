@@ -13,7 +13,7 @@ class Dataset:
 
     Attributes:
         name: the name that `load` knows it by.
-        source: where it came from, for a person to read.
+        source: place that it came from, for a person to read.
         train_x, test_x: inputs, float32, (samples, channels, height, width) for images, (samples, length)
             for signals, normalised to about mean 0 and standard deviation 1; the user's own as they are.
         train_y, test_y: labels, int64, (samples,).

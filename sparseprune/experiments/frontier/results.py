@@ -105,7 +105,7 @@ def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
 
     Args:
         file: path, where nothing need be.
-        warn: is told of a last line that was cut off, which is left out.
+        warn: function that is told of a last line that was cut off, which is left out.
     Returns:
         records; none if there is no file.
     Raises:

@@ -72,8 +72,8 @@ def frontier(
         rescale: whether to scale the weights that stay; see `sparseprune.rescale_weights`.
         trainer: function that trains as `train` does; replaced in tests.
         clock: function that returns seconds; replaced in tests.
-        watcher: is told of the progress.
-        warn: is told of a last line that was cut off; a Python warning by default.
+        watcher: listener that is told of the progress.
+        warn: function that is told of a last line that was cut off; a Python warning by default.
     Returns:
         the file's records of these points, in the points' order.
     Raises:

@@ -42,8 +42,9 @@ def statistics(records: Sequence[Record]) -> pd.DataFrame:
     grouped = runs.groupby("network", sort=False)
     figures = [*SPREADS, "prune_seconds", "flops_vs_dense", "weights"]
     # A network has a mean where all of its runs have the figure.
-    table = grouped[figures].mean(skipna=False)
-    table[[f"{name}_std" for name in SPREADS]] = grouped[list(SPREADS)].std(skipna=False)
+    table = grouped[figures].agg(lambda column: column.mean(skipna=False))
+    deviations = grouped[list(SPREADS)].agg(lambda column: column.std(skipna=False))
+    table = table.join(deviations.add_suffix("_std"))
     table["seeds"] = grouped.seed.agg(tuple)
     table = table.reset_index().sort_values("network", key=lambda points: points.map(_place), kind="stable")
     for name in ("kind", "family", "rule_text", "flops"):
@@ -56,19 +57,19 @@ def statistics(records: Sequence[Record]) -> pd.DataFrame:
 
 def to_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The same for JSON, means with their deviations, None for NaN."""
-    rows: list[dict[str, Any]] = []
+    networks: list[dict[str, Any]] = []
     for line in table.astype(object).where(table.notna(), None).to_dict("records"):
         point = line["network"].to_dict()
         del point["seed"]
-        row = {"point": point, "seeds": line["seeds"]}
+        network = {"point": point, "seeds": line["seeds"]}
         for name in ("accuracy", "seconds", "vs_dense", "vs_small", "vs_random"):
-            row[name] = line[name]
+            network[name] = line[name]
             if name in SPREADS and line[name] is not None:
-                row[name] = {"mean": line[name], "std": line[f"{name}_std"]}
-        rows.append(
-            row | {name: line[name] for name in ("prune_seconds", "flops_vs_dense", "weights", "best")}
+                network[name] = {"mean": line[name], "std": line[f"{name}_std"]}
+        networks.append(
+            network | {name: line[name] for name in ("prune_seconds", "flops_vs_dense", "weights", "best")}
         )
-    return rows
+    return networks
 
 
 def _runs(records: Sequence[Record]) -> pd.DataFrame:
@@ -94,7 +95,7 @@ def _above(runs: pd.DataFrame, reference: pd.Series) -> pd.Series:
 
     Args:
         runs: see `_runs`.
-        reference: which of them are reference networks.
+        reference: whether each of them is of a reference network.
     Returns:
         differences; NaN for the reference networks themselves, and for a run that is more than a tenth faster
         than all of them.

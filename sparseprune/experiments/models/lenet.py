@@ -19,7 +19,7 @@ def lenet5_caffe(sample: Sequence[int] = (1, 28, 28), classes: int = 10, width: 
         sample: (channels, height, width) of an image, 16 pixels a side at least; 28 x 28 become 4 x 4 before
             the linear layers, 32 x 32 become 5 x 5.
         classes: number of logits.
-        width: multiplies channels and hidden features.
+        width: factor of channels and hidden features.
     Returns:
         a module that takes (N, *sample) and returns logits (N, classes), with torch's default initialisation.
     Raises:

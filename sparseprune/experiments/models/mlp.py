@@ -39,7 +39,7 @@ def lenet_300_100(
     Args:
         sample: shape of one sample; it is flattened.
         classes: number of logits.
-        width: multiplies the hidden widths.
+        width: factor of the hidden widths.
     Returns:
         the module; see `mlp`.
     Reference:
@@ -54,7 +54,7 @@ def wide_mlp(sample: Sequence[int] = (1, 28, 28), classes: int = 10, width: floa
     Args:
         sample: shape of one sample; it is flattened.
         classes: number of logits.
-        width: multiplies the hidden widths.
+        width: factor of the hidden widths.
     Returns:
         the module; see `mlp`.
     """
@@ -70,7 +70,7 @@ def article_mlp(sample: Sequence[int] = (40_000,), classes: int = 10, width: flo
     Args:
         sample: shape of one sample; it is flattened.
         classes: number of logits.
-        width: multiplies the hidden widths.
+        width: factor of the hidden widths.
     Returns:
         the module; see `mlp`.
     """

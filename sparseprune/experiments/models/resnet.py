@@ -15,8 +15,8 @@ class BasicBlock(nn.Module):
     The shortcut is x itself, or a 1 x 1 convolution with batch-norm where the shape changes (option B).
 
     Args:
-        inputs, outputs: channels.
-        stride: of the first convolution and the shortcut.
+        inputs, outputs: numbers of channels.
+        stride: stride of the first convolution and the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -50,10 +50,10 @@ def resnet(
     Args:
         sample: (channels, height, width) of an image.
         classes: number of logits.
-        channels: of each stage.
-        blocks: in each stage.
-        width: multiplies the channels.
-        stem_stride: of the first convolution.
+        channels: channels of each stage.
+        blocks: number of blocks in each stage.
+        width: factor of the channels.
+        stem_stride: stride of the first convolution.
     Returns:
         a module that takes (N, *sample) and returns logits (N, classes).
     Raises:

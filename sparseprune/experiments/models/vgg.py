@@ -21,7 +21,7 @@ def vgg16_bn(sample: Sequence[int] = (3, 32, 32), classes: int = 10, width: floa
     Args:
         sample: (channels, height, width) of an image.
         classes: number of logits.
-        width: multiplies the channels.
+        width: factor of the channels.
     Returns:
         a module that takes (N, *sample) and returns logits (N, classes).
     Raises:
@@ -42,7 +42,7 @@ def vgg_like(sample: Sequence[int] = (3, 32, 32), classes: int = 10, width: floa
     Args:
         sample: (channels, height, width) of an image.
         classes: number of logits.
-        width: multiplies channels and hidden features.
+        width: factor of channels and hidden features.
     Returns:
         a module that takes (N, *sample) and returns logits (N, classes).
     Raises:

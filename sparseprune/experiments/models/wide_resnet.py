@@ -15,8 +15,8 @@ class PreActivationBlock(nn.Module):
     The shortcut is x itself, or a 1 x 1 convolution of a where the shape changes.
 
     Args:
-        inputs, outputs: channels.
-        stride: of the first convolution and the shortcut.
+        inputs, outputs: numbers of channels.
+        stride: stride of the first convolution and the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -48,7 +48,7 @@ def wrn(
         widening: the paper's factor k.
         sample: (channels, height, width) of an image.
         classes: number of logits.
-        width: multiplies all channels, the stem's too.
+        width: factor of all channels, the stem's too.
     Returns:
         a module that takes (N, *sample) and returns logits (N, classes).
     Raises:
