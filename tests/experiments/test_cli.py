@@ -70,12 +70,7 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert figures["network"] == {
-        "name": "lenet_300_100",
-        "sample": [1, 8, 8],
-        "classes": 10,
-        "width": 1.0,
-    }
+    assert figures["network"] == {"name": "lenet_300_100", "sample": [1, 8, 8], "classes": 10, "width": 1.0}
     blocks = [layer["block"] for layer in figures["summary"]["layers"]]
     assert (figures["block"], blocks) == ("4x1", ["4x1", "4x1", "1x1"])  # 10 rows are not divisible
     assert (figures["summary"]["weights"], figures["summary"]["kept"]) == (50_200, 50_200 // 4)

@@ -22,12 +22,7 @@ from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.frontier import report, results
 from sparseprune.experiments.frontier.points import Point, frontier_points
 from sparseprune.experiments.frontier.results import Layer, Measured, Record
-from sparseprune.experiments.frontier.rules import (
-    RULES,
-    masks_within,
-    small_dense,
-    training_flops,
-)
+from sparseprune.experiments.frontier.rules import RULES, masks_within, small_dense, training_flops
 from sparseprune.experiments.frontier.run import frontier
 from sparseprune.experiments.frontier.statistics import statistics, to_dicts
 from sparseprune.experiments.models import Network

@@ -250,10 +250,7 @@ def test_compare_trains_every_contender_in_both_views(data, small_model):
     assert {of for _, _, of in log.begun} == {17}  # 4 prunings, 7 and 6 trainings: dense is not trained twice
     assert max(log.parts) == 1
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert written["model"] == {
-        "name": "small",
-        "weights": total,
-    }
+    assert written["model"] == {"name": "small", "weights": total}
 
 
 def test_compare_starts_all_contenders_from_the_same_weights(data, small_model, monkeypatch):
