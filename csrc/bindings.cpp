@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
 
-#include "cpu/isa.h"
+#include "cpu/kernels/isa.h"
 
 #ifdef SPARSEPRUNE_CUDA
 #include "cuda/build_info.h"

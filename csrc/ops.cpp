@@ -1,6 +1,6 @@
 // Every operator of the library, one schema a line: the one list of what exists.
-// Implementations register themselves beside their kernels (cpu/*.cpp, cuda/*.cu).
-// sparseprune/fallback.py holds the same list in plain torch; a test compares the two.
+// Implementations register themselves beside their kernels (cpu/ and cuda/).
+// sparseprune/ops/plain holds the same list in plain torch; a test compares the two.
 //
 // A sparse weight W [rows, cols] is stored in blocks of V rows x 1 column, V = 1, 2, 4, 8 or 16: values [nnz, V],
 // crow [rows / V + 1], col [nnz] (torch's BSR layout; CSR for V = 1). Activations are [features, batch] with any

@@ -9,10 +9,10 @@
 #include <memory>
 #include <new>
 
-#include "arguments.h"
-#include "isa.h"
-#include "kernels.h"
-#include "plan.h"
+#include "common/layout.h"
+#include "cpu/kernels/isa.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/linear/plan.h"
 
 namespace sparseprune {
 

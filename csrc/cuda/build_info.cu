@@ -1,4 +1,4 @@
-#include "build_info.h"
+#include "cuda/build_info.h"
 
 namespace sparseprune::cuda {
 

@@ -5,9 +5,9 @@
 #include <optional>
 #include <vector>
 
-#include "arguments.h"
-#include "device.cuh"
-#include "spmm.cuh"
+#include "common/layout.h"
+#include "cuda/device.cuh"
+#include "cuda/linear/spmm.cuh"
 
 #ifdef __CUDACC__
 #include <dlfcn.h>

@@ -8,13 +8,13 @@
 //
 // `order`: rows, or columns, by falling number of nonzeros. The transpose has the weight's columns as rows:
 // nonzeros of column c are start[c] .. start[c + 1], `index` their block row, `source` which block of `values`
-// they are; a convolution's are those of conv_plan.h. The pattern itself is read from crow and col.
+// they are; a convolution's are those of common/conv_plan.h. The pattern itself is read from crow and col.
 #pragma once
 #include <algorithm>
 #include <numeric>
 
-#include "conv_plan.h"
-#include "operands.h"
+#include "common/conv_plan.h"
+#include "cuda/operands.h"
 
 namespace sparseprune::cuda {
 

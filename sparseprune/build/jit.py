@@ -7,7 +7,6 @@ This module imports nothing of the package (``setup.py`` runs it alone).
 
 from __future__ import annotations
 
-import glob
 import os
 import shlex
 import shutil
@@ -30,8 +29,8 @@ CXX_FLAGS = [
 
 
 def sources() -> list[str]:
-    """Paths of all C++ files of the extension, sorted."""
-    return sorted(glob.glob(str(CSRC / "*.cpp")) + glob.glob(str(CSRC / "cpu" / "*.cpp")))
+    """Paths of all C++ files of the extension, sorted. No two may have one name: torch names objects after them."""
+    return sorted(str(path) for path in CSRC.rglob("*.cpp"))
 
 
 def include_dirs() -> list[str]:

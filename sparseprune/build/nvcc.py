@@ -1,4 +1,4 @@
-"""Compile the CUDA part of the extension, ``csrc/cuda/*.cu``, with nvcc where there is one.
+"""Compile the CUDA part of the extension, ``csrc/cuda/**/*.cu``, with nvcc where there is one.
 
 ``USE_CUDA`` says whether: ``auto`` (the default: where nvcc is found), ``1`` or ``0``.
 ``TORCH_CUDA_ARCH_LIST`` says for which GPUs, like ``"8.0;9.0+PTX"``. Neither a GPU nor a CUDA build of torch
@@ -9,7 +9,6 @@ This module imports nothing of the package (``setup.py`` runs it alone).
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
@@ -53,7 +52,7 @@ class CudaPart(NamedTuple):
 
 def sources() -> list[str]:
     """Paths of all CUDA files, sorted."""
-    return sorted(glob.glob(str(CSRC / "cuda" / "*.cu")))
+    return sorted(str(path) for path in (CSRC / "cuda").rglob("*.cu"))
 
 
 def find() -> str | None:
@@ -135,7 +134,10 @@ def compile(folder: str | os.PathLike[str], verbose: bool = False) -> CudaPart:
     folder.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{CSRC}", *(f"-isystem={path}" for path in cpp_extension.include_paths())]
     command = shlex.join([nvcc, *FLAGS, *targets(nvcc), *includes])
-    objects = {source: str(folder / f"{Path(source).stem}.cuda.o") for source in sources()}
+    # As the sources lie in their folders: files of one name do not meet.
+    objects = {
+        source: str(folder / Path(source).relative_to(CSRC).with_suffix(".cuda.o")) for source in sources()
+    }
     rules = [
         f"rule nvcc\n  command = {command} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
     ]

@@ -4,7 +4,7 @@
 //   kernels_test heap before_guard after_guard    where buffers are put; all of them where none is named
 //
 // All numbers are small integers, which sums hold exactly in any order: results are equal, not close.
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 #include <cmath>
 #include <limits>
@@ -13,7 +13,7 @@
 
 #include "batch_norm_tests.h"
 #include "conv_tests.h"
-#include "cpu/isa.h"
+#include "cpu/kernels/isa.h"
 #include "problems.h"
 
 namespace sparseprune {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "buffers.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace sparseprune {
 

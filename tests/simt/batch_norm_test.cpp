@@ -1,5 +1,5 @@
 // The kernels of batch normalisation on the CPU (simt.h) against double precision, over awkward shapes.
-#include "cuda/batch_norm.cuh"
+#include "cuda/batch_norm/batch_norm.cuh"
 
 #include "checking.h"
 

@@ -1,5 +1,5 @@
 // The kernels of convolutions on the CPU (simt.h) against their definition in double precision.
-#include "cuda/conv.cuh"
+#include "cuda/conv/conv.cuh"
 
 #include <array>
 

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "checking.h"
-#include "cuda/sddmm_tensor_cores.cuh"
-#include "cuda/spmm_tensor_cores.cuh"
+#include "cuda/linear/sddmm_tensor_cores.cuh"
+#include "cuda/linear/spmm_tensor_cores.cuh"
 
 namespace sparseprune::cuda {
 namespace {

@@ -15,7 +15,7 @@ from sparseprune.build import jit, nvcc
 ROOT = Path(__file__).resolve().parents[2]
 SIMT = ROOT / "tests" / "simt"
 # What the CUDA operators use of the C++ part.
-SHARED = [jit.CSRC / name for name in ("ops.cpp", "pattern.cpp", "conv_plan.cpp")]
+SHARED = [jit.CSRC / "ops.cpp", *sorted((jit.CSRC / "common").glob("*.cpp"))]
 ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 THREAD = ["-fsanitize=thread"]
 
@@ -165,7 +165,7 @@ KERNEL_FILES = {"batch_norm", "conv", "products", "topk"}
 def entries(found: str, source: str, folder: Path) -> dict[str, str]:
     """PTX of every kernel of a file, by name. Names hold the template's arguments."""
     ptx = folder / "kernels.ptx"
-    path = str(jit.CSRC / "cuda" / f"{source}.cu")
+    path = str(next((jit.CSRC / "cuda").rglob(f"{source}.cu")))
     compile_with_nvcc(found, path, "-arch=compute_80", "-ptx", "-o", str(ptx), folder=folder)
     parts = ptx.read_text().split(".entry ")[1:]
     return {part.split("(")[0].strip(): part for part in parts}

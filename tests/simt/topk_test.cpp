@@ -1,5 +1,5 @@
 // topk_masks on the CPU (simt.h) against a stable sort.
-#include "cuda/topk.cuh"
+#include "cuda/topk/topk.cuh"
 
 #include <algorithm>
 

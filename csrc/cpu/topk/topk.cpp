@@ -1,0 +1,362 @@
+// topk_masks: the k largest scores of a list of tensors, exactly k, ties to the earlier position.
+//
+// 1. A sample of the scores gives a bracket [lo, hi] that very likely holds the k-th largest.
+// 2. A threaded pass counts the scores above hi, at hi and at lo, and copies those strictly between.
+// 3. The k-th largest of all is hi, lo, or selected among the copies (about 1 % of all scores).
+// 4. A threaded pass writes the masks: scores above the threshold, and those equal to it up to a position.
+//
+// Scores are compared as integers in the order of the floats, so that -0.0 equals 0.0 and denormals count
+// whatever the processor's flush-to-zero mode. Each chunk's counts are exact integers and chunks do not depend on
+// the threads, so the masks do not either.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/checks.h"
+#include "cpu/kernels/isa.h"
+
+namespace sparseprune {
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr int64_t CHUNK = int64_t{1} << 16;    // scores per unit of threaded work
+constexpr int64_t TILE = 1024;                 // scores per vectorised loop; its flags stay in L1
+constexpr int64_t SAMPLES = int64_t{1} << 16;  // the sample and the bracket's content cost about the same
+static_assert(TILE % 8 == 0, "flags of a tile are read as 8-byte words");
+
+template <class Float>
+struct Order;
+template <>
+struct Order<float> {
+  using Key = int32_t;
+};
+template <>
+struct Order<double> {
+  using Key = int64_t;
+};
+template <class Float>
+using KeyOf = typename Order<Float>::Key;
+
+template <class Float>
+constexpr KeyOf<Float> LARGEST = std::bit_cast<KeyOf<Float>>(std::numeric_limits<Float>::max());
+
+template <class Float>
+inline KeyOf<Float> magnitude_of(Float score) {
+  return std::bit_cast<KeyOf<Float>>(score) & std::numeric_limits<KeyOf<Float>>::max();
+}
+
+// Sign and magnitude to two's complement: key(a) < key(b) exactly when a < b; both zeros have key 0.
+template <class Float>
+inline KeyOf<Float> key_of(Float score) {
+  const KeyOf<Float> sign = std::bit_cast<KeyOf<Float>>(score) >> (8 * sizeof(Float) - 1);
+  return (magnitude_of(score) ^ sign) - sign;
+}
+
+template <class Float>
+struct Chunk {
+  using Key = KeyOf<Float>;
+  const Float* scores;
+  bool* mask;
+  int64_t size;
+  int64_t first;   // position over all tensors together
+  int64_t tensor;  // index in the list
+  // filled by count()
+  int64_t above, at_hi, at_lo;
+  std::vector<Key> between;  // lo < key < hi, in order of position
+  bool finite;
+};
+
+template <class Float>
+struct Selection {
+  KeyOf<Float> threshold;  // key of the k-th largest
+  int64_t above;           // scores above it
+};
+
+template <class Float>
+[[noreturn]] void refuse(const Chunk<Float>& chunk) {
+  const Float* bad = std::find_if(chunk.scores, chunk.scores + chunk.size,
+                                  [](Float score) { return magnitude_of(score) > LARGEST<Float>; });
+  const auto infinity = std::bit_cast<KeyOf<Float>>(std::numeric_limits<Float>::infinity());
+  const char* what = magnitude_of(*bad) > infinity ? "nan" : "inf";
+  throw std::invalid_argument(std::string("topk_masks: expected finite scores, got ") + what + " in scores[" +
+                              std::to_string(chunk.tensor) + "]");
+}
+
+template <class Float>
+struct TileCounts {
+  KeyOf<Float> above = 0, at_hi = 0, at_lo = 0;
+  KeyOf<Float> room = 0;  // negative once a magnitude was above the largest finite one
+};
+
+// The two loops over all scores. gcc vectorises them for whatever the function they are inlined into may use.
+template <class Float>
+[[gnu::always_inline]] inline TileCounts<Float> count_tile_loop(const Float* scores, int64_t size, KeyOf<Float> lo,
+                                                                KeyOf<Float> hi, uint8_t* between) {
+  TileCounts<Float> counts;
+  for (int64_t i = 0; i < size; ++i) {
+    const KeyOf<Float> key = key_of(scores[i]);
+    counts.room |= LARGEST<Float> - magnitude_of(scores[i]);
+    counts.above += key > hi;
+    counts.at_hi += key == hi;
+    counts.at_lo += key == lo;
+    between[i] = (key > lo) & (key < hi);
+  }
+  return counts;
+}
+
+template <class Float>
+[[gnu::always_inline]] inline void write_mask_loop(const Float* scores, bool* mask, int64_t size,
+                                                   KeyOf<Float> bound) {
+  for (int64_t i = 0; i < size; ++i) mask[i] = key_of(scores[i]) > bound;
+}
+
+template <class Float>
+TileCounts<Float> count_tile_baseline(const Float* scores, int64_t size, KeyOf<Float> lo, KeyOf<Float> hi,
+                                      uint8_t* between) {
+  return count_tile_loop(scores, size, lo, hi, between);
+}
+
+template <class Float>
+void write_mask_baseline(const Float* scores, bool* mask, int64_t size, KeyOf<Float> bound) {
+  write_mask_loop(scores, mask, size, bound);
+}
+
+#if defined(__x86_64__)
+// AVX-512 gains nothing over AVX2 here (both wait for memory), so it uses these too.
+template <class Float>
+[[gnu::target("avx2")]] TileCounts<Float> count_tile_avx2(const Float* scores, int64_t size, KeyOf<Float> lo,
+                                                          KeyOf<Float> hi, uint8_t* between) {
+  return count_tile_loop(scores, size, lo, hi, between);
+}
+
+template <class Float>
+[[gnu::target("avx2")]] void write_mask_avx2(const Float* scores, bool* mask, int64_t size, KeyOf<Float> bound) {
+  write_mask_loop(scores, mask, size, bound);
+}
+#endif
+
+template <class Float>
+struct Loops {
+  TileCounts<Float> (*count_tile)(const Float*, int64_t, KeyOf<Float>, KeyOf<Float>, uint8_t*);
+  void (*write_mask)(const Float*, bool*, int64_t, KeyOf<Float>);
+};
+
+template <class Float>
+Loops<Float> current_loops() {
+#if defined(__x86_64__)
+  if (std::string_view(current_isa().name) != "scalar") return {count_tile_avx2<Float>, write_mask_avx2<Float>};
+#endif
+  return {count_tile_baseline<Float>, write_mask_baseline<Float>};
+}
+
+template <class Float>
+void count(const Loops<Float>& loops, Chunk<Float>& chunk, KeyOf<Float> lo, KeyOf<Float> hi) {
+  chunk.above = chunk.at_hi = chunk.at_lo = 0;
+  chunk.between.clear();
+  KeyOf<Float> room = 0;
+  uint8_t between[TILE];
+  for (int64_t begin = 0; begin < chunk.size; begin += TILE) {
+    const Float* scores = chunk.scores + begin;
+    const int64_t size = std::min(TILE, chunk.size - begin);
+    const TileCounts<Float> tile = loops.count_tile(scores, size, lo, hi, between);
+    chunk.above += tile.above;
+    chunk.at_hi += tile.at_hi;
+    chunk.at_lo += tile.at_lo;
+    room |= tile.room;
+    std::fill(between + size, between + (size + 7) / 8 * 8, uint8_t{0});
+    for (int64_t i = 0; i < size; i += 8) {
+      uint64_t word;  // few scores are in the bracket, so eight flags are looked at together
+      std::memcpy(&word, between + i, 8);
+      if (word == 0) continue;
+      for (int64_t j = i; j < std::min(i + 8, size); ++j) {
+        if (between[j]) chunk.between.push_back(key_of(scores[j]));
+      }
+    }
+  }
+  chunk.finite = room >= 0;
+}
+
+// One score from each of up to SAMPLES equal stretches of positions. Where in its stretch varies (a multiple of
+// the golden ratio), since rows and columns of a weight differ and a constant stride would see few of them.
+template <class Float>
+std::vector<KeyOf<Float>> sample(const std::vector<Chunk<Float>>& chunks, int64_t n) {
+  const int64_t m = std::min(n, SAMPLES);
+  std::vector<KeyOf<Float>> keys(m);
+  torch::stable::parallel_for(0, m, 4096, [&](int64_t begin, int64_t end) {
+    const auto start = [&](int64_t i) { return n / m * i + n % m * i / m; };
+    auto chunk = std::upper_bound(chunks.begin(), chunks.end(), start(begin),
+                                  [](int64_t position, const auto& c) { return position < c.first; }) -
+                 1;
+    for (int64_t i = begin; i < end; ++i) {
+      const uint64_t jitter = static_cast<uint32_t>(i) * 2654435769u;
+      const int64_t position = start(i) + static_cast<int64_t>((jitter * (start(i + 1) - start(i))) >> 32);
+      while (position >= chunk->first + chunk->size) ++chunk;
+      keys[i] = key_of(chunk->scores[position - chunk->first]);
+    }
+  });
+  return keys;
+}
+
+// Counts all chunks against [lo, hi]; true when the k-th largest is in there.
+template <class Float>
+bool select(const Loops<Float>& loops, std::vector<Chunk<Float>>& chunks, int64_t k, KeyOf<Float> lo,
+            KeyOf<Float> hi, Selection<Float>& selection) {
+  torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) count(loops, chunks[c], lo, hi);
+  });
+  int64_t above = 0, at_hi = 0, at_lo = 0, between = 0;
+  for (const auto& chunk : chunks) {
+    if (!chunk.finite) refuse(chunk);
+    above += chunk.above;
+    at_hi += chunk.at_hi;
+    at_lo += chunk.at_lo;
+    between += static_cast<int64_t>(chunk.between.size());
+  }
+  if (k <= above) return false;
+  if (k <= above + at_hi) {
+    selection = {hi, above};
+    return true;
+  }
+  if (k <= above + at_hi + between) {
+    std::vector<KeyOf<Float>> keys;
+    keys.reserve(between);
+    for (const auto& chunk : chunks) keys.insert(keys.end(), chunk.between.begin(), chunk.between.end());
+    const auto kth = keys.begin() + (k - above - at_hi - 1);
+    std::nth_element(keys.begin(), kth, keys.end(), std::greater<>());
+    const auto larger = std::count_if(keys.begin(), kth, [&](auto key) { return key > *kth; });
+    selection = {*kth, above + at_hi + larger};
+    return true;
+  }
+  selection = {lo, above + at_hi + between};
+  return k <= above + at_hi + between + at_lo;
+}
+
+template <class Float>
+int64_t count_ties(const Chunk<Float>& chunk, KeyOf<Float> threshold, KeyOf<Float> lo, KeyOf<Float> hi) {
+  if (threshold == hi) return chunk.at_hi;
+  if (threshold == lo) return chunk.at_lo;
+  return std::count(chunk.between.begin(), chunk.between.end(), threshold);
+}
+
+// The position before which scores equal to the threshold are kept: just after the r-th of them.
+template <class Float>
+int64_t end_of_ties(const std::vector<Chunk<Float>>& chunks, int64_t r, KeyOf<Float> threshold, KeyOf<Float> lo,
+                    KeyOf<Float> hi) {
+  if (r == 0) return 0;
+  for (const auto& chunk : chunks) {
+    const int64_t ties = count_ties(chunk, threshold, lo, hi);
+    if (r > ties) {
+      r -= ties;
+      continue;
+    }
+    for (int64_t i = 0; i < chunk.size; ++i) {
+      r -= key_of(chunk.scores[i]) == threshold;
+      if (r == 0) return chunk.first + i + 1;
+    }
+  }
+  throw std::logic_error("topk_masks: fewer ties than counted");
+}
+
+template <class Float>
+void topk(std::vector<Chunk<Float>>& chunks, int64_t n, int64_t k) {
+  using Key = KeyOf<Float>;
+  const Loops<Float> loops = current_loops<Float>();
+  const Key largest = LARGEST<Float>;
+  Selection<Float> selection{};
+  Key lo{}, hi{};
+  std::vector<Key> keys = sample(chunks, n);
+  const double m = static_cast<double>(keys.size());
+  const int64_t rank = std::max<int64_t>(k, 1);  // k = 0: the largest score is the threshold, and no tie is kept
+  const double density = static_cast<double>(rank) / static_cast<double>(n);
+  // Four standard errors miss the k-th score once in 16,000 times, or when the sample is not representative.
+  for (const double width : {4.0, 64.0, std::numeric_limits<double>::infinity()}) {
+    const double slack = width * std::sqrt(m * density * (1 - density)) + 1;
+    const double first = m * density - slack, last = m * density + slack;
+    hi = largest, lo = -largest;
+    const auto descending = std::greater<>();
+    if (first > 0) {
+      const auto it = keys.begin() + static_cast<int64_t>(first);
+      std::nth_element(keys.begin(), it, keys.end(), descending);
+      hi = std::min(*it, largest);
+    }
+    if (last < m - 1) {
+      const auto it = keys.begin() + static_cast<int64_t>(last);
+      std::nth_element(keys.begin(), it, keys.end(), descending);
+      lo = std::max(*it, static_cast<Key>(-largest));
+    }
+    if (select(loops, chunks, rank, lo, hi, selection)) break;
+  }
+  const Key threshold = selection.threshold;
+  const int64_t tied_end = end_of_ties(chunks, k - selection.above, threshold, lo, hi);
+  torch::stable::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const auto& chunk = chunks[c];
+      const int64_t tied = std::clamp<int64_t>(tied_end - chunk.first, 0, chunk.size);
+      loops.write_mask(chunk.scores, chunk.mask, tied, static_cast<Key>(threshold - 1));
+      loops.write_mask(chunk.scores + tied, chunk.mask + tied, chunk.size - tied, threshold);
+    }
+  });
+}
+
+template <class Float>
+void fill_masks(const std::vector<Tensor>& scores, const std::vector<Tensor>& masks, int64_t n, int64_t k) {
+  std::vector<Chunk<Float>> chunks;
+  chunks.reserve(n / CHUNK + scores.size());
+  int64_t first = 0;
+  for (size_t t = 0; t < scores.size(); ++t) {
+    const auto* values = static_cast<const Float*>(scores[t].const_data_ptr());
+    auto* mask = static_cast<bool*>(masks[t].mutable_data_ptr());
+    const int64_t numel = scores[t].numel();
+    for (int64_t begin = 0; begin < numel; begin += CHUNK) {
+      const int64_t size = std::min(CHUNK, numel - begin);
+      chunks.push_back(
+          {values + begin, mask + begin, size, first + begin, static_cast<int64_t>(t), 0, 0, 0, {}, true});
+    }
+    first += numel;
+  }
+  if (n > 0) topk(chunks, n, k);
+}
+
+std::vector<Tensor> topk_masks(std::vector<Tensor> scores, int64_t k) {
+  using torch::headeronly::ScalarType;
+  int64_t n = 0;
+  for (const auto& score : scores) {
+    const auto type = score.scalar_type();
+    check(score.is_cpu() && type == scores[0].scalar_type() &&
+              (type == ScalarType::Float || type == ScalarType::Double),
+          "topk_masks: expected CPU scores, all float32 or all float64; convert them with .to() first");
+    n += score.numel();
+  }
+  check(k >= 0 && k <= n, "topk_masks: expected k in 0..", n, " (number of scores), got ", k);
+  std::vector<Tensor> masks;
+  for (auto& score : scores) {
+    score = torch::stable::contiguous(score);
+    masks.push_back(torch::stable::new_empty(score, score.sizes(), ScalarType::Bool));
+  }
+  if (!scores.empty() && scores[0].scalar_type() == ScalarType::Double) {
+    fill_masks<double>(scores, masks, n, k);
+  } else {
+    fill_masks<float>(scores, masks, n, k);
+  }
+  return masks;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("topk_masks", TORCH_BOX(&topk_masks)); }
+
+}  // namespace sparseprune
