@@ -86,7 +86,7 @@ def test_planted_bugs_are_found(sanitizer: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_operators_on_the_emulator(tmp_path: Path) -> None:
-    """What runs on a GPU, test_gpu.py, over the CUDA operators compiled as C++ for the CPU."""
+    """What runs on a GPU, ops/test_gpu.py, over the CUDA operators compiled as C++ for the CPU."""
     compiler = cxx()
     headers = [f"-I{jit.CSRC}", f"-I{SIMT}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
     options = [*jit.CXX_FLAGS, "-O1", "-fPIC", "-Wno-unknown-pragmas", *headers]
