@@ -1,7 +1,8 @@
-// The kernels of batch normalisation over `Vec`: included by kernels_simd.h.
+// The kernels of batch normalisation over `Vec`, included by simd.h.
 //
 // A mask of positive outputs that is computed again is the same to the last bit, since every number goes through
 // the same multiply-add, the last ones of a channel in a part of a vector.
+#pragma once
 
 // Calls body(first, count, t) for the vectors of n numbers, t = 0 .. 3 in turn: sums into t do not wait for one
 // another.

@@ -1,4 +1,7 @@
-// The kernels of convolutions over `Vec`: included by kernels_simd.h, whose passes they run with other addresses.
+// The kernels of convolutions over `Vec`, included by simd.h: the passes of linear layers (simd_linear.h) with
+// other addresses.
+#pragma once
+#include "cpu/kernels/simd_linear.h"
 
 // Vectors of a run that one pass over V rows of y keeps in registers: as many as fit, since every pass reads the
 // weights and their offsets again.
