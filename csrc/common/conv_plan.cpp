@@ -5,12 +5,10 @@
 
 #include <numeric>
 
+#include "common/checks.h"
 #include "common/pattern.h"
 
 namespace sparseprune {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 Tensor make_conv_plan(const Tensor& crow, const Tensor& col, const ConvGeometry& g, int64_t block_rows) {
   check_block_rows("conv2d_plan", block_rows);

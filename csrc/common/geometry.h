@@ -17,6 +17,10 @@
 
 namespace sparseprune {
 
+struct ImageSize {
+  int64_t height, width;
+};
+
 // Order of the operators' argument `geometry`.
 struct ConvGeometry {
   int64_t in_channels, kernel[2], stride[2], pad[4], dilation[2], groups;  // pad: top, bottom, left, right
@@ -63,6 +67,10 @@ struct ConvGeometry {
     check(padded >= reach, op, ": expected a padded input of at least ", reach, " (the kernel's reach) in ",
           axis == 0 ? "height" : "width", ", got ", padded);
     return (padded - reach) / stride[axis] + 1;
+  }
+
+  ImageSize output_size(const char* op, ImageSize in) const {
+    return {output_size(op, 0, in.height), output_size(op, 1, in.width)};
   }
 
   // The phase of the input whose gradient kernel position k adds to.

@@ -1,75 +1,66 @@
-// What operators check of their arguments, on any device, and how activations lie in memory.
+// How activations lie in memory. Each is asked once in a call, by the structs below, which carry the answers
+// along.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <string>
-
-#include "common/checks.h"
+#include <cstdint>
+#include <optional>
 
 namespace sparseprune {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// ---- checks ----
+// ---- activations of linear layers: [features, batch] ----
 
-inline std::string shape_of(const Tensor& t) {
-  std::string text;
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
-  return "[" + text + "]";
-}
+struct Activation {
+  Tensor tensor;
+  int64_t features, batch;
+  int64_t feature_stride, batch_stride;
 
-inline void check_dtype(const char* op, const char* what, const Tensor& t, ScalarType expected) {
-  check(t.scalar_type() == expected, op, ": expected ", what, " to be ", name_of(expected), ", got ",
-        name_of(t.scalar_type()));
-}
+  explicit Activation(const Tensor& t) : tensor(t) {
+    const auto sizes = t.sizes(), strides = t.strides();
+    features = sizes[0], batch = sizes[1];
+    feature_stride = strides[0], batch_stride = strides[1];
+  }
 
-inline void check_activation(const char* op, const char* what, const Tensor& t, int64_t features,
-                             const char* meaning) {
-  check(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (", meaning,
-        "), batch], got ", shape_of(t));
-}
-
-inline void check_images(const char* op, const char* what, const Tensor& t, int64_t channels,
-                         const char* meaning) {
-  check(t.dim() == 4 && t.size(1) == channels, op, ": expected ", what, ".shape == [samples, ", channels, " (",
-        meaning, "), height, width], got ", shape_of(t));
-}
-
-inline void check_values(const char* op, const Tensor& values, int64_t nnz, int64_t block_rows) {
-  check(values.dim() == 2 && values.size(0) == nnz && values.size(1) == block_rows, op,
-        ": expected values.shape == [", nnz, " (nonzero blocks of the pattern), ", block_rows,
-        " (rows of a block)], got ", shape_of(values));
-}
-
-inline void check_vector(const char* op, const char* what, const Tensor& t, int64_t size, const char* meaning) {
-  check(t.dim() == 1 && t.size(0) == size, op, ": expected ", what, ".shape == [", size, " (", meaning, ")], got ",
-        shape_of(t));
-}
-
-// ---- activations [features, batch] ----
-
-inline bool is_batch_inner(const Tensor& x) { return x.stride(1) == 1 && x.stride(0) != 1; }
+  bool batch_inner() const { return batch_stride == 1 && feature_stride != 1; }
+};
 
 inline Tensor new_activation(const Tensor& like, int64_t features, int64_t batch, bool batch_inner) {
   if (batch_inner) return torch::stable::new_empty(like, {features, batch});
   return torch::stable::transpose(torch::stable::new_empty(like, {batch, features}), 0, 1);
 }
 
-// ---- images (N, C, H, W) ----
-
-// Samples innermost and nothing between them: [C, H, W, N] in memory, where dimensions of size 1 do not count.
-inline bool is_batch_inner_images(const Tensor& x) {
-  if (x.size(0) <= 1) return false;
-  int64_t stride = x.size(0);
-  for (int dim = 3; dim >= 1; --dim) {
-    if (x.size(dim) != 1 && x.stride(dim) != stride) return false;
-    stride *= x.size(dim);
-  }
-  return x.stride(0) == 1;
+// The same numbers with features next to one another: a copy where they are not.
+inline Tensor feature_inner(const Tensor& x) {
+  using torch::stable::contiguous, torch::stable::transpose;
+  return transpose(contiguous(transpose(x, 0, 1)), 0, 1);
 }
+
+// ---- images: (N, C, H, W) ----
+
+struct Images {
+  Tensor tensor;
+  int64_t samples, channels, height, width;
+  int64_t sample_stride, channel_stride, row_stride, column_stride;
+  // Samples innermost and nothing between them: [C, H, W, N] in memory.
+  bool batch_inner;
+
+  explicit Images(const Tensor& t) : tensor(t) {
+    const auto sizes = t.sizes(), strides = t.strides();
+    samples = sizes[0], channels = sizes[1], height = sizes[2], width = sizes[3];
+    sample_stride = strides[0], channel_stride = strides[1], row_stride = strides[2], column_stride = strides[3];
+    // The strides of dimensions of size 1 do not count.
+    batch_inner = samples > 1 && sample_stride == 1 && (width == 1 || column_stride == samples) &&
+                  (height == 1 || row_stride == samples * width) &&
+                  (channels == 1 || channel_stride == samples * width * height);
+  }
+
+  int64_t pixels() const { return height * width; }
+  int64_t features() const { return channels * pixels(); }
+  int64_t numel() const { return samples * features(); }
+};
 
 // [C, H, W, N] as (N, C, H, W)
 inline Tensor samples_first(const Tensor& x) {
@@ -81,21 +72,53 @@ inline Tensor samples_last(const Tensor& x) {
   return transpose(transpose(transpose(x, 2, 3), 1, 3), 0, 3);
 }
 
-inline Tensor new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool batch_inner) {
-  return batch_inner ? samples_first(torch::stable::new_empty(like, {c, h, w, n}))
-                     : torch::stable::new_empty(like, {n, c, h, w});
+inline Images new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool batch_inner) {
+  return Images(batch_inner ? samples_first(torch::stable::new_empty(like, {c, h, w, n}))
+                            : torch::stable::new_empty(like, {n, c, h, w}));
+}
+inline Images new_images_like(const Images& x) {
+  return new_images(x.tensor, x.samples, x.channels, x.height, x.width, x.batch_inner);
 }
 
-// The same numbers in the other layout, or as they are where they have it: torch transposes matrices faster than
-// it permutes.
-inline Tensor images_in_layout(const Tensor& x, bool batch_inner) {
+// The same numbers, batch-inner or ordinarily laid out; as they are where they lie so. Torch transposes matrices
+// faster than it permutes.
+inline Images in_layout(const Images& x, bool batch_inner) {
   using torch::stable::contiguous, torch::stable::transpose, torch::stable::view;
-  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), features = c * h * w;
-  if (is_batch_inner_images(x))
-    return batch_inner ? x : view(contiguous(transpose(view(samples_last(x), {features, n}), 0, 1)), {n, c, h, w});
-  const Tensor ordinary = contiguous(x);
-  if (!batch_inner) return ordinary;
-  return samples_first(view(contiguous(transpose(view(ordinary, {n, features}), 0, 1)), {c, h, w, n}));
+  const int64_t n = x.samples, c = x.channels, h = x.height, w = x.width;
+  if (x.batch_inner && batch_inner) return x;
+  if (x.batch_inner)
+    return Images(view(contiguous(transpose(view(samples_last(x.tensor), {c * h * w, n}), 0, 1)), {n, c, h, w}));
+  const Tensor ordinary = contiguous(x.tensor);
+  if (!batch_inner) return Images(ordinary);
+  const Tensor by_features = contiguous(transpose(view(ordinary, {n, c * h * w}), 0, 1));
+  return Images(samples_first(view(by_features, {c, h, w, n})));
+}
+
+// ---- images of one row ----
+//
+// Where every pixel is computed on its own, it does not matter which of them are neighbours: rows that follow one
+// another in memory are one row, and no lane of a vector is left empty at their ends.
+
+// The pixels of each image as one row, next to one another, or, with samples innermost, those of all images as one
+// row of one image. Nothing where rows do not follow one another, and where the images would be no different.
+inline std::optional<Images> as_one_row(const Images& x, bool samples_innermost) {
+  using torch::stable::view;
+  if (x.numel() == 0) return std::nullopt;
+  if (samples_innermost) {
+    if (!x.batch_inner) return std::nullopt;
+    return Images(view(samples_last(x.tensor), {1, x.channels, 1, x.pixels() * x.samples}));
+  }
+  if (x.height == 1 || x.row_stride != x.width * x.column_stride) return std::nullopt;
+  const Images row(view(x.tensor, {x.samples, x.channels, 1, x.pixels()}));
+  return row.column_stride == 1 ? row : in_layout(row, false);
+}
+
+// What as_one_row() made of images of this many samples and this size, as such images again.
+inline Images from_one_row(const Images& y, int64_t samples, int64_t height, int64_t width,
+                           bool samples_innermost) {
+  using torch::stable::view;
+  return Images(samples_innermost ? samples_first(view(y.tensor, {y.channels, height, width, samples}))
+                                  : view(y.tensor, {samples, y.channels, height, width}));
 }
 
 }  // namespace sparseprune

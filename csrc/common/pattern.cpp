@@ -11,9 +11,6 @@
 namespace sparseprune {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 constexpr int64_t row_grain = 64;
 
 void check_indices(const char* op, const char* name, const Tensor& t) {
@@ -37,11 +34,6 @@ void check_ends(const char* op, const int32_t* start, int32_t rows, int64_t nnz)
 }
 
 }  // namespace
-
-void check_block_rows(const char* op, int64_t block_rows) {
-  check(block_rows == 1 || block_rows == 2 || block_rows == 4 || block_rows == 8 || block_rows == 16, op,
-        ": expected block_rows to be 1, 2, 4, 8 or 16, got ", block_rows);
-}
 
 void check_starts(const char* op, const int32_t* start, int32_t rows, int64_t nnz) {
   check_ends(op, start, rows, nnz);

@@ -16,8 +16,6 @@ struct Csr {
 Csr checked_pattern(const char* op, const torch::stable::Tensor& crow, const torch::stable::Tensor& col,
                     int64_t cols, int64_t block_rows);
 
-void check_block_rows(const char* op, int64_t block_rows);
-
 // Throws unless start[0 .. rows] ascends from 0 to nnz.
 void check_starts(const char* op, const int32_t* start, int32_t rows, int64_t nnz);
 

@@ -1,7 +1,7 @@
 // Values between the user's order and that of a transposed plan, whose `source` says which block of `values` each
 // of its nonzeros is.
 #pragma once
-#include "cpu/operands.h"
+#include "cpu/tensors.h"
 
 namespace sparseprune {
 

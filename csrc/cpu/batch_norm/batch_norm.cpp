@@ -10,7 +10,9 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/conv/operands.h"
+#include "common/batch_norm_call.h"
+#include "cpu/images.h"
+#include "cpu/threads.h"
 
 namespace sparseprune {
 namespace {
@@ -19,9 +21,9 @@ namespace {
 struct Channels {
   int64_t channels, channel_stride, pieces, piece, piece_stride;
 
-  static Channels of(const Tensor& x) {
-    const int64_t n = x.size(0), c = x.size(1), pixels = x.size(2) * x.size(3);
-    if (is_batch_inner_images(x)) return {c, n * pixels, 1, n * pixels, 0};
+  static Channels of(const Images& x) {
+    const int64_t n = x.samples, c = x.channels, pixels = x.pixels();
+    if (x.batch_inner) return {c, n * pixels, 1, n * pixels, 0};
     return {c, pixels, n, pixels, c * pixels};
   }
   int64_t numbers() const { return pieces * piece; }
@@ -57,32 +59,9 @@ std::vector<Sum<Element>> numbers_of(const std::optional<Tensor>& t, int64_t cha
   return numbers;
 }
 
-ScalarType sums_of(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
-
-void check_channels(const char* op, const char* what, const std::optional<Tensor>& t, const Tensor& x) {
-  if (!t) return;
-  const ScalarType type = x.scalar_type();
-  check_type(op, what, *t, t->scalar_type() == type ? type : sums_of(type));
-  check_vector(op, what, *t, x.size(1), "channels");
-}
-
-ScalarType check_input(const char* op, const Tensor& x) {
-  const ScalarType type = check_floating(op, "x", x);
-  check_type(op, "x", x, type);
-  check(x.dim() == 4, op, ": expected x.shape == [samples, channels, height, width], got ", x.dim(),
-        " dimensions");
-  return type;
-}
-
-void check_like(const char* op, const char* what, const std::optional<Tensor>& t, const Tensor& x) {
-  if (!t) return;
-  check_type(op, what, *t, x.scalar_type());
-  check(shape_of(*t) == shape_of(x), op, ": expected ", what, ".shape == ", shape_of(x), " (that of x), got ",
-        shape_of(*t));
-}
-
-std::optional<Tensor> in_layout(const std::optional<Tensor>& t, bool batch_inner) {
-  return t ? std::optional(sparseprune::in_layout(*t, batch_inner)) : std::nullopt;
+// t, of the same shape, laid out as the images are.
+std::optional<Tensor> in_layout_of(const Images& images, const std::optional<Tensor>& t) {
+  return t ? std::optional(in_layout_by_kernels(Images(*t), images.batch_inner).tensor) : std::nullopt;
 }
 
 template <class Element>
@@ -90,8 +69,8 @@ const Element* data_or_null(const std::optional<Tensor>& t) {
   return t ? data_of<Element>(*t) : nullptr;
 }
 
-Tensor images_like(const Tensor& x) {
-  return new_images(x, x.size(0), x.size(1), x.size(2), x.size(3), is_batch_inner_images(x));
+Tensor new_statistics(const Images& x) {
+  return torch::stable::new_empty(x.tensor, {x.channels}, type_of_statistics(x.tensor.scalar_type()));
 }
 
 // The forward and the backward pass use these same numbers, to the last bit.
@@ -142,20 +121,17 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act(const Tensor& input, const std
                                                   const std::optional<Tensor>& bias,
                                                   const std::optional<Tensor>& residual, double eps, bool relu,
                                                   std::optional<bool> batch_inner) {
-  const ScalarType type = check_input("batch_norm_act", input);
-  check_channels("batch_norm_act", "weight", weight, input);
-  check_channels("batch_norm_act", "bias", bias, input);
-  check_like("batch_norm_act", "residual", residual, input);
-  const bool inner = is_batch_inner_images(input);
-  const Tensor x = sparseprune::in_layout(input, inner), y = images_like(x);
-  const std::optional<Tensor> added = in_layout(residual, inner);
+  const Checks<OnCpu> checks("batch_norm_act", "x", input);
+  const Images images =
+      checked_batch_norm(checks, input, {{"weight", weight}, {"bias", bias}}, {{"residual", residual}});
+  const Images x = in_layout_by_kernels(images, images.batch_inner), y = new_images_like(x);
+  const std::optional<Tensor> added = in_layout_of(images, residual);
   const Channels at = Channels::of(x);
-  const Tensor mean = torch::stable::new_empty(x, {at.channels}, sums_of(type)),
-               var = torch::stable::new_empty(x, {at.channels}, sums_of(type));
-  dispatch(type, [&](auto zero) {
+  const Tensor mean = new_statistics(x), var = new_statistics(x);
+  dispatch(checks.type, [&](auto zero) {
     using Element = decltype(zero);
-    const Element *from = data_of<Element>(x), *other = data_or_null<Element>(added);
-    Element* to = mutable_data_of<Element>(y);
+    const Element *from = data_of<Element>(x.tensor), *other = data_or_null<Element>(added);
+    Element* to = mutable_data_of<Element>(y.tensor);
     Sum<Element>*means = mutable_data_of<Sum<Element>>(mean), *vars = mutable_data_of<Sum<Element>>(var);
     const Normalizations<Element> normalizations(weight, bias, at.channels, eps);
     at.for_all([&](int64_t c) {
@@ -163,27 +139,23 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act(const Tensor& input, const std
       normalize(from, other, at, c, normalizations.of(c, means[c], vars[c]), relu, to);
     });
   });
-  return {sparseprune::in_layout(y, batch_inner.value_or(inner)), mean, var};
+  return {in_layout_by_kernels(y, batch_inner.value_or(images.batch_inner)).tensor, mean, var};
 }
 
 Tensor batch_norm_act_eval(const Tensor& input, const std::optional<Tensor>& weight,
                            const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& var,
                            const std::optional<Tensor>& residual, double eps, bool relu,
                            std::optional<bool> batch_inner) {
-  const ScalarType type = check_input("batch_norm_act_eval", input);
-  check_channels("batch_norm_act_eval", "weight", weight, input);
-  check_channels("batch_norm_act_eval", "bias", bias, input);
-  check_channels("batch_norm_act_eval", "mean", mean, input);
-  check_channels("batch_norm_act_eval", "var", var, input);
-  check_like("batch_norm_act_eval", "residual", residual, input);
-  const bool inner = is_batch_inner_images(input);
-  const Tensor x = sparseprune::in_layout(input, inner), y = images_like(x);
-  const std::optional<Tensor> added = in_layout(residual, inner);
+  const Checks<OnCpu> checks("batch_norm_act_eval", "x", input);
+  const Images images = checked_batch_norm(
+      checks, input, {{"weight", weight}, {"bias", bias}, {"mean", mean}, {"var", var}}, {{"residual", residual}});
+  const Images x = in_layout_by_kernels(images, images.batch_inner), y = new_images_like(x);
+  const std::optional<Tensor> added = in_layout_of(images, residual);
   const Channels at = Channels::of(x);
-  dispatch(type, [&](auto zero) {
+  dispatch(checks.type, [&](auto zero) {
     using Element = decltype(zero);
-    const Element *from = data_of<Element>(x), *other = data_or_null<Element>(added);
-    Element* to = mutable_data_of<Element>(y);
+    const Element *from = data_of<Element>(x.tensor), *other = data_or_null<Element>(added);
+    Element* to = mutable_data_of<Element>(y.tensor);
     const std::vector<Sum<Element>> means = numbers_of<Element>(mean, at.channels, 0),
                                     vars = numbers_of<Element>(var, at.channels, 1);
     const Normalizations<Element> normalizations(weight, bias, at.channels, eps);
@@ -191,7 +163,7 @@ Tensor batch_norm_act_eval(const Tensor& input, const std::optional<Tensor>& wei
       normalize(from, other, at, c, normalizations.of(c, means[size_t(c)], vars[size_t(c)]), relu, to);
     });
   });
-  return sparseprune::in_layout(y, batch_inner.value_or(inner));
+  return in_layout_by_kernels(y, batch_inner.value_or(images.batch_inner)).tensor;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(const Tensor& grad, const Tensor& input,
@@ -200,27 +172,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(const Tensor&
                                                                    const Tensor& mean, const Tensor& var,
                                                                    const std::optional<Tensor>& output, double eps,
                                                                    bool relu, bool training, bool needs_residual) {
-  const ScalarType type = check_input("batch_norm_act_backward", input);
-  check_channels("batch_norm_act_backward", "weight", weight, input);
-  check_channels("batch_norm_act_backward", "bias", bias, input);
-  check_channels("batch_norm_act_backward", "mean", mean, input);
-  check_channels("batch_norm_act_backward", "var", var, input);
-  check_like("batch_norm_act_backward", "g", grad, input);
-  check_like("batch_norm_act_backward", "y", output, input);
-  const bool inner = is_batch_inner_images(input);
-  const Tensor x = sparseprune::in_layout(input, inner), g = sparseprune::in_layout(grad, inner),
-               d_x = images_like(x),
-               d_residual = needs_residual ? images_like(x) : torch::stable::new_empty(x, {0});
-  const std::optional<Tensor> y = relu ? in_layout(output, inner) : std::nullopt;
+  const Checks<OnCpu> checks("batch_norm_act_backward", "x", input);
+  const Images images =
+      checked_batch_norm(checks, input, {{"weight", weight}, {"bias", bias}, {"mean", mean}, {"var", var}},
+                         {{"g", grad}, {"y", output}});
+  const Images x = in_layout_by_kernels(images, images.batch_inner),
+               g = in_layout_by_kernels(Images(grad), images.batch_inner), d_x = new_images_like(x);
+  const Tensor d_residual = needs_residual ? new_images_like(x).tensor : torch::stable::new_empty(x.tensor, {0});
+  const std::optional<Tensor> y = relu ? in_layout_of(images, output) : std::nullopt;
   const Channels at = Channels::of(x);
-  const Tensor d_weight = torch::stable::new_empty(x, {at.channels}, sums_of(type)),
-               d_bias = torch::stable::new_empty(x, {at.channels}, sums_of(type));
-  dispatch(type, [&](auto zero) {
+  const Tensor d_weight = new_statistics(x), d_bias = new_statistics(x);
+  dispatch(checks.type, [&](auto zero) {
     using Element = decltype(zero);
     using Scalar = Sum<Element>;
-    const Element *from = data_of<Element>(x), *gradient = data_of<Element>(g),
+    const Element *from = data_of<Element>(x.tensor), *gradient = data_of<Element>(g.tensor),
                   *outputs = data_or_null<Element>(y);
-    Element *to = mutable_data_of<Element>(d_x),
+    Element *to = mutable_data_of<Element>(d_x.tensor),
             *to_residual = needs_residual ? mutable_data_of<Element>(d_residual) : nullptr;
     Scalar *to_weight = mutable_data_of<Scalar>(d_weight), *to_bias = mutable_data_of<Scalar>(d_bias);
     const std::vector<Scalar> means = numbers_of<Element>(mean, at.channels, 0),
@@ -254,7 +221,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(const Tensor&
       to_bias[c] = Scalar(of_g);
     });
   });
-  return {d_x, d_residual, d_weight, d_bias};
+  return {d_x.tensor, d_residual, d_weight, d_bias};
 }
 
 }  // namespace

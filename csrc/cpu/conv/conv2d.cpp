@@ -1,13 +1,17 @@
 // Operator conv2d: y = conv(x, W) + bias.
 //
-// The image is cut into tiles (cpu/conv/tile.h). A thread packs one tile of x and runs all rows of W over it: row
+// The image is cut into tiles (tiling.h). A thread packs one tile of x and runs all rows of W over it: row
 // r of a group's pattern gives V channels of the tile's results. What is added to an output element, and in which
 // order, is fixed by the pattern and the shapes alone: the same bits at any number of threads.
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 
-#include "cpu/conv/operands.h"
+#include "common/conv_call.h"
+#include "common/conv_plan.h"
+#include "common/pattern.h"
+#include "cpu/conv/tile.h"
+#include "cpu/threads.h"
 
 namespace sparseprune {
 namespace {
@@ -24,7 +28,7 @@ struct Conv {
   const Sum<Element>* value;
   const Sum<Element>* bias;
   int64_t samples;
-  Images<Element> y;
+  ImageView<Element> y;
 
   // Results of rows of blocks begin .. end of a group, from a packed tile.
   void run(const Sum<Element>* tile, Place place, Range range) const {
@@ -65,20 +69,29 @@ struct Conv {
   static constexpr int32_t rows_at_once = 16;
 };
 
+// The weight of a call, as the operator got it.
+struct Weight {
+  const Tensor &values, &crow, &col;
+  const std::optional<Tensor>& bias;
+};
+
 template <class Element>
-void run_conv(const ConvGeometry& g, const Axis& down, const Axis& across, const Tensor& values,
-              const Tensor& crow, const Tensor& col, const Sum<Element>* bias, const Tensor& x, const Tensor& y) {
-  const int64_t samples = x.size(0), block_rows = values.size(1);
-  const int32_t all_rows = int32_t(crow.numel() - 1), rows = all_rows / int32_t(g.groups);
+void run_conv(const ConvCall& call, const Weight& weight, const Images& x, const Images& y) {
+  const ConvGeometry& g = call.geometry;
+  const int64_t samples = x.samples, block_rows = call.block_rows;
+  const int32_t all_rows = int32_t(call.rows), rows = all_rows / int32_t(g.groups);
+  const Axis down = Axis::forward(g, 0, x.height, y.height), across = Axis::forward(g, 1, x.width, y.width);
   const Tiling tiling = tiling_of(down, across, g.group_channels(), samples, sizeof(Sum<Element>));
-  const Tensor starts = torch::stable::contiguous(crow), columns = torch::stable::contiguous(col);
-  const Tensor offsets = torch::stable::new_empty(columns, {columns.numel()});
+  const Tensor starts = torch::stable::contiguous(weight.crow), columns = torch::stable::contiguous(weight.col);
+  const Tensor offsets = torch::stable::new_empty(columns, {call.nnz});
   const int32_t* start = starts.const_data_ptr<int32_t>();
-  check_starts("conv2d", start, all_rows, columns.numel());
+  check_starts("conv2d", start, all_rows, call.nnz);
   check(look_up(offset_table("conv2d", tiling, down, across, g.group_channels(), 1),
-                columns.const_data_ptr<int32_t>(), columns.numel(), offsets.mutable_data_ptr<int32_t>()),
+                columns.const_data_ptr<int32_t>(), call.nnz, offsets.mutable_data_ptr<int32_t>()),
         "conv2d: expected col within 0 .. ", g.cols() - 1, " (weight columns), got another index");
-  const Tensor value = widened_copy<Element>(values);
+  const Tensor value = widened_copy<Element>(weight.values);
+  const std::optional<Tensor> bias =
+      weight.bias ? std::optional(widened_copy<Element>(*weight.bias)) : std::nullopt;
   const Conv<Element> conv{down,
                            across,
                            tiling,
@@ -87,16 +100,15 @@ void run_conv(const ConvGeometry& g, const Axis& down, const Axis& across, const
                            start,
                            offsets.const_data_ptr<int32_t>(),
                            data_of<Sum<Element>>(value),
-                           bias,
+                           bias ? data_of<Sum<Element>>(*bias) : nullptr,
                            samples,
-                           mutable_images<Element>(y)};
+                           mutable_view_of<Element>(y)};
   const int64_t items = tiling.panels * g.groups * tiling.tiles();
-  const int64_t multiplications = values.numel() * samples * down.results * across.results;
-  const int64_t threads = multiplications < serial_work ? 1 : int64_t(torch::stable::get_num_threads());
+  const int64_t threads = worthwhile_threads(call.nnz * block_rows * samples * y.pixels());
   // Whole tiles where they can be dealt out evenly enough; otherwise every tile's rows are divided too.
   const int64_t parts = items % threads == 0 || items > 8 * threads ? 1 : threads;
   torch::stable::parallel_for(0, items * parts, 1, [&](int64_t begin, int64_t end) {
-    PackedTile<Element> packed{images<Element>(x), samples, down, across, tiling};
+    PackedTile<Element> packed{view_of<Element>(x), samples, down, across, tiling};
     for (int64_t item = begin; item < end; ++item) {
       const Place place = tiling.place_of(item / parts, g.groups);
       const int32_t* from = start + place.group * rows;
@@ -107,37 +119,22 @@ void run_conv(const ConvGeometry& g, const Axis& down, const Axis& across, const
   });
 }
 
-Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_t,
+Tensor conv2d(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor&,
               std::vector<int64_t> geometry, const std::optional<Tensor>& bias, std::optional<bool> batch_inner) {
-  const ConvGeometry g = ConvGeometry::from("conv2d", geometry);
-  const ScalarType type = check_floating("conv2d", "x", x);
-  check_images("conv2d", "x", x, type, g.in_channels, "in_channels");
-  check_conv_values("conv2d", values, col, type);
-  check_block_rows("conv2d", values.size(1));
-  const int64_t channels = check_conv_pattern("conv2d", crow, col, g, values.size(1));
-  if (bias) {
-    check_type("conv2d", "bias", *bias, type);
-    check_vector("conv2d", "bias", *bias, channels, "out_channels");
-  }
-  const int64_t height = g.output_size("conv2d", 0, x.size(2)), width = g.output_size("conv2d", 1, x.size(3));
-  const bool inner = batch_inner.value_or(is_batch_inner_images(x));
-  const Tensor input = for_kernels(x);
-  if (g.pointwise())
-    if (const auto row = as_one_row(input)) {
-      const Tensor y = conv2d(*row, values, crow, col, plan_t, geometry, bias, false);
-      return in_layout(from_one_row(y, x.size(0), height, width), inner);
-    }
-  const Tensor y = new_images(x, x.size(0), channels, height, width, x.size(0) >= few_samples);
-  if (y.numel() > 0) {
-    const Axis down = Axis::forward(g, 0, x.size(2), height), across = Axis::forward(g, 1, x.size(3), width);
-    dispatch(type, [&](auto zero) {
-      using Element = decltype(zero);
-      const std::optional<Tensor> sums = bias ? std::optional(widened_copy<Element>(*bias)) : std::nullopt;
-      run_conv<Element>(g, down, across, values, crow, col, sums ? data_of<Sum<Element>>(*sums) : nullptr, input,
-                        y);
-    });
-  }
-  return in_layout(y, inner);
+  const Checks<OnCpu> checks("conv2d", "x", x);
+  const ConvCall call = checked_convolution(checks, x, values, crow, col, geometry, bias);
+  const bool by_samples = vectors_of_samples(call.samples);
+
+  const Images input = for_kernels(*call.x);
+  const std::optional<Images> row = call.geometry.pointwise() ? as_one_row(input, by_samples) : std::nullopt;
+  const Images& from = row ? *row : input;
+  const ImageSize size = row ? ImageSize{1, row->width} : call.out;
+  const Images to =
+      new_images(x, from.samples, call.out_channels(), size.height, size.width, vectors_of_samples(from.samples));
+  if (to.numel() > 0)
+    dispatch(call.type, [&](auto zero) { run_conv<decltype(zero)>(call, {values, crow, col, bias}, from, to); });
+  const Images y = row ? from_one_row(to, call.samples, call.out.height, call.out.width, by_samples) : to;
+  return in_layout_by_kernels(y, batch_inner.value_or(call.x->batch_inner)).tensor;
 }
 
 Tensor conv2d_plan(const Tensor& crow, const Tensor& col, std::vector<int64_t> geometry, int64_t block_rows) {

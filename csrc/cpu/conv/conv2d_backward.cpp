@@ -10,8 +10,11 @@
 #include <optional>
 #include <tuple>
 
-#include "cpu/conv/operands.h"
+#include "common/conv_call.h"
+#include "common/conv_plan.h"
+#include "cpu/conv/tile.h"
 #include "cpu/plan_order.h"
+#include "cpu/threads.h"
 
 namespace sparseprune {
 namespace {
@@ -27,8 +30,8 @@ struct ConvGradients {
   const int32_t* offset;
   const Sum<Element>* value;
   int64_t samples, input_height, input_width;
-  Images<const Element> x;
-  Images<Element> d_x;
+  ImageView<const Element> x;
+  ImageView<Element> d_x;
   Sum<Element>* d_value;  // of the group of tiles
 
   // The rows range of a group of channels, over a packed tile of g.
@@ -110,26 +113,39 @@ struct ConvGradients {
   static constexpr int32_t rows_at_once = 16;  // as in conv2d.cpp
 };
 
-// Runs all tiles; null data of x or d_x: not wanted. The sums of weight gradients are [groups of tiles, nnz, V].
+// What all gradients need: the plan by input channels, and the sizes of the call.
+struct Operands {
+  ConvCall call;
+  ConvPlanView plan;
+
+  PlanOrder order() const { return {plan.source, plan.header.nnz, plan.header.block_rows}; }
+};
+
+struct Results {
+  std::optional<Images> d_x;
+  std::optional<Tensor> d_values;
+};
+
+// Null value or x: without d_x, without d_value. The sums of weight gradients are [groups of tiles, nnz, V].
 template <class Element>
-void run_gradients(const ConvGeometry& g, const ConvPlanView& plan, const Tensor& grad, int64_t input_height,
-                   int64_t input_width, const Sum<Element>* value, Images<const Element> x, Images<Element> d_x,
-                   int64_t tile_groups, const Tiling& tiling, const Axis& down, const Axis& across,
-                   Sum<Element>* d_value) {
-  const int64_t V = plan.header.block_rows, samples = grad.size(0);
+void run_gradients(const Operands& o, const Images& grad, const Sum<Element>* value, const Images* x,
+                   const Images* d_x, ImageSize input, const Axis& down, const Axis& across, const Tiling& tiling,
+                   int64_t tile_groups, Sum<Element>* d_value) {
+  const ConvGeometry& g = o.call.geometry;
+  const ConvPlanView& plan = o.plan;
+  const int64_t V = plan.header.block_rows, samples = grad.samples;
   const int64_t group_blocks = plan.header.rows_of_pattern / g.groups;
-  const Tensor offsets = torch::stable::new_empty(grad, {plan.header.nnz}, ScalarType::Int);
+  const Tensor offsets = torch::stable::new_empty(grad.tensor, {plan.header.nnz}, ScalarType::Int);
   check(look_up(offset_table("conv2d_backward", tiling, down, across, group_blocks, V), plan.index,
                 plan.header.nnz, offsets.mutable_data_ptr<int32_t>()),
         "conv2d_backward: expected a plan made by sparseprune::conv2d_plan, got one with other indices");
   if (d_value) std::fill_n(d_value, tile_groups * plan.header.nnz * V, Sum<Element>(0));
   const int64_t items = tiling.panels * g.groups * tiling.tiles();
-  const int64_t multiplications = int64_t(plan.header.nnz) * V * samples * grad.size(2) * grad.size(3);
-  const int64_t threads = multiplications < serial_work ? 1 : int64_t(torch::stable::get_num_threads());
+  const int64_t threads = worthwhile_threads(int64_t(plan.header.nnz) * V * samples * grad.pixels());
   const int64_t parts = (threads + tile_groups - 1) / tile_groups;
   const int32_t rows = int32_t(g.phases() * g.group_channels());
   torch::stable::parallel_for(0, tile_groups * parts, 1, [&](int64_t begin, int64_t end) {
-    PackedTile<Element> packed{images<Element>(grad), samples, down, across, tiling};
+    PackedTile<Element> packed{view_of<Element>(grad), samples, down, across, tiling};
     for (int64_t share = begin; share < end; ++share) {
       const int64_t tile_group = share / parts, part = share % parts;
       const ConvGradients<Element> gradients{g,
@@ -140,10 +156,10 @@ void run_gradients(const ConvGeometry& g, const ConvPlanView& plan, const Tensor
                                              offsets.const_data_ptr<int32_t>(),
                                              value,
                                              samples,
-                                             input_height,
-                                             input_width,
-                                             x,
-                                             d_x,
+                                             input.height,
+                                             input.width,
+                                             x ? view_of<Element>(*x) : ImageView<const Element>{},
+                                             d_x ? mutable_view_of<Element>(*d_x) : ImageView<Element>{},
                                              d_value ? d_value + tile_group * plan.header.nnz * V : nullptr};
       for (int64_t item = items * tile_group / tile_groups; item < items * (tile_group + 1) / tile_groups;
            ++item) {
@@ -157,116 +173,113 @@ void run_gradients(const ConvGeometry& g, const ConvPlanView& plan, const Tensor
   });
 }
 
-struct Operands {
-  ConvGeometry geometry;
-  ConvPlanView plan;
-  ScalarType type;
-  int64_t height, width;  // of the input
-};
-
-Operands check_gradient(const char* op, const Tensor& grad, const Tensor& crow, const Tensor& col,
-                        const Tensor& plan_t, const std::vector<int64_t>& geometry, int64_t height,
-                        int64_t width) {
-  const ConvGeometry g = ConvGeometry::from(op, geometry);
-  const ConvPlanView plan = check_conv_plan(op, crow, col, plan_t, g);
-  const ScalarType type = check_floating(op, "g", grad);
-  check_images(op, "g", grad, type, check_conv_pattern(op, crow, col, g, plan.header.block_rows), "out_channels");
-  const int64_t out_height = g.output_size(op, 0, height), out_width = g.output_size(op, 1, width);
-  check(grad.size(2) == out_height && grad.size(3) == out_width, op, ": expected g of height and width ",
-        out_height, " x ", out_width, " (the output's), got ", grad.size(2), " x ", grad.size(3));
-  return {g, plan, type, height, width};
-}
-
-void check_values(const char* op, const Tensor& values, const Tensor& col, const Operands& operands) {
-  check_conv_values(op, values, col, operands.type);
-  check(values.size(1) == operands.plan.header.block_rows, op,
-        ": expected values.shape[1] == ", operands.plan.header.block_rows, " (rows of a block of the plan), got ",
-        values.size(1));
-}
-
-Operands check_with_input(const char* op, const Tensor& grad, const Tensor& x, const Tensor& crow,
-                          const Tensor& col, const Tensor& plan_t, const std::vector<int64_t>& geometry) {
-  check_images(op, "x", x, check_floating(op, "g", grad), ConvGeometry::from(op, geometry).in_channels,
-               "in_channels");
-  check(grad.dim() == 4 && grad.size(0) == x.size(0), op, ": expected x and g of as many samples, got ",
-        shape_of(x), " and ", shape_of(grad));
-  return check_gradient(op, grad, crow, col, plan_t, geometry, x.size(2), x.size(3));
-}
-
-struct Results {
-  std::optional<Tensor> d_x, d_values;
-};
-
-// The gradients that are asked for: d_x where there are values, d_values where there is x.
-Results compute(const Operands& o, const Tensor& grad, const std::optional<Tensor>& x,
-                const std::optional<Tensor>& values) {
-  const ConvGeometry& g = o.geometry;
-  const int64_t samples = grad.size(0);
-  const Tensor g_images = for_kernels(grad);
-  const std::optional<Tensor> input = x ? std::optional(for_kernels(*x)) : std::nullopt;
-  if (g.pointwise()) {
-    const auto row_of_grad = as_one_row(g_images), row_of_x = input ? as_one_row(*input) : std::nullopt;
-    if (row_of_grad && row_of_x.has_value() == x.has_value()) {
-      Results results = compute({g, o.plan, o.type, 1, row_of_grad->size(3)}, *row_of_grad, row_of_x, values);
-      if (results.d_x) results.d_x = from_one_row(*results.d_x, samples, o.height, o.width);
-      return results;
-    }
-  }
+// From g and x as the kernels want them; d_x as they write it. `input` is the size of x.
+template <class Element>
+Results gradients(const Operands& o, const Images& grad, const Images* x, ImageSize input, const Tensor* values) {
+  const ConvGeometry& g = o.call.geometry;
+  const PlanOrder order = o.order();
+  const Tensor& like = grad.tensor;
+  const int64_t samples = grad.samples;
   Results results;
-  if (values) results.d_x = new_images(grad, samples, g.in_channels, o.height, o.width, samples >= few_samples);
-  const Axis down = Axis::gradient(g, 0, o.height, grad.size(2)),
-             across = Axis::gradient(g, 1, o.width, grad.size(3));
-  dispatch(o.type, [&](auto zero) {
-    using Element = decltype(zero);
-    const PlanOrder order{o.plan.source, o.plan.header.nnz, o.plan.header.block_rows};
-    const Tiling tiling = tiling_of(down, across, o.plan.header.rows_of_pattern / g.groups * order.block_rows,
-                                    samples, sizeof(Sum<Element>));
-    const int64_t tile_groups = tiling.panels * g.groups * tiling.tiles() > 1 ? 2 : 1;
-    const std::optional<Tensor> value =
-        values ? std::optional(in_plan_order<Element>(*values, order)) : std::nullopt;
-    const std::optional<Tensor> sums =
-        x ? std::optional(new_sums<Element>(tile_groups, order, grad)) : std::nullopt;
-    if (sums && samples == 0)
-      std::fill_n(mutable_data_of<Sum<Element>>(*sums), sums->numel(), Sum<Element>(0));
-    else
-      run_gradients<Element>(g, o.plan, g_images, o.height, o.width,
-                             value ? data_of<Sum<Element>>(*value) : nullptr,
-                             input ? images<Element>(*input) : Images<const Element>{},
-                             results.d_x ? mutable_images<Element>(*results.d_x) : Images<Element>{}, tile_groups,
-                             tiling, down, across, sums ? mutable_data_of<Sum<Element>>(*sums) : nullptr);
-    if (sums) results.d_values = from_plan_order<Element>(*sums, tile_groups, order, grad);
-  });
+  if (values)
+    results.d_x = new_images(like, samples, g.in_channels, input.height, input.width, vectors_of_samples(samples));
+  const Axis down = Axis::gradient(g, 0, input.height, grad.height),
+             across = Axis::gradient(g, 1, input.width, grad.width);
+  const Tiling tiling = tiling_of(down, across, o.plan.header.rows_of_pattern / g.groups * order.block_rows,
+                                  samples, sizeof(Sum<Element>));
+  const int64_t tile_groups = tiling.panels * g.groups * tiling.tiles() > 1 ? 2 : 1;
+  const std::optional<Tensor> value =
+      values ? std::optional(in_plan_order<Element>(*values, order)) : std::nullopt;
+  const std::optional<Tensor> sums = x ? std::optional(new_sums<Element>(tile_groups, order, like)) : std::nullopt;
+  Sum<Element>* d_value = sums ? mutable_data_of<Sum<Element>>(*sums) : nullptr;
+  if (sums && samples == 0)
+    std::fill_n(d_value, sums->numel(), Sum<Element>(0));
+  else
+    run_gradients<Element>(o, grad, value ? data_of<Sum<Element>>(*value) : nullptr, x,
+                           results.d_x ? &*results.d_x : nullptr, input, down, across, tiling, tile_groups,
+                           d_value);
+  if (sums) results.d_values = from_plan_order<Element>(*sums, tile_groups, order, like);
   return results;
 }
 
-Tensor conv2d_t(const Tensor& grad, const Tensor& values, const Tensor& crow, const Tensor& col,
-                const Tensor& plan_t, std::vector<int64_t> geometry, std::vector<int64_t> input_size) {
-  check(input_size.size() == 2, "conv2d_t: expected input_size to be [height, width], got ", input_size.size(),
-        " numbers");
-  const Operands operands =
-      check_gradient("conv2d_t", grad, crow, col, plan_t, geometry, input_size[0], input_size[1]);
-  check_values("conv2d_t", values, col, operands);
-  return in_layout(*compute(operands, grad, std::nullopt, values).d_x, is_batch_inner_images(grad));
+// The gradients that are asked for: d_x where there are values, d_values where the call has x.
+Results compute(const Operands& o, const Tensor* values) {
+  const ConvCall& call = o.call;
+  const auto run = [&](const Images& g, const std::optional<Images>& x, ImageSize input) {
+    return dispatch(call.type,
+                    [&](auto zero) { return gradients<decltype(zero)>(o, g, x ? &*x : nullptr, input, values); });
+  };
+  const Images g = for_kernels(*call.g);
+  const std::optional<Images> x = call.x ? std::optional(for_kernels(*call.x)) : std::nullopt;
+  if (call.geometry.pointwise()) {
+    const bool by_samples = vectors_of_samples(call.samples);
+    const std::optional<Images> row_of_g = as_one_row(g, by_samples),
+                                row_of_x = x ? as_one_row(*x, by_samples) : std::nullopt;
+    if (row_of_g && row_of_x.has_value() == x.has_value()) {
+      Results results = run(*row_of_g, row_of_x, {1, row_of_g->width});
+      if (results.d_x)
+        results.d_x = from_one_row(*results.d_x, call.samples, call.in.height, call.in.width, by_samples);
+      return results;
+    }
+  }
+  return run(g, x, call.in);
 }
 
-Tensor conv2d_sddmm(const Tensor& grad, const Tensor& x, const Tensor& crow, const Tensor& col,
-                    const Tensor& plan_t, std::vector<int64_t> geometry, int64_t block_rows) {
-  const Operands operands = check_with_input("conv2d_sddmm", grad, x, crow, col, plan_t, geometry);
-  check(block_rows == operands.plan.header.block_rows,
-        "conv2d_sddmm: expected block_rows == ", operands.plan.header.block_rows, " (the plan's), got ",
-        block_rows);
-  return *compute(operands, grad, x, std::nullopt).d_values;
+// The plan of a pattern, by input channel. Its indices are those that sparseprune::conv2d_plan checked.
+ConvPlanView checked_plan(const Checks<OnCpu>& checks, const Tensor& crow, const Tensor& col, const Tensor& plan,
+                          const ConvGeometry& g) {
+  checks.is_indices("plan_t", plan);
+  const char* op = checks.op;
+  check(plan.dim() == 1 && plan.stride(0) == 1 && plan.numel() >= int64_t(sizeof(ConvPlanHeader) / 4) &&
+            plan.const_data_ptr<int32_t>()[0] == ConvPlanHeader::expected_magic,
+        op, ": expected a plan made by sparseprune::conv2d_plan, got another tensor; build it from crow and col");
+  const ConvPlanHeader& h = *reinterpret_cast<const ConvPlanHeader*>(plan.const_data_ptr<int32_t>());
+  check(h.geometry == g.as_numbers() && h.rows_of_pattern == crow.numel() - 1 && h.nnz == col.numel() &&
+            plan.numel() == ConvPlanView::size(h, g),
+        op, ": expected the plan of this pattern and geometry (", crow.numel() - 1, " rows of blocks, ",
+        col.numel(), " nonzeros), got one of ", h.rows_of_pattern, " and ", h.nnz,
+        " or of another geometry; build it again after changing either");
+  return ConvPlanView(plan.const_data_ptr<int32_t>(), g);
 }
 
-std::tuple<Tensor, Tensor, Tensor> conv2d_backward(const Tensor& grad, const Tensor& x, const Tensor& values,
+// Of g and x, or of g and the size of the input; values where the operator gets them.
+Operands checked_operands(const char* op, const Tensor& g, const std::optional<Tensor>& x, ImageSize in,
+                          const Tensor* values, const Tensor& crow, const Tensor& col, const Tensor& plan_t,
+                          const std::vector<int64_t>& numbers) {
+  const Checks<OnCpu> checks(op, "g", g);
+  const ConvGeometry geometry = ConvGeometry::from(op, numbers);
+  const ConvPlanView plan = checked_plan(checks, crow, col, plan_t, geometry);
+  const int64_t block_rows = plan.header.block_rows;
+  const ConvCall call = checked_gradients(checks, g, x, in, crow, col, geometry, block_rows);
+  const int64_t given = values ? checks.block_rows_of(*values, col) : block_rows;
+  check(given == block_rows, op, ": expected values.shape[1] == ", block_rows,
+        " (rows of a block of the plan), got ", given);
+  return {call, plan};
+}
+
+Tensor conv2d_t(const Tensor& g, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_t,
+                std::vector<int64_t> geometry, std::vector<int64_t> input_size) {
+  const Operands o = checked_operands("conv2d_t", g, std::nullopt, checked_input_size("conv2d_t", input_size),
+                                      &values, crow, col, plan_t, geometry);
+  return in_layout_by_kernels(*compute(o, &values).d_x, o.call.g->batch_inner).tensor;
+}
+
+Tensor conv2d_sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor& col, const Tensor& plan_t,
+                    std::vector<int64_t> geometry, int64_t block_rows) {
+  const Operands o = checked_operands("conv2d_sddmm", g, x, {}, nullptr, crow, col, plan_t, geometry);
+  check(block_rows == o.call.block_rows, "conv2d_sddmm: expected block_rows == ", o.call.block_rows,
+        " (the plan's), got ", block_rows);
+  return *compute(o, nullptr).d_values;
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv2d_backward(const Tensor& g, const Tensor& x, const Tensor& values,
                                                    const Tensor& crow, const Tensor& col, const Tensor& plan_t,
                                                    std::vector<int64_t> geometry) {
-  const Operands operands = check_with_input("conv2d_backward", grad, x, crow, col, plan_t, geometry);
-  check_values("conv2d_backward", values, col, operands);
-  const Results results = compute(operands, grad, x, values);
+  const Operands o = checked_operands("conv2d_backward", g, x, {}, &values, crow, col, plan_t, geometry);
+  const Results results = compute(o, &values);
   const std::array<int64_t, 3> all_but_channels{0, 2, 3};
-  return {in_layout(*results.d_x, is_batch_inner_images(x)), *results.d_values,
-          torch::stable::sum(grad, all_but_channels)};
+  return {in_layout_by_kernels(*results.d_x, o.call.x->batch_inner).tensor, *results.d_values,
+          torch::stable::sum(g, all_but_channels)};
 }
 
 }  // namespace

@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "cpu/kernels/kernels.h"
-
 namespace sparseprune {
 namespace {
 

@@ -1,11 +1,12 @@
 // Instruction sets: what this processor has, and which one is in use.
 #pragma once
 #include <string>
+#include <type_traits>
 #include <vector>
 
-namespace sparseprune {
+#include "cpu/kernels/kernels.h"
 
-struct Kernels;
+namespace sparseprune {
 
 struct Isa {
   const char* name;
@@ -17,5 +18,16 @@ struct Isa {
 std::vector<std::string> available_isas();
 const Isa& current_isa();
 void set_isa(const std::string& name);  // throws std::invalid_argument with the list of what is available
+
+// The kernels in use for numbers of a type.
+template <class Element>
+const KernelsOf<Element>& kernels() {
+  if constexpr (std::is_same_v<Element, double>)
+    return double_kernels();
+  else if constexpr (std::is_same_v<Element, BFloat16>)
+    return current_isa().kernels().of_bfloat16;
+  else
+    return current_isa().kernels().of_float;
+}
 
 }  // namespace sparseprune

@@ -8,7 +8,8 @@
 
 #include <optional>
 
-#include "cpu/operands.h"
+#include "cpu/linear/operands.h"
+#include "cpu/linear/panels.h"
 
 namespace sparseprune {
 namespace {
@@ -71,11 +72,11 @@ void run_spmv(const PlanView& plan, const Element* value, const Sum<Element>* x,
 }
 
 template <class Element>
-void multiply_one(const PlanView& plan, const Tensor& x, const Tensor& values, const Sum<Element>* bias, bool relu,
-                  Strided<Element> y) {
+void multiply_one(const PlanView& plan, const Activation& x, const Tensor& values, const Sum<Element>* bias,
+                  bool relu, Strided<Element> y) {
   const int64_t rows = int64_t(plan.header.rows) * plan.header.block_rows;
-  const Tensor column = widened_copy<Element>(torch::stable::transpose(x, 0, 1));
-  const Tensor sums = torch::stable::new_zeros(x, {rows}, sum_type<Element>);
+  const Tensor column = widened_copy<Element>(torch::stable::transpose(x.tensor, 0, 1));
+  const Tensor sums = torch::stable::new_zeros(x.tensor, {rows}, sum_type<Element>);
   Sum<Element>* sum = mutable_data_of<Sum<Element>>(sums);
   if (bias) std::copy(bias, bias + rows, sum);
   run_spmv<Element>(plan, data_of<Element>(torch::stable::contiguous(values)), data_of<Sum<Element>>(column), sum);
@@ -85,29 +86,26 @@ void multiply_one(const PlanView& plan, const Tensor& x, const Tensor& values, c
 
 Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan_of_w,
             const Tensor&, const std::optional<Tensor>& bias, std::optional<bool> batch_inner, bool relu) {
-  const PlanView plan = check_plan("spmm", crow, col, plan_of_w, false);
-  const int64_t rows = int64_t(plan.header.rows) * plan.header.block_rows;
-  const ScalarType type = check_floating("spmm", "x", x);
-  check_type("spmm", "values", values, type);
-  check_nonzeros("spmm", values, plan.header);
-  check_activation("spmm", "x", x, plan.header.cols, "weight columns");
-  if (bias) {
-    check_type("spmm", "bias", *bias, type);
-    check_vector("spmm", "bias", *bias, rows, "weight rows");
-  }
-  const int64_t batch = x.size(1);
-  Tensor y = new_activation(x, rows, batch, batch_inner.value_or(is_batch_inner(x)));
-  if (y.numel() == 0) return y;
-  dispatch(type, [&](auto zero) {
+  const Checks<OnCpu> checks("spmm", "x", x);
+  const PlanView plan = checked_plan(checks, crow, col, plan_of_w, false);
+  const WeightSize weight = weight_size(plan.header);
+  const Activation input = checked_input(checks, x, weight);
+  checks.is_values(values, weight.nnz, weight.block_rows);
+  checks.is_bias(bias, weight.rows, "weight rows");
+
+  const Activation y(new_activation(x, weight.rows, input.batch, batch_inner.value_or(input.batch_inner())));
+  if (y.features == 0 || y.batch == 0) return y.tensor;
+  dispatch(checks.type, [&](auto zero) {
     using Element = decltype(zero);
     const std::optional<Tensor> sums = bias ? std::optional(widened_copy<Element>(*bias)) : std::nullopt;
     const Sum<Element>* b = sums ? data_of<Sum<Element>>(*sums) : nullptr;
-    if (batch == 1) return multiply_one<Element>(plan, x, values, b, relu, mutable_view<Element>(y));
-    const Tensor input = with_unit_stride(x), value = widened_copy<Element>(values);
-    run_spmm<Element>(plan, data_of<Sum<Element>>(value), view<Element>(input), b, relu, batch,
-                      mutable_view<Element>(y));
+    if (y.batch == 1) return multiply_one<Element>(plan, input, values, b, relu, mutable_strided<Element>(y));
+    const Activation from = with_unit_stride(input);
+    const Tensor value = widened_copy<Element>(values);
+    run_spmm<Element>(plan, data_of<Sum<Element>>(value), strided<Element>(from), b, relu, y.batch,
+                      mutable_strided<Element>(y));
   });
-  return y;
+  return y.tensor;
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include <optional>
 #include <tuple>
 
+#include "cpu/linear/operands.h"
+#include "cpu/linear/panels.h"
 #include "cpu/plan_order.h"
 
 namespace sparseprune {
@@ -109,96 +111,85 @@ Tensor sum_of_groups(const Tensor& sums, int64_t groups, int64_t features, const
   return result;
 }
 
+// What all gradients need: the plan of the transposed weight, and g.
 struct Operands {
   PlanView plan;
-  ScalarType type;
-  Tensor g;
+  WeightSize weight;
+  Activation g;
 };
 
-Operands check_gradient(const char* op, const Tensor& g, const Tensor& crow, const Tensor& col,
-                        const Tensor& plan_t) {
-  const PlanView plan = check_plan(op, crow, col, plan_t, true);
-  const ScalarType type = check_floating(op, "g", g);
-  check_activation(op, "g", g, int64_t(plan.header.cols) * plan.header.block_rows, "weight rows");
-  return {plan, type, with_unit_stride(g)};
-}
-
-void check_input(const char* op, const Tensor& x, const Tensor& g, const Operands& operands) {
-  check_type(op, "x", x, operands.type);
-  check_activation(op, "x", x, operands.plan.header.rows, "weight columns");
-  check(g.size(1) == x.size(1), op, ": expected x and g of one batch size, got ", x.size(1), " and ", g.size(1));
-}
-
-void check_weights(const char* op, const Tensor& values, const Operands& operands) {
-  check_type(op, "values", values, operands.type);
-  check_nonzeros(op, values, operands.plan.header);
+Operands checked_operands(const Checks<OnCpu>& checks, const Tensor& g, const Tensor& crow, const Tensor& col,
+                          const Tensor& plan_t) {
+  const PlanView plan = checked_plan(checks, crow, col, plan_t, true);
+  const WeightSize weight = weight_size(plan.header);
+  return {plan, weight, checked_output_gradient(checks, g, weight)};
 }
 
 Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor&,
               const Tensor& plan_t, int64_t cols) {
-  const Operands operands = check_gradient("spmm_t", g, crow, col, plan_t);
-  check_weights("spmm_t", values, operands);
-  check(cols == operands.plan.header.rows, "spmm_t: expected cols == ", operands.plan.header.rows,
-        " (the plan's), got ", cols);
-  const int64_t batch = g.size(1);
-  Tensor d_x = new_activation(g, cols, batch, is_batch_inner(g));
-  if (d_x.numel() == 0) return d_x;
-  dispatch(operands.type, [&](auto zero) {
+  const Checks<OnCpu> checks("spmm_t", "g", g);
+  const Operands o = checked_operands(checks, g, crow, col, plan_t);
+  checks.is_values(values, o.weight.nnz, o.weight.block_rows);
+  check(cols == o.weight.cols, "spmm_t: expected cols == ", o.weight.cols, " (the plan's), got ", cols);
+
+  const Activation d_x(new_activation(g, cols, o.g.batch, o.g.batch_inner()));
+  if (d_x.features == 0 || d_x.batch == 0) return d_x.tensor;
+  const Activation from = with_unit_stride(o.g);
+  const Division division = division_of(o.plan.header, o.g.batch);
+  dispatch(checks.type, [&](auto zero) {
     using Element = decltype(zero);
-    const Tensor value = in_plan_order<Element>(values, order_of(operands.plan));
-    run_gradients<Element>(operands.plan, division_of(operands.plan.header, batch), data_of<Sum<Element>>(value),
-                           view<Element>(operands.g), {}, {}, batch,
-                           {mutable_view<Element>(d_x), nullptr, nullptr});
+    const Tensor value = in_plan_order<Element>(values, order_of(o.plan));
+    run_gradients<Element>(o.plan, division, data_of<Sum<Element>>(value), strided<Element>(from), {}, {},
+                           d_x.batch, {mutable_strided<Element>(d_x), nullptr, nullptr});
   });
-  return d_x;
+  return d_x.tensor;
 }
 
 Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor& col, const Tensor&,
              const Tensor& plan_t, int64_t block_rows) {
-  const Operands operands = check_gradient("sddmm", g, crow, col, plan_t);
-  check_input("sddmm", x, g, operands);
-  const PlanHeader& h = operands.plan.header;
-  check(block_rows == h.block_rows, "sddmm: expected block_rows == ", h.block_rows, " (the plan's), got ",
-        block_rows);
-  const Tensor x_in = with_unit_stride(x);
-  return dispatch(operands.type, [&](auto zero) {
+  const Checks<OnCpu> checks("sddmm", "g", g);
+  const Operands o = checked_operands(checks, g, crow, col, plan_t);
+  const Activation input = with_unit_stride(checked_input_of(o.g, checks, x, o.weight));
+  check(block_rows == o.weight.block_rows, "sddmm: expected block_rows == ", o.weight.block_rows,
+        " (the plan's), got ", block_rows);
+
+  const Activation from = with_unit_stride(o.g);
+  const Division division = division_of(o.plan.header, o.g.batch);
+  return dispatch(checks.type, [&](auto zero) {
     using Element = decltype(zero);
-    const Division division = division_of(h, x.size(1));
-    const Tensor sums = new_sums<Element>(division.groups, order_of(operands.plan), x);
-    run_gradients<Element>(operands.plan, division, nullptr, view<Element>(operands.g), {}, view<Element>(x_in),
-                           x.size(1), {{}, mutable_data_of<Sum<Element>>(sums), nullptr});
-    return from_plan_order<Element>(sums, division.groups, order_of(operands.plan), x);
+    const Tensor sums = new_sums<Element>(division.groups, order_of(o.plan), x);
+    run_gradients<Element>(o.plan, division, nullptr, strided<Element>(from), {}, strided<Element>(input),
+                           input.batch, {{}, mutable_data_of<Sum<Element>>(sums), nullptr});
+    return from_plan_order<Element>(sums, division.groups, order_of(o.plan), x);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values,
                                                  const Tensor& crow, const Tensor& col, const Tensor&,
                                                  const Tensor& plan_t, const std::optional<Tensor>& y) {
-  const Operands operands = check_gradient("spmm_backward", g, crow, col, plan_t);
-  check_input("spmm_backward", x, g, operands);
-  check_weights("spmm_backward", values, operands);
-  const PlanHeader& h = operands.plan.header;
-  const int64_t batch = x.size(1), features = g.size(0);
-  if (y) {
-    check_type("spmm_backward", "y", *y, operands.type);
-    check(y->dim() == 2 && y->size(0) == features && y->size(1) == batch, "spmm_backward: expected y.shape == [",
-          features, " (weight rows), ", batch, " (batch)], got ", shape_of(*y));
-  }
-  const Tensor gate = y ? in_layout_of(operands.g, *y) : g;
-  const Tensor x_in = with_unit_stride(x);
-  Tensor d_x = new_activation(x, h.rows, batch, is_batch_inner(x));
-  return dispatch(operands.type, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor> {
+  const Checks<OnCpu> checks("spmm_backward", "g", g);
+  const Operands o = checked_operands(checks, g, crow, col, plan_t);
+  const Activation input = checked_input_of(o.g, checks, x, o.weight);
+  checks.is_values(values, o.weight.nnz, o.weight.block_rows);
+  const std::optional<Activation> output = y ? std::optional(checked_output_of(o.g, checks, *y)) : std::nullopt;
+
+  const Activation from = with_unit_stride(o.g), in = with_unit_stride(input);
+  const std::optional<Activation> gate = output ? std::optional(in_layout_of(from, *output)) : std::nullopt;
+  const Activation d_x(new_activation(x, o.weight.cols, input.batch, input.batch_inner()));
+  const Division division = division_of(o.plan.header, input.batch);
+  return dispatch(checks.type, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor> {
     using Element = decltype(zero);
-    const Division division = division_of(h, batch);
-    const Tensor value = in_plan_order<Element>(values, order_of(operands.plan));
-    const Tensor d_value = new_sums<Element>(division.groups, order_of(operands.plan), x);
-    const Tensor d_bias = torch::stable::new_zeros(x, {division.groups, features}, sum_type<Element>);
-    run_gradients<Element>(operands.plan, division, data_of<Sum<Element>>(value), view<Element>(operands.g),
-                           y ? view<Element>(gate) : Strided<const Element>{}, view<Element>(x_in), batch,
-                           {mutable_view<Element>(d_x), mutable_data_of<Sum<Element>>(d_value),
+    const PlanOrder order = order_of(o.plan);
+    const Tensor value = in_plan_order<Element>(values, order);
+    const Tensor d_value = new_sums<Element>(division.groups, order, x);
+    const Tensor d_bias = torch::stable::new_zeros(x, {division.groups, from.features}, sum_type<Element>);
+    run_gradients<Element>(o.plan, division, data_of<Sum<Element>>(value), strided<Element>(from),
+                           gate ? strided<Element>(*gate) : Strided<const Element>{}, strided<Element>(in),
+                           in.batch,
+                           {mutable_strided<Element>(d_x), mutable_data_of<Sum<Element>>(d_value),
                             mutable_data_of<Sum<Element>>(d_bias)});
-    return {d_x, from_plan_order<Element>(d_value, division.groups, order_of(operands.plan), x),
-            sum_of_groups<Element>(d_bias, division.groups, features, x)};
+    return {d_x.tensor, from_plan_order<Element>(d_value, division.groups, order, x),
+            sum_of_groups<Element>(d_bias, division.groups, from.features, x)};
   });
 }
 

@@ -1,48 +1,23 @@
 // Operators batch_norm_act, batch_norm_act_eval and batch_norm_act_backward on a GPU.
 #include <tuple>
 
+#include "common/batch_norm_call.h"
 #include "cuda/batch_norm/batch_norm.cuh"
-#include "cuda/operands.h"
+#include "cuda/stream.h"
+#include "cuda/tensors.h"
 
 namespace sparseprune::cuda {
 namespace {
 
-// ---- checks ----
-
-void check_channels(const char* op, const char* what, const std::optional<Tensor>& t, const Tensor& x) {
-  if (!t) return;
-  check_type(op, what, *t, t->scalar_type() == x.scalar_type() ? x.scalar_type() : ScalarType::Float, x);
-  check_vector(op, what, *t, x.size(1), "channels");
-}
-
-void check_like(const char* op, const char* what, const std::optional<Tensor>& t, const Tensor& x) {
-  if (!t) return;
-  check_type(op, what, *t, x.scalar_type(), x);
-  check(shape_of(*t) == shape_of(x), op, ": expected ", what, ".shape == ", shape_of(x), " (that of x), got ",
-        shape_of(*t));
-}
-
-ScalarType check_input(const char* op, const Tensor& x) {
-  const ScalarType type = check_floating(op, "x", x);
-  check(x.dim() == 4, op, ": expected x.shape == [samples, channels, height, width], got ", x.dim(),
-        " dimensions");
-  return type;
-}
-
-// ---- what kernels see ----
-
-Channels channels_of(const Tensor& x) {
-  const int64_t n = x.size(0), c = x.size(1), pixels = x.size(2) * x.size(3);
-  if (is_batch_inner_images(x)) return {int32_t(c), n * pixels, 1, n * pixels, 0};
+Channels channels_of(const Images& x) {
+  const int64_t n = x.samples, c = x.channels, pixels = x.pixels();
+  if (x.batch_inner) return {int32_t(c), n * pixels, 1, n * pixels, 0};
   return {int32_t(c), pixels, n, pixels, c * pixels};
 }
 
-std::optional<Tensor> in_layout(const std::optional<Tensor>& t, bool batch_inner) {
-  return t ? std::optional(images_in_layout(*t, batch_inner)) : std::nullopt;
-}
-
-Tensor images_like(const Tensor& x) {
-  return new_images(x, x.size(0), x.size(1), x.size(2), x.size(3), is_batch_inner_images(x));
+// t, of the same shape, laid out as the images are.
+std::optional<Tensor> in_layout_of(const Images& images, const std::optional<Tensor>& t) {
+  return t ? std::optional(in_layout(Images(*t), images.batch_inner).tensor) : std::nullopt;
 }
 
 // A number for each channel, contiguous float32.
@@ -50,7 +25,9 @@ std::optional<Tensor> in_float(const std::optional<Tensor>& t) {
   return t ? std::optional(torch::stable::contiguous(torch::stable::to(*t, ScalarType::Float))) : std::nullopt;
 }
 
-Tensor new_channels(const Tensor& x) { return torch::stable::new_empty(x, {x.size(1)}, ScalarType::Float); }
+Tensor new_channels(const Images& x) {
+  return torch::stable::new_empty(x.tensor, {x.channels}, ScalarType::Float);
+}
 
 // Statistics and parameters, which must outlive what is launched with them.
 struct Parameters {
@@ -71,62 +48,56 @@ struct Parameters {
   }
 };
 
-// ---- operators ----
-
-// y where x already has the layout that y is to have first
-Tensor normalized(const Tensor& x, const Parameters& parameters, const std::optional<Tensor>& residual, bool relu,
-                  std::optional<bool> batch_inner, cudaStream_t stream) {
-  const bool inner = is_batch_inner_images(x);
-  const Tensor y = images_like(x);
-  const std::optional<Tensor> added = in_layout(residual, inner);
-  dispatch(x.scalar_type(), [&](auto zero) {
+// y, laid out as x is.
+Images normalized(const Images& x, const Parameters& parameters, const std::optional<Tensor>& residual, bool relu,
+                  cudaStream_t stream) {
+  const Images y = new_images_like(x);
+  dispatch(x.tensor.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    batch_norm_normalize<T>(channels_of(x), data_of<T>(x), parameters.view(), data_or_null<T>(added), relu,
-                            mutable_data_of<T>(y), stream);
+    batch_norm_normalize<T>(channels_of(x), data_of<T>(x.tensor), parameters.view(), data_or_null<T>(residual),
+                            relu, mutable_data_of<T>(y.tensor), stream);
   });
-  return images_in_layout(y, batch_inner.value_or(inner));
+  return y;
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_act(const Tensor& input, const std::optional<Tensor>& weight,
                                                   const std::optional<Tensor>& bias,
                                                   const std::optional<Tensor>& residual, double eps, bool relu,
                                                   std::optional<bool> batch_inner) {
-  const char* op = "batch_norm_act";
-  const ScalarType type = check_input(op, input);
-  check_channels(op, "weight", weight, input);
-  check_channels(op, "bias", bias, input);
-  check_like(op, "residual", residual, input);
-  const OnDeviceOf device(op, input);
-  const Tensor x = images_in_layout(input, is_batch_inner_images(input)), mean = new_channels(x),
-               var = new_channels(x);
+  const Checks<Here> checks("batch_norm_act", "x", input);
+  const Images images =
+      checked_batch_norm(checks, input, {{"weight", weight}, {"bias", bias}}, {{"residual", residual}});
+  const OnDeviceOf device("batch_norm_act", input);
+  const Images x = in_layout(images, images.batch_inner);
+  const Tensor mean = new_channels(x), var = new_channels(x);
   const Channels channels = channels_of(x);
-  const Tensor workspace = new_floats(x, batch_norm_workspace(channels));
-  dispatch(type, [&](auto zero) {
+  const Tensor workspace = new_floats(input, batch_norm_workspace(channels));
+  dispatch(checks.type, [&](auto zero) {
     using T = decltype(zero);
-    batch_norm_statistics<T>(channels, data_of<T>(x), mutable_data_of<float>(workspace),
+    batch_norm_statistics<T>(channels, data_of<T>(x.tensor), mutable_data_of<float>(workspace),
                              mutable_data_of<float>(mean), mutable_data_of<float>(var), device.stream);
   });
-  const Tensor y = normalized(x, {mean, var, weight, bias, eps}, residual, relu, batch_inner, device.stream);
+  const Images y =
+      normalized(x, {mean, var, weight, bias, eps}, in_layout_of(images, residual), relu, device.stream);
+  const Tensor result = in_layout(y, batch_inner.value_or(images.batch_inner)).tensor;
   device.check_launches();
-  return {y, mean, var};
+  return {result, mean, var};
 }
 
 Tensor batch_norm_act_eval(const Tensor& input, const std::optional<Tensor>& weight,
                            const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& var,
                            const std::optional<Tensor>& residual, double eps, bool relu,
                            std::optional<bool> batch_inner) {
-  const char* op = "batch_norm_act_eval";
-  check_input(op, input);
-  check_channels(op, "weight", weight, input);
-  check_channels(op, "bias", bias, input);
-  check_channels(op, "mean", mean, input);
-  check_channels(op, "var", var, input);
-  check_like(op, "residual", residual, input);
-  const OnDeviceOf device(op, input);
-  const Tensor x = images_in_layout(input, is_batch_inner_images(input));
-  const Tensor y = normalized(x, {mean, var, weight, bias, eps}, residual, relu, batch_inner, device.stream);
+  const Checks<Here> checks("batch_norm_act_eval", "x", input);
+  const Images images = checked_batch_norm(
+      checks, input, {{"weight", weight}, {"bias", bias}, {"mean", mean}, {"var", var}}, {{"residual", residual}});
+  const OnDeviceOf device("batch_norm_act_eval", input);
+  const Images x = in_layout(images, images.batch_inner);
+  const Images y =
+      normalized(x, {mean, var, weight, bias, eps}, in_layout_of(images, residual), relu, device.stream);
+  const Tensor result = in_layout(y, batch_inner.value_or(images.batch_inner)).tensor;
   device.check_launches();
-  return y;
+  return result;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(const Tensor& grad, const Tensor& input,
@@ -135,32 +106,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(const Tensor&
                                                                    const Tensor& mean, const Tensor& var,
                                                                    const std::optional<Tensor>& output, double eps,
                                                                    bool relu, bool training, bool needs_residual) {
-  const char* op = "batch_norm_act_backward";
-  const ScalarType type = check_input(op, input);
-  check_channels(op, "weight", weight, input);
-  check_channels(op, "bias", bias, input);
-  check_channels(op, "mean", mean, input);
-  check_channels(op, "var", var, input);
-  check_like(op, "g", grad, input);
-  check_like(op, "y", output, input);
-  const OnDeviceOf device(op, input);
-  const bool inner = is_batch_inner_images(input);
-  const Tensor x = images_in_layout(input, inner), g = images_in_layout(grad, inner), d_x = images_like(x),
-               d_residual = needs_residual ? images_like(x) : torch::stable::new_empty(x, {0}),
+  const Checks<Here> checks("batch_norm_act_backward", "x", input);
+  const Images images =
+      checked_batch_norm(checks, input, {{"weight", weight}, {"bias", bias}, {"mean", mean}, {"var", var}},
+                         {{"g", grad}, {"y", output}});
+  const OnDeviceOf device("batch_norm_act_backward", input);
+  const Images x = in_layout(images, images.batch_inner), g = in_layout(Images(grad), images.batch_inner),
+               d_x = new_images_like(x);
+  const Tensor d_residual = needs_residual ? new_images_like(x).tensor : torch::stable::new_empty(input, {0}),
                d_weight = new_channels(x), d_bias = new_channels(x);
-  const std::optional<Tensor> y = relu ? in_layout(output, inner) : std::nullopt;
+  const std::optional<Tensor> y = relu ? in_layout_of(images, output) : std::nullopt;
   const Parameters parameters(mean, var, weight, bias, eps);
   const Channels channels = channels_of(x);
-  const Tensor workspace = new_floats(x, batch_norm_workspace(channels));
-  dispatch(type, [&](auto zero) {
+  const Tensor workspace = new_floats(input, batch_norm_workspace(channels));
+  dispatch(checks.type, [&](auto zero) {
     using T = decltype(zero);
-    batch_norm_gradients<T>(channels, data_of<T>(g), data_of<T>(x), parameters.view(), data_or_null<T>(y), relu,
-                            training, mutable_data_of<float>(workspace), mutable_data_of<T>(d_x),
+    batch_norm_gradients<T>(channels, data_of<T>(g.tensor), data_of<T>(x.tensor), parameters.view(),
+                            data_or_null<T>(y), relu, training, mutable_data_of<float>(workspace),
+                            mutable_data_of<T>(d_x.tensor),
                             needs_residual ? mutable_data_of<T>(d_residual) : nullptr,
                             mutable_data_of<float>(d_weight), mutable_data_of<float>(d_bias), device.stream);
   });
   device.check_launches();
-  return {d_x, d_residual, d_weight, d_bias};
+  return {d_x.tensor, d_residual, d_weight, d_bias};
 }
 
 }  // namespace

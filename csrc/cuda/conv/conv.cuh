@@ -13,11 +13,11 @@ namespace sparseprune::cuda {
 
 // Sizes of a convolution. Results are at positions of which result (p, q) reads pixels
 // (p * step_h + first_h + down, q * step_w + first_w + right) of the images; down and right are a tap's.
-struct Images {
+struct Extent {
   int32_t height, width;
 };
 struct ConvShape {
-  Images in, out;
+  Extent in, out;
   int32_t kernel_h, kernel_w, stride_h, stride_w, top, left, dilation_h, dilation_w;
   int32_t groups, channels, blocks;  // of a group: input channels, and block rows
   int32_t samples;
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(conv_threads) fill_taps_kernel(ConvShape of, i
   const int32_t plane = i / of.taps(), tap = i % of.taps(), kh = tap / of.kernel_w, kw = tap % of.kernel_w;
   const int32_t down = transposed ? reached_by(kh, of.stride_h, of.top, of.dilation_h).step : kh * of.dilation_h,
                 right = transposed ? reached_by(kw, of.stride_w, of.left, of.dilation_w).step : kw * of.dilation_w;
-  const Images images = transposed ? of.out : of.in;
+  const Extent images = transposed ? of.out : of.in;
   const int32_t pixels = images.height * images.width;
   taps[i] = {plane * (transposed ? block_rows : 1) * pixels + down * images.width + right, int16_t(down),
              int16_t(right)};
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(conv_threads, conv_blocks)
   const int32_t p = int32_t(position / uint32_t(width)), q = int32_t(position % uint32_t(width));
 
   // What they read. A lane without results is outside every image.
-  const Images images = transposed ? of.out : of.in;
+  const Extent images = transposed ? of.out : of.in;
   const int64_t pixels = int64_t(images.height) * images.width;
   const int32_t from_h = !here        ? INT32_MIN / 2
                          : transposed ? p
@@ -217,7 +217,7 @@ inline void check_sizes(const ConvShape& of, int64_t block_rows) {
                                 std::to_string(numbers) + "; use smaller batches");
   const int64_t reach_h = int64_t(of.kernel_h) * of.dilation_h + of.top + of.stride_h,
                 reach_w = int64_t(of.kernel_w) * of.dilation_w + of.left + of.stride_w;
-  const auto farthest = [&](int64_t planes, const Images& images) {
+  const auto farthest = [&](int64_t planes, const Extent& images) {
     return (planes * images.height + reach_h) * images.width + reach_w;
   };
   const int64_t offset = std::max(farthest(of.channels, of.in), farthest(int64_t(of.blocks) * block_rows, of.out));

@@ -3,31 +3,30 @@
 // Kernels read and write rows of samples. Activations that lie otherwise are transposed first.
 #include <tuple>
 
-#include "common/pattern.h"
+#include "common/linear_call.h"
+#include "cuda/linear/plan.h"
 #include "cuda/linear/products.h"
-#include "cuda/plan.h"
+#include "cuda/stream.h"
 
 namespace sparseprune::cuda {
 namespace {
 
 // A weight by its block rows and by its columns.
 struct Weight {
-  int64_t block_rows, cols;
-  int32_t nnz;
+  WeightSize size;
   Tensor start, index;  // crow and col, contiguous
   Rows by_rows;
   TransposedPlan by_columns;
-
-  int64_t rows() const { return by_rows.count * block_rows; }
 };
 
-Weight checked_weight(const char* op, const Tensor& crow, const Tensor& col, const Tensor& plan,
-                      const Tensor& plan_t, int64_t block_rows, const Tensor& like) {
+Weight checked_weight(const Checks<Here>& checks, const Tensor& crow, const Tensor& col, const Tensor& plan,
+                      const Tensor& plan_t, int64_t block_rows) {
+  const char* op = checks.op;
   check_block_rows(op, block_rows);
-  check_type(op, "crow", crow, ScalarType::Int, like);
-  check_type(op, "col", col, ScalarType::Int, like);
-  check_type(op, "plan", plan, ScalarType::Int, like);
-  check_type(op, "plan_t", plan_t, ScalarType::Int, like);
+  checks.is_indices("crow", crow);
+  checks.is_indices("col", col);
+  checks.is_indices("plan", plan);
+  checks.is_indices("plan_t", plan_t);
   const int64_t rows = crow.numel() - 1, nnz = col.numel(), twice_cols = plan_t.numel() - 1 - 2 * nnz;
   check(crow.dim() == 1 && col.dim() == 1 && rows >= 0 && plan.is_contiguous() && plan.numel() == rows &&
             plan_t.is_contiguous() && twice_cols >= 0 && twice_cols % 2 == 0,
@@ -36,93 +35,68 @@ Weight checked_weight(const char* op, const Tensor& crow, const Tensor& col, con
         " numbers; build them again after changing or moving the pattern");
   const Tensor start = torch::stable::contiguous(crow), index = torch::stable::contiguous(col);
   const int64_t cols = twice_cols / 2;
-  return {block_rows,
-          cols,
-          int32_t(nnz),
+  return {{rows * block_rows, cols, nnz, block_rows},
           start,
           index,
           {data_of<int32_t>(start), data_of<int32_t>(index), data_of<int32_t>(plan), int32_t(rows)},
           TransposedPlan(data_of<int32_t>(plan_t), int32_t(cols), int32_t(nnz))};
 }
 
-int64_t block_rows_of(const char* op, const Tensor& values) {
-  check(values.dim() == 2, op, ": expected values.shape == [nonzero blocks of the pattern, rows of a block], got ",
-        shape_of(values));
-  return values.size(1);
-}
-
 // y [rows, batch] as asked for
-Tensor in_layout(const Tensor& y, bool batch_inner) {
-  using torch::stable::contiguous, torch::stable::transpose;
-  return batch_inner ? y : transpose(contiguous(transpose(y, 0, 1)), 0, 1);
-}
+Tensor finished(const Tensor& y, bool batch_inner) { return batch_inner ? y : feature_inner(y); }
 
 Tensor spmm(const Tensor& x, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan,
             const Tensor& plan_t, const std::optional<Tensor>& bias, std::optional<bool> batch_inner, bool relu) {
-  const ScalarType type = check_floating("spmm", "x", x);
-  check_type("spmm", "values", values, type, x);
-  const Weight w = checked_weight("spmm", crow, col, plan, plan_t, block_rows_of("spmm", values), x);
-  check_values("spmm", values, w.nnz, w.block_rows);
-  check_activation("spmm", "x", x, w.cols, "weight columns");
-  if (bias) {
-    check_type("spmm", "bias", *bias, type, x);
-    check_vector("spmm", "bias", *bias, w.rows(), "weight rows");
-  }
-  const int64_t batch = x.size(1);
+  const Checks<Here> checks("spmm", "x", x);
+  const Weight w = checked_weight(checks, crow, col, plan, plan_t, checks.block_rows_of(values, col));
+  const Activation input = checked_input(checks, x, w.size);
+  checks.is_bias(bias, w.size.rows, "weight rows");
+
   const OnDeviceOf device("spmm", x);
   const Tensor in = torch::stable::contiguous(x), value = torch::stable::contiguous(values),
-               y = torch::stable::new_empty(x, {w.rows(), batch});
+               y = torch::stable::new_empty(x, {w.size.rows, input.batch});
   const std::optional<Tensor> b = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
-  multiply(w.by_rows, value, in, batch, b, relu, y, device.stream);
+  multiply(w.by_rows, value, in, input.batch, b, relu, y, device.stream);
   device.check_launches();
-  return in_layout(y, batch_inner.value_or(is_batch_inner(x)));
+  return finished(y, batch_inner.value_or(input.batch_inner()));
 }
 
 // ---- gradients ----
 
 // d_x [cols, batch] of a g [rows, batch] that is contiguous
 Tensor input_gradient(const Weight& w, const Tensor& g, const Tensor& values, cudaStream_t stream) {
-  const Tensor value = torch::stable::contiguous(values), d_x = torch::stable::new_empty(g, {w.cols, g.size(1)});
+  const Tensor value = torch::stable::contiguous(values),
+               d_x = torch::stable::new_empty(g, {w.size.cols, g.size(1)});
   multiply_transposed(w.by_columns.rows, w.by_columns.source, value, g, g.size(1), d_x, stream);
   return d_x;
 }
 
 // d_values of g and x that are contiguous
 Tensor weight_gradient(const Weight& w, const Tensor& g, const Tensor& x, cudaStream_t stream) {
-  const Tensor d_values = torch::stable::new_empty(g, {int64_t(w.nnz), w.block_rows});
+  const Tensor d_values = torch::stable::new_empty(g, {w.size.nnz, w.size.block_rows});
   multiply_sampled(w.by_rows, g, x, x.size(1), d_values, stream);
   return d_values;
 }
 
-void check_gradient(const char* op, const Tensor& g, const Weight& w) {
-  check_activation(op, "g", g, w.rows(), "weight rows");
-}
-
-void check_input(const char* op, const Tensor& x, const Tensor& g, const Weight& w) {
-  check_type(op, "x", x, g.scalar_type(), g);
-  check_activation(op, "x", x, w.cols, "weight columns");
-  check(g.size(1) == x.size(1), op, ": expected x and g of one batch size, got ", x.size(1), " and ", g.size(1));
-}
-
 Tensor spmm_t(const Tensor& g, const Tensor& values, const Tensor& crow, const Tensor& col, const Tensor& plan,
               const Tensor& plan_t, int64_t cols) {
-  check_type("spmm_t", "values", values, check_floating("spmm_t", "g", g), g);
-  const Weight w = checked_weight("spmm_t", crow, col, plan, plan_t, block_rows_of("spmm_t", values), g);
-  check_gradient("spmm_t", g, w);
-  check_values("spmm_t", values, w.nnz, w.block_rows);
-  check(cols == w.cols, "spmm_t: expected cols == ", w.cols, " (the plan's), got ", cols);
+  const Checks<Here> checks("spmm_t", "g", g);
+  const Weight w = checked_weight(checks, crow, col, plan, plan_t, checks.block_rows_of(values, col));
+  const Activation grad = checked_output_gradient(checks, g, w.size);
+  check(cols == w.size.cols, "spmm_t: expected cols == ", w.size.cols, " (the plan's), got ", cols);
+
   const OnDeviceOf device("spmm_t", g);
   const Tensor d_x = input_gradient(w, torch::stable::contiguous(g), values, device.stream);
   device.check_launches();
-  return in_layout(d_x, is_batch_inner(g));
+  return finished(d_x, grad.batch_inner());
 }
 
 Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor& col, const Tensor& plan,
              const Tensor& plan_t, int64_t block_rows) {
-  check_floating("sddmm", "g", g);
-  const Weight w = checked_weight("sddmm", crow, col, plan, plan_t, block_rows, g);
-  check_gradient("sddmm", g, w);
-  check_input("sddmm", x, g, w);
+  const Checks<Here> checks("sddmm", "g", g);
+  const Weight w = checked_weight(checks, crow, col, plan, plan_t, block_rows);
+  checked_input_of(checked_output_gradient(checks, g, w.size), checks, x, w.size);
+
   const OnDeviceOf device("sddmm", g);
   const Tensor d_values =
       weight_gradient(w, torch::stable::contiguous(g), torch::stable::contiguous(x), device.stream);
@@ -133,29 +107,23 @@ Tensor sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const Tensor&
 std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& g, const Tensor& x, const Tensor& values,
                                                  const Tensor& crow, const Tensor& col, const Tensor& plan,
                                                  const Tensor& plan_t, const std::optional<Tensor>& y) {
-  const char* op = "spmm_backward";
-  const ScalarType type = check_floating(op, "g", g);
-  check_type(op, "values", values, type, g);
-  const Weight w = checked_weight(op, crow, col, plan, plan_t, block_rows_of(op, values), g);
-  check_gradient(op, g, w);
-  check_input(op, x, g, w);
-  check_values(op, values, w.nnz, w.block_rows);
-  if (y) {
-    check_type(op, "y", *y, type, g);
-    check(shape_of(*y) == shape_of(g), op, ": expected y.shape == ", shape_of(g), " (that of g), got ",
-          shape_of(*y));
-  }
-  const OnDeviceOf device(op, g);
+  const Checks<Here> checks("spmm_backward", "g", g);
+  const Weight w = checked_weight(checks, crow, col, plan, plan_t, checks.block_rows_of(values, col));
+  const Activation gradient = checked_output_gradient(checks, g, w.size),
+                   input = checked_input_of(gradient, checks, x, w.size);
+  if (y) checked_output_of(gradient, checks, *y);
+
+  const OnDeviceOf device("spmm_backward", g);
   const Tensor grad = torch::stable::contiguous(g), in = torch::stable::contiguous(x),
-               d_bias = torch::stable::new_empty(g, {g.size(0)});
+               d_bias = torch::stable::new_empty(g, {w.size.rows});
   const std::optional<Tensor> output = y ? std::optional(torch::stable::contiguous(*y)) : std::nullopt,
                               gated = y ? std::optional(torch::stable::new_empty(g, g.sizes())) : std::nullopt;
-  sum_rows(grad, output, g.size(1), gated, d_bias, device.stream);
+  sum_rows(grad, output, input.batch, gated, d_bias, device.stream);
   const Tensor& passed = gated ? *gated : grad;
   const Tensor d_x = input_gradient(w, passed, values, device.stream),
                d_values = weight_gradient(w, passed, in, device.stream);
   device.check_launches();
-  return {in_layout(d_x, is_batch_inner(x)), d_values, d_bias};
+  return {finished(d_x, input.batch_inner()), d_values, d_bias};
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Operator plan on a GPU: made on the CPU once, and copied.
 #include "common/pattern.h"
-#include "cuda/plan.h"
+#include "cuda/linear/plan.h"
+#include "cuda/plans.h"
+#include "cuda/tensors.h"
 
 namespace sparseprune::cuda {
 namespace {
@@ -32,8 +34,8 @@ Tensor plan_of_transpose(const Csr& a, const Tensor& like) {
 
 Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, int64_t block_rows, bool transposed) {
   check_block_rows("plan", block_rows);
-  check_device("plan", "crow", crow, col);
-  check_device("plan", "col", col, crow);
+  Here::check_device("plan", "crow", crow, col);
+  Here::check_device("plan", "col", col, crow);
   const Tensor starts = on_cpu(crow), columns = on_cpu(col);
   const Csr pattern = checked_pattern("plan", starts, columns, cols, block_rows);
   return on_device_of(crow, transposed ? plan_of_transpose(pattern, starts) : plan_of_weight(pattern, starts));

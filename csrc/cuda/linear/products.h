@@ -1,7 +1,8 @@
 // Products of a sparse matrix, over tensors: for linear layers, and for convolutions of single pixels. All tensors
 // are contiguous and on one device; the dense ones hold rows of `samples` numbers.
 #pragma once
-#include "cuda/operands.h"
+#include "cuda/linear/spmm.cuh"
+#include "cuda/tensors.h"
 
 namespace sparseprune::cuda {
 

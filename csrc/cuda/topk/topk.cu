@@ -1,5 +1,6 @@
 // Operator topk_masks on a GPU.
-#include "cuda/operands.h"
+#include "cuda/stream.h"
+#include "cuda/tensors.h"
 #include "cuda/topk/topk.cuh"
 
 namespace sparseprune::cuda {
@@ -33,7 +34,7 @@ std::vector<Tensor> topk_masks(std::vector<Tensor> scores, int64_t k) {
   int64_t n = 0;
   for (Tensor& score : scores) {
     const ScalarType type = score.scalar_type();
-    check(is_here(score) && score.get_device_index() == scores[0].get_device_index() &&
+    check(Here::is_here(score) && score.get_device_index() == scores[0].get_device_index() &&
               type == scores[0].scalar_type() && (type == ScalarType::Float || type == ScalarType::Double),
           "topk_masks: expected scores on one GPU, all float32 or all float64; convert them with .to() first");
     n += score.numel();
