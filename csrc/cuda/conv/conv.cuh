@@ -121,10 +121,7 @@ __global__ void __launch_bounds__(conv_threads, conv_blocks)
     const int count = end - begin < staged ? end - begin : staged;
     __syncwarp(lanes);  // all have read what was staged before
     for (int j = lane; j < count; j += L) tap_of[group * staged + j] = taps[rows.index[begin + j]];
-    for (int j = lane; j < count * V; j += L) {
-      const int64_t block = transposed ? source[begin + j / V] : begin + j / V;
-      values[group * staged * V + j] = float(value[block * V + j % V]);
-    }
+    stage_values<V, L, transposed>(value, source, begin, count, lane, &values[group * staged * V]);
     __syncwarp(lanes);
 #pragma unroll 2
     for (int j = 0; j < count; ++j) {
@@ -133,14 +130,7 @@ __global__ void __launch_bounds__(conv_threads, conv_blocks)
           uint32_t(from_w + tap.right) >= uint32_t(images.width))
         continue;
       const T* pixel = from + int64_t(tap.offset) * of.samples;
-      float numbers_of_pixel[N];
-#pragma unroll
-      for (int v = 0; v < V; ++v) {
-        if (transposed || v == 0) load<T, N>(pixel + v * pixels * of.samples, numbers_of_pixel);
-        const float w = values[(group * staged + j) * V + v];
-#pragma unroll
-        for (int n = 0; n < N; ++n) sum[transposed ? 0 : v][n] += w * numbers_of_pixel[n];
-      }
+      add_products<V, transposed>(&values[(group * staged + j) * V], pixel, pixels * of.samples, sum);
     }
   }
   if (here)

@@ -31,6 +31,30 @@ struct Rows {
   int32_t count;
 };
 
+// Nonzeros begin .. begin + count - 1 of a row into a group's part of shared memory, V numbers each.
+template <int V, int L, bool transposed, class T>
+__device__ __forceinline__ void stage_values(const T* value, const int32_t* source, int32_t begin, int count,
+                                             int lane, float* staged) {
+  for (int j = lane; j < count * V; j += L) {
+    const int64_t block = transposed ? source[begin + j / V] : begin + j / V;
+    staged[j] = float(value[block * V + j % V]);
+  }
+}
+
+// sum[v] += value[v] x, or, transposed, sum[0] += sum_v value[v] x_v, where the rows x_v are `stride` apart.
+template <int V, bool transposed, int N, int results, class T>
+__device__ __forceinline__ void add_products(const float* value, const T* x, int64_t stride,
+                                             float (&sum)[results][N]) {
+  float numbers[N];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    if (transposed || v == 0) load<T, N>(x + v * stride, numbers);
+    const float w = value[v];
+#pragma unroll
+    for (int n = 0; n < N; ++n) sum[transposed ? 0 : v][n] += w * numbers[n];
+  }
+}
+
 // y[r V + v, n] = bias[r V + v] + sum_j value[j, v] x[index_j, n], and its maximum with 0 if relu.
 //
 // Transposed: rows are columns of the weight, nonzeros blocks of V rows of x, and source_j says which block of
@@ -59,23 +83,13 @@ __global__ void __launch_bounds__(spmm_threads, spmm_blocks)
     const int count = end - begin < staged ? end - begin : staged;
     __syncwarp(lanes);  // all have read what was staged before
     for (int j = lane; j < count; j += L) indices[group * staged + j] = rows.index[begin + j];
-    for (int j = lane; j < count * V; j += L) {
-      const int64_t block = transposed ? source[begin + j / V] : begin + j / V;
-      values[group * staged * V + j] = float(value[block * V + j % V]);
-    }
+    stage_values<V, L, transposed>(value, source, begin, count, lane, &values[group * staged * V]);
     __syncwarp(lanes);
     if (here)
 #pragma unroll 2
       for (int j = 0; j < count; ++j) {
         const T* rows_of_x = x + int64_t(indices[group * staged + j]) * (V / results) * samples + first;
-        float numbers[N];
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          if (transposed || v == 0) load<T, N>(rows_of_x + v * samples, numbers);
-          const float w = values[(group * staged + j) * V + v];
-#pragma unroll
-          for (int n = 0; n < N; ++n) sum[transposed ? 0 : v][n] += w * numbers[n];
-        }
+        add_products<V, transposed>(&values[(group * staged + j) * V], rows_of_x, samples, sum);
       }
   }
   if (here)
