@@ -5,16 +5,14 @@
 // 3. The k-th largest of all is hi, lo, or selected among the copies (about 1 % of all scores).
 // 4. A threaded pass writes the masks: scores above the threshold, and those equal to it up to a position.
 //
-// Scores are compared as integers in the order of the floats, so that -0.0 equals 0.0 and denormals count
-// whatever the processor's flush-to-zero mode. Each chunk's counts are exact integers and chunks do not depend on
-// the threads, so the masks do not either.
+// Each chunk's counts are exact integers (scan.h) and chunks do not depend on the threads, so the masks do not
+// either.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -22,49 +20,19 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "common/checks.h"
-#include "cpu/kernels/isa.h"
+#include "cpu/topk/scan.h"
 
 namespace sparseprune {
 namespace {
 
-using torch::stable::Tensor;
-
-constexpr int64_t CHUNK = int64_t{1} << 16;    // scores per unit of threaded work
-constexpr int64_t TILE = 1024;                 // scores per vectorised loop; its flags stay in L1
-constexpr int64_t SAMPLES = int64_t{1} << 16;  // the sample and the bracket's content cost about the same
+// Scores of a unit of threaded work.
+constexpr int64_t CHUNK = int64_t{1} << 16;
+// The sample and the bracket's content cost about the same.
+constexpr int64_t SAMPLES = int64_t{1} << 16;
 static_assert(TILE % 8 == 0, "flags of a tile are read as 8-byte words");
-
-template <class Float>
-struct Order;
-template <>
-struct Order<float> {
-  using Key = int32_t;
-};
-template <>
-struct Order<double> {
-  using Key = int64_t;
-};
-template <class Float>
-using KeyOf = typename Order<Float>::Key;
-
-template <class Float>
-constexpr KeyOf<Float> LARGEST = std::bit_cast<KeyOf<Float>>(std::numeric_limits<Float>::max());
-
-template <class Float>
-inline KeyOf<Float> magnitude_of(Float score) {
-  return std::bit_cast<KeyOf<Float>>(score) & std::numeric_limits<KeyOf<Float>>::max();
-}
-
-// Sign and magnitude to two's complement: key(a) < key(b) exactly when a < b; both zeros have key 0.
-template <class Float>
-inline KeyOf<Float> key_of(Float score) {
-  const KeyOf<Float> sign = std::bit_cast<KeyOf<Float>>(score) >> (8 * sizeof(Float) - 1);
-  return (magnitude_of(score) ^ sign) - sign;
-}
 
 template <class Float>
 struct Chunk {
@@ -94,73 +62,6 @@ template <class Float>
   const char* what = magnitude_of(*bad) > infinity ? "nan" : "inf";
   throw std::invalid_argument(std::string("topk_masks: expected finite scores, got ") + what + " in scores[" +
                               std::to_string(chunk.tensor) + "]");
-}
-
-template <class Float>
-struct TileCounts {
-  KeyOf<Float> above = 0, at_hi = 0, at_lo = 0;
-  KeyOf<Float> room = 0;  // negative once a magnitude was above the largest finite one
-};
-
-// The two loops over all scores. gcc vectorises them for whatever the function they are inlined into may use.
-template <class Float>
-[[gnu::always_inline]] inline TileCounts<Float> count_tile_loop(const Float* scores, int64_t size, KeyOf<Float> lo,
-                                                                KeyOf<Float> hi, uint8_t* between) {
-  TileCounts<Float> counts;
-  for (int64_t i = 0; i < size; ++i) {
-    const KeyOf<Float> key = key_of(scores[i]);
-    counts.room |= LARGEST<Float> - magnitude_of(scores[i]);
-    counts.above += key > hi;
-    counts.at_hi += key == hi;
-    counts.at_lo += key == lo;
-    between[i] = (key > lo) & (key < hi);
-  }
-  return counts;
-}
-
-template <class Float>
-[[gnu::always_inline]] inline void write_mask_loop(const Float* scores, bool* mask, int64_t size,
-                                                   KeyOf<Float> bound) {
-  for (int64_t i = 0; i < size; ++i) mask[i] = key_of(scores[i]) > bound;
-}
-
-template <class Float>
-TileCounts<Float> count_tile_baseline(const Float* scores, int64_t size, KeyOf<Float> lo, KeyOf<Float> hi,
-                                      uint8_t* between) {
-  return count_tile_loop(scores, size, lo, hi, between);
-}
-
-template <class Float>
-void write_mask_baseline(const Float* scores, bool* mask, int64_t size, KeyOf<Float> bound) {
-  write_mask_loop(scores, mask, size, bound);
-}
-
-#if defined(__x86_64__)
-// AVX-512 gains nothing over AVX2 here (both wait for memory), so it uses these too.
-template <class Float>
-[[gnu::target("avx2")]] TileCounts<Float> count_tile_avx2(const Float* scores, int64_t size, KeyOf<Float> lo,
-                                                          KeyOf<Float> hi, uint8_t* between) {
-  return count_tile_loop(scores, size, lo, hi, between);
-}
-
-template <class Float>
-[[gnu::target("avx2")]] void write_mask_avx2(const Float* scores, bool* mask, int64_t size, KeyOf<Float> bound) {
-  write_mask_loop(scores, mask, size, bound);
-}
-#endif
-
-template <class Float>
-struct Loops {
-  TileCounts<Float> (*count_tile)(const Float*, int64_t, KeyOf<Float>, KeyOf<Float>, uint8_t*);
-  void (*write_mask)(const Float*, bool*, int64_t, KeyOf<Float>);
-};
-
-template <class Float>
-Loops<Float> current_loops() {
-#if defined(__x86_64__)
-  if (std::string_view(current_isa().name) != "scalar") return {count_tile_avx2<Float>, write_mask_avx2<Float>};
-#endif
-  return {count_tile_baseline<Float>, write_mask_baseline<Float>};
 }
 
 template <class Float>
@@ -332,7 +233,6 @@ void fill_masks(const std::vector<Tensor>& scores, const std::vector<Tensor>& ma
 }
 
 std::vector<Tensor> topk_masks(std::vector<Tensor> scores, int64_t k) {
-  using torch::headeronly::ScalarType;
   int64_t n = 0;
   for (const auto& score : scores) {
     const auto type = score.scalar_type();

@@ -1,0 +1,112 @@
+// The two loops over all scores: counting them around a bracket, and writing masks. Scores are compared as
+// integers in the order of the floats, so that -0.0 equals 0.0 and denormals count whatever the processor's
+// flush-to-zero mode.
+#pragma once
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <string_view>
+
+#include "cpu/kernels/isa.h"
+
+namespace sparseprune {
+
+// Scores of a loop; their flags stay in the L1 cache.
+constexpr int64_t TILE = 1024;
+
+template <class Float>
+struct Order;
+template <>
+struct Order<float> {
+  using Key = int32_t;
+};
+template <>
+struct Order<double> {
+  using Key = int64_t;
+};
+template <class Float>
+using KeyOf = typename Order<Float>::Key;
+
+template <class Float>
+constexpr KeyOf<Float> LARGEST = std::bit_cast<KeyOf<Float>>(std::numeric_limits<Float>::max());
+
+template <class Float>
+inline KeyOf<Float> magnitude_of(Float score) {
+  return std::bit_cast<KeyOf<Float>>(score) & std::numeric_limits<KeyOf<Float>>::max();
+}
+
+// Sign and magnitude to two's complement: key(a) < key(b) exactly when a < b; both zeros have key 0.
+template <class Float>
+inline KeyOf<Float> key_of(Float score) {
+  const KeyOf<Float> sign = std::bit_cast<KeyOf<Float>>(score) >> (8 * sizeof(Float) - 1);
+  return (magnitude_of(score) ^ sign) - sign;
+}
+
+template <class Float>
+struct TileCounts {
+  KeyOf<Float> above = 0, at_hi = 0, at_lo = 0;
+  KeyOf<Float> room = 0;  // negative once a magnitude was above the largest finite one
+};
+
+// The two loops over all scores. gcc vectorises them for whatever the function they are inlined into may use.
+template <class Float>
+[[gnu::always_inline]] inline TileCounts<Float> count_tile_loop(const Float* scores, int64_t size, KeyOf<Float> lo,
+                                                                KeyOf<Float> hi, uint8_t* between) {
+  TileCounts<Float> counts;
+  for (int64_t i = 0; i < size; ++i) {
+    const KeyOf<Float> key = key_of(scores[i]);
+    counts.room |= LARGEST<Float> - magnitude_of(scores[i]);
+    counts.above += key > hi;
+    counts.at_hi += key == hi;
+    counts.at_lo += key == lo;
+    between[i] = (key > lo) & (key < hi);
+  }
+  return counts;
+}
+
+template <class Float>
+[[gnu::always_inline]] inline void write_mask_loop(const Float* scores, bool* mask, int64_t size,
+                                                   KeyOf<Float> bound) {
+  for (int64_t i = 0; i < size; ++i) mask[i] = key_of(scores[i]) > bound;
+}
+
+template <class Float>
+TileCounts<Float> count_tile_baseline(const Float* scores, int64_t size, KeyOf<Float> lo, KeyOf<Float> hi,
+                                      uint8_t* between) {
+  return count_tile_loop(scores, size, lo, hi, between);
+}
+
+template <class Float>
+void write_mask_baseline(const Float* scores, bool* mask, int64_t size, KeyOf<Float> bound) {
+  write_mask_loop(scores, mask, size, bound);
+}
+
+#if defined(__x86_64__)
+// AVX-512 gains nothing over AVX2 here (both wait for memory), so it uses these too.
+template <class Float>
+[[gnu::target("avx2")]] TileCounts<Float> count_tile_avx2(const Float* scores, int64_t size, KeyOf<Float> lo,
+                                                          KeyOf<Float> hi, uint8_t* between) {
+  return count_tile_loop(scores, size, lo, hi, between);
+}
+
+template <class Float>
+[[gnu::target("avx2")]] void write_mask_avx2(const Float* scores, bool* mask, int64_t size, KeyOf<Float> bound) {
+  write_mask_loop(scores, mask, size, bound);
+}
+#endif
+
+template <class Float>
+struct Loops {
+  TileCounts<Float> (*count_tile)(const Float*, int64_t, KeyOf<Float>, KeyOf<Float>, uint8_t*);
+  void (*write_mask)(const Float*, bool*, int64_t, KeyOf<Float>);
+};
+
+template <class Float>
+Loops<Float> current_loops() {
+#if defined(__x86_64__)
+  if (std::string_view(current_isa().name) != "scalar") return {count_tile_avx2<Float>, write_mask_avx2<Float>};
+#endif
+  return {count_tile_baseline<Float>, write_mask_baseline<Float>};
+}
+
+}  // namespace sparseprune
