@@ -1,4 +1,4 @@
-// The kernels of convolutions: as kernels_test.cpp tests the others.
+// The kernels of convolutions.
 #pragma once
 #include <algorithm>
 #include <limits>
