@@ -16,9 +16,7 @@ import typer
 from bench.report.markdown import pipe, spread
 
 
-def main(
-    files: Annotated[list[Path], typer.Argument(help="A results.json of each seed.")],
-) -> None:
+def main(files: Annotated[list[Path], typer.Argument(help="A results.json of each seed.")]) -> None:
     """Print a Markdown table of the runs, one line for each network."""
     print(table([json.loads(file.read_text(encoding="utf-8")) for file in files]))
 

@@ -205,11 +205,7 @@ def test_prune_leaves_the_model_untouched(method: str) -> None:
             "got a Tensor; wrap a single batch in a list: [(input, target)]",
         ),
         ({"bn": "off"}, ValueError, 'bn: expected "train" or "eval", got \'off\''),
-        (
-            {"temperature": 2.0},
-            TypeError,
-            "prune: expected options of method 'snip' (bn), got temperature",
-        ),
+        ({"temperature": 2.0}, TypeError, "prune: expected options of method 'snip' (bn), got temperature"),
         (
             {"method": "random", "bn": "eval"},
             TypeError,

@@ -50,14 +50,7 @@ def network() -> nn.Module:
     return nn.Sequential(conv, nn.Flatten(), nn.Linear(4 * 25, 6), Residual(), nn.Linear(6, 3))
 
 
-WEIGHTS = [
-    "0.0.weight",
-    "2.weight",
-    "3.inner.0.weight",
-    "3.blocks.0.weight",
-    "3.blocks.1.weight",
-    "4.weight",
-]
+WEIGHTS = ["0.0.weight", "2.weight", "3.inner.0.weight", "3.blocks.0.weight", "3.blocks.1.weight", "4.weight"]
 
 
 def masks_of(
@@ -276,9 +269,7 @@ def test_sparsify_says_what_has_no_sparse_kernels(
     assert (row.computes, row.choice) == ("dense, masked", reason)
 
 
-def test_sparsify_measures_convolutions_at_the_call_that_they_meet(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_sparsify_measures_convolutions_at_the_call_that_they_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[tuple[str, Call]] = []
 
     def measure(layer: nn.Module, twin: nn.Module, batch_size: int, call: Call) -> Choice:

@@ -53,20 +53,12 @@ contender(
     dtype="float32",
     note=f"nn.Linear, nn.Conv2d (NCHW); prune: {DENSE_STEPS} training steps, nothing is pruned",
 )(functools.partial(_dense, "float32", torch.contiguous_format))
-contender(
-    "dense-float32-nhwc",
-    (*CONV, NETWORK_STEP),
-    "dense",
-    dtype="float32",
-    note="nn.Conv2d (NHWC)",
-)(functools.partial(_dense, "float32", torch.channels_last))
+contender("dense-float32-nhwc", (*CONV, NETWORK_STEP), "dense", dtype="float32", note="nn.Conv2d (NHWC)")(
+    functools.partial(_dense, "float32", torch.channels_last)
+)
 # Networks take long; in bfloat16 they are measured in the faster layout alone.
 contender(
-    "dense-bfloat16",
-    (*LINEAR, *CONV, "model-step"),
-    "dense",
-    dtype="bfloat16",
-    note="all of it in bfloat16",
+    "dense-bfloat16", (*LINEAR, *CONV, "model-step"), "dense", dtype="bfloat16", note="all of it in bfloat16"
 )(functools.partial(_dense, "bfloat16", torch.contiguous_format))
 contender(
     "dense-bfloat16-nhwc",

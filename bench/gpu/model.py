@@ -67,10 +67,7 @@ def _gpu(name: str, float32: float, tf32: float, half: float, gbs: float, l2_tbs
     return Gpu(name, peaks, gbs * GIGA, l2_tbs * TERA)
 
 
-GPUS = (
-    _gpu("A100 40 GB", 19.5, 156, 312, 1555, 7.2),
-    _gpu("H100 SXM", 67, 494, 989, 3350, 10.1),
-)
+GPUS = (_gpu("A100 40 GB", 19.5, 156, 312, 1555, 7.2), _gpu("H100 SXM", 67, 494, 989, 3350, 10.1))
 
 
 class Layer(NamedTuple):

@@ -23,12 +23,7 @@ BUSY = 0.1
 
 def titled(title: str) -> Table:
     return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False
     )
 
 

@@ -71,14 +71,7 @@ def test_measure_prints_tables_and_writes_rows_with_all_fields(tmp_path, capsys)
     assert ours["id"] == "linear-forward/64x32/density=0.25/n=8/ours-float32"
     assert ours["calls"] == 3
     assert ours["facts"]["layout"] == "row-major"
-    for name in (
-        "seconds",
-        "q1",
-        "q3",
-        "host_seconds",
-        "kept_flops",
-        "least_bytes",
-    ):
+    for name in ("seconds", "q1", "q3", "host_seconds", "kept_flops", "least_bytes"):
         assert ours[name] > 0
     printed = capsys.readouterr().out
     assert re.search(r"ours-float32 +\d+\.\d", printed)

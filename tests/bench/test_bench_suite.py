@@ -3,17 +3,7 @@ import re
 
 import pytest
 import torch
-from bench_small import (
-    BATCH_INNER,
-    NETWORK,
-    STEP,
-    TINY,
-    Ticker,
-    contender,
-    honest,
-    run_one,
-    text_of,
-)
+from bench_small import BATCH_INNER, NETWORK, STEP, TINY, Ticker, contender, honest, run_one, text_of
 
 from bench import rows, suite
 from bench.contenders import CONTENDERS, Runnable, one_layer

@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bounds import (
-    Rounded,
-    assert_half_the_digits,
-    of_batch_norm,
-)
+from bounds import Rounded, assert_half_the_digits, of_batch_norm
 from layers import LAYOUTS, laid_out
 from torch import Tensor, nn
 

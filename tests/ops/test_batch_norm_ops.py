@@ -4,13 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from bounds import (
-    Rounded,
-    assert_within,
-    gamma,
-    integers,
-    of_batch_norm,
-)
+from bounds import Rounded, assert_within, gamma, integers, of_batch_norm
 from layers import LAYOUTS, laid_out
 from torch import Tensor
 

@@ -28,12 +28,7 @@ def with_number(at: int, number: int) -> Callable[[list[int]], list[int]]:
     ("name", "what", "change", "message"),
     [
         *(
-            bad(
-                name,
-                what,
-                change,
-                f"{what}.shape == [samples, {n} ({of}), height, width], got {got}",
-            )
+            bad(name, what, change, f"{what}.shape == [samples, {n} ({of}), height, width], got {got}")
             for name, what, n, of in [
                 ("conv2d", "x", 6, "in_channels"),
                 ("conv2d_sddmm", "x", 6, "in_channels"),

@@ -77,10 +77,7 @@ FUNCTIONS: dict[str, Callable[[Problem], tuple[Callable[..., Any], tuple[Tensor,
     ),
     "spmm_t": lambda p: (lambda g, v: ops.spmm_t(g, v, p.pattern, p.mask.shape[1]), (p.g, p.values)),
     "sddmm": lambda p: (lambda g, x: ops.sddmm(g, x, p.pattern, p.block_rows), (p.g, p.x)),
-    "spmm_backward": lambda p: (
-        lambda g, x, v: ops.spmm_backward(g, x, v, p.pattern),
-        (p.g, p.x, p.values),
-    ),
+    "spmm_backward": lambda p: (lambda g, x, v: ops.spmm_backward(g, x, v, p.pattern), (p.g, p.x, p.values)),
     "spmm_backward_with_relu": lambda p: (
         lambda g, x, v: ops.spmm_backward(g, x, v, p.pattern, p.exact.y),
         (p.g, p.x, p.values),

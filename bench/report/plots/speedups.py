@@ -63,20 +63,9 @@ def _references(axes: Axes, ends: tuple[float, float]) -> None:
     """The ideal and the dense, between two values of 1/density."""
     axes.plot(ends, ends, color="black", linewidth=1, linestyle=":")
     axes.annotate(
-        "ideal: 1/density",
-        (ends[1], ends[1]),
-        (-6, 0),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
+        "ideal: 1/density", (ends[1], ends[1]), (-6, 0), textcoords="offset points", ha="right", fontsize=8
     )
     axes.axhline(1, color=FAINT, linewidth=1)
     axes.annotate(
-        "strongest dense",
-        (ends[1], 1),
-        (0, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=8,
+        "strongest dense", (ends[1], 1), (0, -4), textcoords="offset points", ha="right", va="top", fontsize=8
     )

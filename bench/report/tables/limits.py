@@ -22,11 +22,7 @@ LINEAR = (
         "linear-forward/1024x1024/density=0.05/n=256/float32/batch-inner",
         "9.9, less 0.03 ms of packing and 0.03 ms a call of Python and dispatch: 8.4",
     ),
-    (
-        "... 98 %",
-        "linear-forward/1024x1024/density=0.02/n=256/float32/batch-inner",
-        "25, less the same: 17",
-    ),
+    ("... 98 %", "linear-forward/1024x1024/density=0.02/n=256/float32/batch-inner", "25, less the same: 17"),
     (
         "forward V=4, batch-inner, 90 %",
         "linear-forward/1024x1024/density=0.10/n=256/block=4/float32/batch-inner",
