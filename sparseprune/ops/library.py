@@ -5,6 +5,7 @@ The compiled ``sparseprune._C``, the one built by :func:`sparseprune.jit.load`, 
 """
 
 import contextlib
+import importlib
 import os
 import platform
 import warnings
@@ -71,10 +72,9 @@ def _load() -> None:
     forced = os.environ.get("SPARSEPRUNE_FALLBACK", "") not in ("", "0")
     if not forced:
         try:
-            from sparseprune import _C
-
-            _C.isa()  # a bad SPARSEPRUNE_ISA is an error here, not within the first operator
-            extension = _C
+            compiled = importlib.import_module("sparseprune._C")
+            compiled.isa()  # a bad SPARSEPRUNE_ISA is an error here, not within the first operator
+            extension = compiled
         except ImportError as error:
             warnings.warn(
                 f"sparseprune: the C++ extension is not available ({error}); everything works in plain "
