@@ -50,3 +50,35 @@ tables: $(READY)
 	$(BIN)/python -m bench.tables
 
 bench: $(READY)
+	$(BIN)/python -m bench.run --out bench/results/$$(date +%F).jsonl
+
+# The suite with other libraries beside, in an environment of their own.
+bench-peers: $(PEERS)/ready
+	$(PEERS)/bin/python -m bench.run --out bench/results/$$(date +%F)-peers.jsonl
+
+# Fashion-MNIST comes from the system's package manager; without it the demo takes the 5,000 digits that pip brought.
+data:
+	@test -d $(FASHION) || (test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	  apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist > /dev/null) || \
+	  echo "Fashion-MNIST cannot be installed here (apt-get install dataset-fashion-mnist): the demo takes MNIST-5k"
+
+# torch first and alone, so that no other package's range brings another build of it.
+$(READY): requirements-dev.txt $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/ready-*
+	$(BIN)/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	USE_CUDA=$(USE_CUDA) $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+# sparseprop is compiled against the torch that is there.
+$(PEERS)/ready: requirements-dev.txt $(SOURCES)
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet $$(grep '^torch==' requirements-dev.txt)
+	$(PEERS)/bin/pip install --quiet -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0
+	$(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps sparseprop==0.1.14
+	USE_CUDA=$(USE_CUDA) $(PEERS)/bin/pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info sparseprune/*.so
