@@ -23,19 +23,19 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Without optimisation nothing that is wrong is optimised away, and it compiles in half of the time of -O1.
 SANITIZED = ["-O0", "-g1", *SANITIZERS]
 
-# The tests that vary sizes and layouts, and those of what has code of its own: ReLU, float64, strides, top-k.
-OPERATOR_FILES = (
-    "conftest.py",
-    "bounds.py",
-    "layers.py",
-    "ops/linear_problems.py",
-    "ops/conv_problems.py",
-    "ops/test_linear_ops.py",
-    "ops/test_conv_ops.py",
-    "ops/test_batch_norm_ops.py",
-    "nn/test_batch_norm.py",
-    "select/test_masks.py",
+TEST_FILES = (
+    "tests/conftest.py",
+    "tests/bounds.py",
+    "tests/layers.py",
+    "tests/ops/linear_problems.py",
+    "tests/ops/conv_problems.py",
+    "tests/ops/test_linear_ops.py",
+    "tests/ops/test_conv_ops.py",
+    "tests/ops/test_batch_norm_ops.py",
+    "tests/nn/test_batch_norm.py",
+    "tests/select/test_masks.py",
 )
+# The tests that vary sizes and layouts, and those of what has code of its own: ReLU, float64, strides, top-k.
 OPERATOR_TESTS = (
     "over_shapes or over_batches or over_blocks or over_layouts or without_rows"
     " or relu or in_float64 or strided or misleading_sample"
@@ -103,9 +103,9 @@ def test_kernels_and_operators_under_sanitizers(compiler: list[str], tmp_path: P
     parts = [str(objects[source.stem]) for source in extension_sources]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
     run([*compiler, "-shared", *SANITIZERS, *parts, *libraries, "-o", str(extension)], tmp_path)
-    (tmp_path / "tests").mkdir()
-    for name in OPERATOR_FILES:
-        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
+    for name in TEST_FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")
     # libstdc++ too: AddressSanitizer looks for its exceptions when it is loaded, before Python loads any C++.
     preload = [

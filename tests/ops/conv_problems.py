@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from bounds import Sums, assert_sums, integers
-from linear_problems import PATTERNS, blocks_of, in_memory_of, noise
+from linear_problems import PATTERNS, blocks_of, exact_terms_and_count, in_memory_of, noise
 from torch import Tensor
 
 from sparseprune.format.bsr import bsr_from_mask
@@ -108,15 +108,18 @@ class Problem(NamedTuple):
     bias: Tensor
     x: Tensor
     g: Tensor
-    exact: Answers  # in float64
-    terms: Answers  # sums of the terms' absolute values
-    count: Answers  # how many terms; none where sums are exact
+    # Computed when asked for: the answers in float64, what the absolute values of their terms add up to, and
+    # how many terms they have, none where sums are exact.
+    expected: Callable[[], tuple[Answers, Answers, Answers]]
+
+    @property
+    def exact(self) -> Answers:
+        return self.expected()[0]
 
     def check(self, name: str, actual: Tensor) -> None:
         """The answer of this name within its error bound."""
         assert actual.dtype == self.case.dtype
-        sums = Sums(*(getattr(answers, name) for answers in (self.exact, self.terms, self.count)))
-        assert_sums(actual, sums, name)
+        assert_sums(actual, Sums(*(getattr(answers, name) for answers in self.expected())), name)
 
 
 def convolution_of(case: Case, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -149,11 +152,10 @@ def problem(case: Case) -> Problem:
     def of(change: Callable[[Tensor], Tensor]) -> Answers:
         return answers(case, mask, *map(change, operands))
 
-    exact, terms = of(lambda t: t), of(torch.abs)
-    count = of(lambda t: (torch.zeros_like(t) if case.integers else t != 0).double())
     pattern = convolution.conv_pattern(*bsr_from_mask(mask, case.block_rows), geometry, case.block_rows)
     values = blocks_of(weight, mask, case.block_rows)
-    return Problem(case, mask, pattern, values, bias, x, g, exact, terms, count)
+    expected = functools.cache(lambda: exact_terms_and_count(of, case.integers))
+    return Problem(case, mask, pattern, values, bias, x, g, expected)
 
 
 problem_once = functools.cache(problem)

@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from bounds import Sums, assert_sums
+from bounds import Sums, assert_sums, integers
 from torch import Tensor
 
 from sparseprune import ops
@@ -128,20 +128,34 @@ class Problem(NamedTuple):
     bias: Tensor
     x: Tensor
     g: Tensor
-    exact: Answers  # in float64
-    terms: Answers  # sums of the terms' absolute values
-    count: Answers  # how many terms; none where sums are exact
+    # Computed when asked for: the answers in float64, what the absolute values of their terms add up to, and
+    # how many terms they have, none where sums are exact.
+    expected: Callable[[], tuple[Answers, Answers, Answers]]
+
+    @property
+    def exact(self) -> Answers:
+        return self.expected()[0]
 
     def check(self, name: str, actual: Tensor) -> None:
         """The answer of this name within its error bound."""
         assert actual.dtype == self.x.dtype
-        sums = Sums(*(getattr(answers, name) for answers in (self.exact, self.terms, self.count)))
-        assert_sums(actual, sums, name)
+        assert_sums(actual, Sums(*(getattr(answers, name) for answers in self.expected())), name)
 
 
 def answers(weight: Tensor, mask: Tensor, block_rows: int, bias: Tensor, x: Tensor, g: Tensor) -> Answers:
     y = weight @ x
     return Answers(y + bias[:, None], y, weight.t() @ g, blocks_of(g @ x.t(), mask, block_rows), g.sum(1))
+
+
+def exact_terms_and_count(
+    of: Callable[[Callable[[Tensor], Tensor]], Any], sums_are_exact: bool
+) -> tuple[Any, Any, Any]:
+    """The answers to operands as they are, to their absolute values, and to 1 for what is not 0."""
+    exact = of(lambda t: t)
+    if sums_are_exact:
+        none = type(exact)(*map(torch.zeros_like, exact))
+        return exact, none, none
+    return exact, of(torch.abs), of(lambda t: (t != 0).double())
 
 
 @functools.cache
@@ -167,10 +181,9 @@ def problem(
         w, b, x, g = map(change, operands)
         return answers(w, mask, block_rows, b, x, g)
 
-    exact, terms = of(lambda t: t), of(torch.abs)
-    count = of(lambda t: ((t != 0) if numbers is noise else torch.zeros_like(t)).double())
     values = blocks_of(weight, mask, block_rows)
-    return Problem(mask, block_rows, pattern_of(mask, block_rows), values, bias, x, g, exact, terms, count)
+    expected = functools.cache(lambda: exact_terms_and_count(of, numbers is integers))
+    return Problem(mask, block_rows, pattern_of(mask, block_rows), values, bias, x, g, expected)
 
 
 def check_operators(p: Problem) -> None:
