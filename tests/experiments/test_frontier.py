@@ -602,14 +602,13 @@ def run():
 
 
 TINY = [
-    *("--data", "mnist5k", "--samples", 300, "--model", "lenet_300_100", "--epochs", 1, "--batch-size", 100),
+    *("--data", "digits", "--samples", 300, "--model", "lenet_300_100", "--epochs", 1, "--batch-size", 100),
     *("--methods", "random,snip", "--rules", "erk,cost", "--blocks", 4, "--budgets", "0.2"),
 ]
 
 
 def test_command_runs_resumes_and_reports(run, tmp_path):
     pytest.importorskip("matplotlib")
-    pytest.importorskip("mlxtend")
     out = tmp_path / "new" / "folder"
     result = run(*TINY, "--seeds", "0,1", "--out", out, "--json")
     assert result.exit_code == 0, result.output
@@ -622,12 +621,12 @@ def test_command_runs_resumes_and_reports(run, tmp_path):
     assert len(lines) == 12
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
     table = (out / "table.md").read_text(encoding="utf-8")
-    assert "300 training and 1,000 test samples" in table
+    assert "300 training and 360 test samples" in table
 
     (out / "table.md").unlink()
     result = run("--out", out, "--report-only")
     assert result.exit_code == 0, result.output
-    assert "lenet_300_100 on mnist5k, 1 epoch" in result.stdout
+    assert "lenet_300_100 on digits, 1 epoch" in result.stdout
     assert (out / "table.md").read_text(encoding="utf-8") == table
 
     assert run(*TINY, "--seeds", "1", "--out", out).exit_code == 0

@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,22 @@ from sparseprune.scores import prunable
 SAMPLES = 2  # in the batch that is tried
 
 
+def find(name: str) -> Callable[..., Any]:
+    """The function; ValueError where there is none.
+
+    Args:
+        name: ``"package.module:function"``.
+    """
+    return reference.find(name, _op(name, 1.0))
+
+
 def has_width(name: str) -> bool:
     """Whether the function takes a factor of its width: a keyword ``width`` whose default is 1, or none.
 
     Args:
         name: ``"package.module:function"``.
     """
-    signature = reference.signature_of(reference.find(name, _op(name, 1.0)))
+    signature = reference.signature_of(find(name))
     parameter = signature.parameters.get("width") if signature else None
     return (
         parameter is not None
@@ -56,7 +65,7 @@ def make(name: str, args: Mapping[str, Any], width: float) -> nn.Module:
     with warnings.catch_warnings():
         # `check` says what is wrong with a network of no width.
         warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
-        made = reference.call(reference.find(name, op), arguments, op, given)
+        made = reference.call(find(name), arguments, op, given)
     if not isinstance(made, nn.Module):
         raise ValueError(f"{op}: expected a torch.nn.Module, got {_kind(made)}; return the network")
     return copy.deepcopy(made)

@@ -62,7 +62,9 @@ class Network:
     args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS and ":" not in self.name:
+        if ":" in self.name:
+            own.find(self.name)
+        elif self.name not in MODELS:
             raise ValueError(
                 f"Network: unknown model {self.name!r}; known are {', '.join(MODELS)}, and functions of your "
                 "own as package.module:function"
