@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from torch import nn
 
 from sparseprune.cost import machine
 from sparseprune.cost.calls import record_calls
@@ -117,7 +119,6 @@ def cost(
         chosen = models.Network(model, size, classes or CLASSES, args=inputs.parse_model_args(model_args))
         models.check(chosen, classes)
     network, size = models.build(chosen, 0), chosen.sample
-    calls = record_calls(network, size, "cost")
     operations = flops_costs(network, size)
     measured: dict[str, LayerCost] = {}
     if not flops:
@@ -125,21 +126,7 @@ def cost(
         with progress if not as_json else Progress(disable=True) as shown:
             shown.add_task("measure layers")
             measured = measured_costs(network, size, batch_size, block=shape)
-    everything = sum(cost.dense for cost in operations.values())
-    layers = []
-    for name, counted in operations.items():
-        layer = network.get_submodule(name.rpartition(".")[0])
-        weights = layer.get_parameter("weight").numel()
-        use = LayerUse(name, weights, positions_of(layer, calls[layer][0]), counted.dense / everything)
-        if seconds := measured.get(name):
-            use = dataclasses.replace(
-                use,
-                dense_seconds=seconds.dense,
-                fixed_seconds=seconds.fixed,
-                seconds_per_weight=seconds.per_weight,
-                break_even=_break_even(seconds, weights),
-            )
-        layers.append(use)
+    layers = _uses(network, size, operations, measured)
     if as_json:
         content = {
             "machine": machine.facts(),
@@ -147,7 +134,7 @@ def cost(
             "block": block,
             "layers": [dataclasses.asdict(layer) for layer in layers],
             "weights": sum(layer.weights for layer in layers),
-            "flops": everything,
+            "flops": sum(cost.dense for cost in operations.values()),
             "dense_seconds": sum(cost.dense for cost in measured.values()) if measured else None,
             "fixed_seconds": sum(cost.fixed for cost in measured.values()) if measured else None,
         }
@@ -160,6 +147,31 @@ def cost(
             "fixed + k * (us / weight), and dense at most; below the density in the last\n"
             "column it is faster sparse."
         )
+
+
+def _uses(
+    network: nn.Module,
+    size: tuple[int, ...],
+    operations: Mapping[str, LayerCost],
+    measured: Mapping[str, LayerCost],
+) -> list[LayerUse]:
+    calls = record_calls(network, size, "cost")
+    everything = sum(cost.dense for cost in operations.values())
+    uses = []
+    for name, counted in operations.items():
+        layer = network.get_submodule(name.rpartition(".")[0])
+        weights = layer.get_parameter("weight").numel()
+        use = LayerUse(name, weights, positions_of(layer, calls[layer][0]), counted.dense / everything)
+        if seconds := measured.get(name):
+            use = dataclasses.replace(
+                use,
+                dense_seconds=seconds.dense,
+                fixed_seconds=seconds.fixed,
+                seconds_per_weight=seconds.per_weight,
+                break_even=_break_even(seconds, weights),
+            )
+        uses.append(use)
+    return uses
 
 
 def _break_even(cost: LayerCost, weights: int) -> float | None:
