@@ -135,8 +135,9 @@ def compile(folder: str | os.PathLike[str], verbose: bool = False) -> CudaPart:
     includes = [f"-I{CSRC}", *(f"-isystem={path}" for path in cpp_extension.include_paths())]
     command = shlex.join([nvcc, *FLAGS, *targets(nvcc), *includes])
     # As the sources lie in their folders: files of one name do not meet.
+    root = CSRC / "cuda"
     objects = {
-        source: str(folder / Path(source).relative_to(CSRC).with_suffix(".cuda.o")) for source in sources()
+        source: str(folder / Path(source).relative_to(root).with_suffix(".cuda.o")) for source in sources()
     }
     rules = [
         f"rule nvcc\n  command = {command} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
