@@ -1,7 +1,6 @@
 """Prune a network before training: score, then select."""
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Literal
@@ -124,7 +123,7 @@ def prune(
         input_size, batches = _sample_of(batches)
     if flops is not None:
         costs = flops_costs(model, input_size, exclude=excluded)
-        limit = _operations(flops, costs, blocks)
+        limit = budget.limit_of_flops(flops, costs, blocks)
         blocks = blocks.scored(budget.scores_for(method, score(model, batches, loss)))
         counts = budget.within(blocks, costs, limit, cost_exponent)
         return blocks.masks(counts, allow_empty=allow_empty)
@@ -181,20 +180,6 @@ def _check_target(targets: dict[str, float | None], scope: Scope) -> None:
             raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
         if scope != "global":
             raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
-
-
-def _operations(flops: float, costs: Mapping[str, budget.LayerCost], blocks: Blocks) -> float:
-    """So many operations as the fraction allows; ValueError where the weights that must stay take more."""
-    everything = math.fsum(cost.dense for cost in costs.values())
-    least = budget.costs_of(blocks.floors, blocks.rows, costs)
-    if math.fsum(least.values()) > flops * everything:
-        needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
-        most = sorted(least, key=lambda name: -least[name])[:3]
-        raise ValueError(
-            f"flops: expected at least {needed:g}, what min_per_layer takes, got {flops:g}; most of it is "
-            + ", ".join(f"{name!r} ({least[name] / everything:.2g})" for name in most)
-        )
-    return flops * everything
 
 
 def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.Batches]:

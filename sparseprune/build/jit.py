@@ -5,8 +5,6 @@ The CUDA part is in :mod:`sparseprune.build.nvcc`.
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

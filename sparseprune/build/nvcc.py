@@ -7,8 +7,6 @@ is needed: CUDA's runtime is linked in, and the kernels reach torch through its 
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -187,14 +187,31 @@ def costs_of(
     return {name: costs[name].of(count * rows[name]) for name, count in counts.items()}
 
 
+def limit_of_flops(flops: float, costs: Mapping[str, LayerCost], blocks: Blocks) -> float:
+    """So many operations as a fraction of all; ValueError where the weights that must stay take more."""
+    everything = math.fsum(cost.dense for cost in costs.values())
+    least = costs_of(blocks.floors, blocks.rows, costs)
+    if math.fsum(least.values()) > flops * everything:
+        needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
+        shares = {name: cost / everything for name, cost in least.items()}
+        raise ValueError(
+            f"flops: expected at least {needed:g}, what min_per_layer takes, got {flops:g}; "
+            f"most of it is {_dearest(shares, '.2g')}"
+        )
+    return flops * everything
+
+
 def _check_reachable(budget: float, least: Mapping[str, float]) -> None:
     if (needed := math.fsum(least.values())) > budget:
-        most = sorted(least, key=lambda name: -least[name])[:3]
         raise BudgetError(
             f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
-            f"keep, got {budget:.4g}; most of it is "
-            + ", ".join(f"{name!r} ({least[name]:.4g})" for name in most)
+            f"keep, got {budget:.4g}; most of it is {_dearest(least, '.4g')}"
         )
+
+
+def _dearest(costs: Mapping[str, float], digits: str) -> str:
+    names = sorted(costs, key=lambda name: -costs[name])[:3]
+    return ", ".join(f"{name!r} ({costs[name]:{digits}})" for name in names)
 
 
 @dataclass(frozen=True)
