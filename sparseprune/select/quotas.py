@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from numbers import Real
 
-from sparseprune.select.blocks import Blocks, Shapes, kept
+from sparseprune.select.blocks import Blocks, Shapes
 
 Counts = dict[str, int]
 Scope = str | Mapping[str, float]
@@ -65,12 +65,12 @@ def global_(blocks: Blocks, k: int) -> Counts:
 
 def uniform(blocks: Blocks, sparsity: float) -> Counts:
     """The same share of every layer, each layer's count rounded; floors come on top."""
-    return _at_least_floors(blocks, {name: kept(n, sparsity) for name, n in blocks.numbers.items()})
+    return by_hand(blocks, dict.fromkeys(blocks.shapes, 1 - float(sparsity)))
 
 
 def by_hand(blocks: Blocks, density: Mapping[str, float]) -> Counts:
     """Of every layer the share that it was given, rounded; floors come on top."""
-    return _at_least_floors(blocks, {name: round(n * density[name]) for name, n in blocks.numbers.items()})
+    return {n: max(round(number * density[n]), blocks.floors[n]) for n, number in blocks.numbers.items()}
 
 
 def densities_of(shapes: Shapes, scope: Mapping[str, float]) -> dict[str, float]:
@@ -159,10 +159,6 @@ def largest(fits: Callable[[float], bool], high: float) -> float:
     while low < (middle := low + (high - low) / 2) < high:
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def _at_least_floors(blocks: Blocks, counts: Counts) -> Counts:
-    return {name: max(count, blocks.floors[name]) for name, count in counts.items()}
 
 
 def _best(blocks: Blocks, names: list[str], k: int) -> tuple[Counts, int]:
