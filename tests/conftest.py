@@ -14,7 +14,9 @@ import torch
 
 import sparseprune
 
-pytest.register_assert_rewrite("bounds", "layers", "linear_problems", "conv_problems")
+pytest.register_assert_rewrite(
+    "bounds", "layers", "linear_problems", "conv_problems", "linear_pairs", "small_networks"
+)
 
 # The same examples in every run, so that a test never fails by chance; fuzz.py looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=100)

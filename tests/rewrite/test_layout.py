@@ -3,12 +3,13 @@
 import copy
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from bounds import assert_half_the_digits
+from small_networks import check_unchanged, layer_of, masked, masks_of, noise, state
 from torch import Tensor, nn
 
 import sparseprune as sp
@@ -16,41 +17,6 @@ from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn import FusedReLU, SparseConv2d, SparseLinear
 from sparseprune.rewrite.fuse import fuse
 from sparseprune.rewrite.layout import POINTWISE, mark_layout
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def masks_of(model: nn.Module, density: float = 0.3) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.rand(p.shape, generator=generator) < density
-        for name, p in model.named_parameters()
-        if p.dim() > 1
-    }
-
-
-def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """The reference: a dense copy with zeros in place."""
-    model = copy.deepcopy(model)
-    sp.apply_masks(model, masks)
-    return model
-
-
-def layer_of(model: nn.Module, weight: str) -> nn.Module:
-    return model.get_submodule(weight.rpartition(".")[0])
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def check_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
-    after = model.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-
 
 # ---- layout of activations ----
 
