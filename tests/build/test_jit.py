@@ -58,7 +58,12 @@ def run(tree: Path, code: str, **environment: str) -> Any:
     result = subprocess.run(
         [sys.executable, "-c", code, str(tree / "built")],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{ROOT / 'tests'}", "SPARSEPRUNE_FALLBACK": "0", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tree}{os.pathsep}{ROOT / 'tests'}",
+            "SPARSEPRUNE_FALLBACK": "0",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=900,

@@ -13,7 +13,7 @@ import sparseprune as sp
 from sparseprune.experiments.frontier.rules import RULES, masks_within
 from sparseprune.select.budget import LayerCost, select_blocks_within
 
-RECORDED = json.loads((Path(__file__).parent / "recorded_masks.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "recorded" / "masks.json").read_text())
 CALLS = {id: (model, given) for id, model, given in cases.calls()}
 
 COSTS = {
