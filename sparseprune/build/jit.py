@@ -41,7 +41,7 @@ def include_dirs() -> list[str]:
 def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = False) -> Any:
     """Compile ``csrc/`` with :func:`torch.utils.cpp_extension.load` and use it for ``torch.ops.sparseprune``.
 
-    For a source tree that was never installed; with CUDA where nvcc is found (see :mod:`sparseprune.build.nvcc`).
+    For a source tree that was never installed; with CUDA where nvcc is found (:mod:`sparseprune.build.nvcc`).
     Where an extension is loaded already, built or just in time, it is returned; a later process finds the
     compiled file in the cache and only loads it. Call it before making sparse layers: those made in plain
     torch lack what the kernels need, and only a deepcopy gets it.
@@ -54,7 +54,7 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
     Raises:
         FileNotFoundError: the C++ sources are not beside the package (it was installed from a wheel).
         RuntimeError: there is no compiler, or it failed, or a stale lock file is in the cache folder.
-        ValueError: an environment variable of :mod:`sparseprune.build.nvcc` says something else than expected.
+        ValueError: an environment variable of :mod:`sparseprune.build.nvcc` has another value than expected.
     """
     from sparseprune.ops import library
 
