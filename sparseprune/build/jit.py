@@ -27,7 +27,7 @@ CXX_FLAGS = [
 
 
 def sources() -> list[str]:
-    """Paths of all C++ files of the extension, sorted. No two may have one name: torch names objects after them."""
+    """Paths of all C++ files of the extension, sorted; no two have one name, since torch names objects so."""
     return sorted(str(path) for path in CSRC.rglob("*.cpp"))
 
 

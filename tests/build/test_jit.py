@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from sparseprune import ops
-from sparseprune.build import jit
-from sparseprune.build import nvcc
+from sparseprune.build import jit, nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
 

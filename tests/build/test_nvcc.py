@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sparseprune as sp
 from sparseprune import ops
-from sparseprune.ops import plain
 from sparseprune.build import nvcc
+from sparseprune.ops import plain
 
 
 @pytest.fixture
