@@ -112,8 +112,8 @@ def prune(
     check_batch_size(batch_size)
     shapes = {name: weight.shape for name, weight in weights.items()}
     wanted = SPARSITY if sparsity is None and flops is None and speedup is None else sparsity or 0.0
-    rows = check_blocks(shapes, shape, min_per_layer, allow_empty)
-    blocks = Blocks.unscored(shapes, rows, min_per_layer)
+    block_rows = check_blocks(shapes, shape, min_per_layer, allow_empty)
+    blocks = Blocks.unscored(shapes, block_rows, min_per_layer)
     quotas.check_scope(blocks, wanted, scope)
 
     if flops is None and speedup is None:
@@ -139,7 +139,10 @@ def prune(
             scored, layers, limit, cost_exponent, min_per_layer, allow_empty
         ),
         sparsify,
-        {name: min((of[name] for of in layers.values()), key=lambda of: of.of(0)) for name in shapes},
+        {
+            name: min((costs[name] for costs in layers.values()), key=lambda cost: cost.total(0))
+            for name in shapes
+        },
         speedup,
         input_size,
         batch_size,

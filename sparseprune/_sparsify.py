@@ -72,9 +72,10 @@ def sparsify(
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
     modules = _masked_modules(model, masks)
-    calls: dict[nn.Module, list[Call]] = {}
+    calls: dict[nn.Module, Call] = {}  # the first of each layer
     if input_size is not None and layers == "measured":
-        calls = record_calls(model, input_size, "sparsify")
+        recorded = record_calls(model, input_size, "sparsify")
+        calls = {layer: of_layer[0] for layer, of_layer in recorded.items()}
     replacements = _replacements(modules, masks, layers, batch_size, calls)
     result = _replace(model, replacements, inplace)
     if fuse:
@@ -88,7 +89,7 @@ def _replacements(
     masks: Mapping[str, Tensor],
     layers: Layers,
     batch_size: int,
-    calls: Mapping[nn.Module, list[Call]],
+    calls: Mapping[nn.Module, Call],
 ) -> dict[nn.Module, Sparse | Masked]:
     """A sparse or a masked layer for every module, by what was asked for or measured."""
     replacements: dict[nn.Module, Sparse | Masked] = {}
@@ -105,7 +106,7 @@ def _replacements(
         else:
             replacement = sparse = SPARSE[type(module)].from_dense(module, mask)
             if layers == "measured":
-                choice = _choice(sparse, make_dense, batch_size, _first(calls, module), known)
+                choice = _choice(sparse, make_dense, batch_size, calls.get(module), known)
                 if not choice.use_sparse:
                     replacement, slower[module] = make_dense(), (sparse, make_dense)
                 replacement.choice = str(choice)
@@ -113,7 +114,7 @@ def _replacements(
     if batch_size >= FEW_SAMPLES:
         for conv in _between_sparse(list(calls), replacements):
             if conv in slower:
-                choice = _choice(*slower[conv], batch_size, calls[conv][0], known, between_sparse=True)
+                choice = _choice(*slower[conv], batch_size, calls[conv], known, between_sparse=True)
                 if choice.use_sparse:
                     replacements[conv] = slower[conv][0]
                 replacements[conv].choice = f"{choice}, between sparse layers"
@@ -144,10 +145,6 @@ def _choice(
     if key not in known:
         known[key] = choose(sparse, make_dense, batch_size, call, between_sparse=between_sparse)
     return known[key]
-
-
-def _first(calls: Mapping[nn.Module, list[Call]], layer: nn.Module) -> Call | None:
-    return next(iter(calls.get(layer, [])), None)
 
 
 def _between_sparse(

@@ -17,7 +17,7 @@ from sparseprune.nn.masked import DenseLayer, Masked
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One prunable weight."""
 
     name: str
@@ -43,7 +43,7 @@ class Row:
 class Summary:
     """Rows and totals; ``str()`` is a table, ``to_dict()`` is JSON-able."""
 
-    rows: list[Row]
+    rows: list[SummaryRow]
 
     @property
     def weights(self) -> int:
@@ -112,45 +112,32 @@ def summary(
     """
     if isinstance(model_or_masks, nn.Module):
         calls = {} if input_size is None else record_calls(model_or_masks, input_size, "summary")
-        return Summary(
-            [
-                _row_of_layer(f"{name}.weight" if name else "weight", module, calls.get(module))
-                for name, module in model_or_masks.named_modules()
-                if isinstance(module, Sparse | Masked | DenseLayer)
-            ]
-        )
-    if not isinstance(model_or_masks, Mapping) or not all(
-        isinstance(m, Tensor) for m in model_or_masks.values()
-    ):
-        raise TypeError(
-            f"summary: expected a model or a mapping of masks, got {type(model_or_masks).__name__}"
-        )
-    return Summary(
-        [
-            Row(
-                name,
-                tuple(mask.shape),
-                mask.numel(),
-                int(mask.sum()),
-                _block(mask),
-                _flops(mask.shape, int(mask.sum()), None),
-                None,
-                "mask",
-            )
-            for name, mask in model_or_masks.items()
+        rows = [
+            _row_of_layer(f"{name}.weight" if name else "weight", module, calls.get(module))
+            for name, module in model_or_masks.named_modules()
+            if isinstance(module, Sparse | Masked | DenseLayer)
         ]
-    )
+        return Summary(rows)
+    given = model_or_masks
+    if not isinstance(given, Mapping) or not all(isinstance(mask, Tensor) for mask in given.values()):
+        raise TypeError(f"summary: expected a model or a mapping of masks, got {type(given).__name__}")
+    return Summary([_row_of_mask(name, mask) for name, mask in given.items()])
 
 
-def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, calls: list[Call] | None) -> Row:
+def _row_of_mask(name: str, mask: Tensor) -> SummaryRow:
+    kept = int(mask.sum())
+    flops = _flops(mask.shape, kept, None)
+    return SummaryRow(name, tuple(mask.shape), mask.numel(), kept, _block(mask), flops, None, "mask")
+
+
+def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, calls: list[Call] | None) -> SummaryRow:
     if isinstance(module, Sparse):
         shape, block = module.weight_shape, f"{module.block[0]}x1"
     else:
         shape, block = tuple(module.weight.shape), _block(module.mask) if isinstance(module, Masked) else ""
     kept = kept_weights(module)
-    flops, choice = _flops(shape, kept, calls), getattr(module, "choice", "")
-    computes = describe(module)
-    return Row(name, shape, math.prod(shape), kept, block, flops, weight_bytes(module), computes, choice)
+    counted = (math.prod(shape), kept, block, _flops(shape, kept, calls), weight_bytes(module))
+    return SummaryRow(name, shape, *counted, describe(module), getattr(module, "choice", ""))
 
 
 def _block(mask: Tensor) -> str:

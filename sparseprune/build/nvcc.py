@@ -117,7 +117,7 @@ def compile(folder: str | os.PathLike[str], verbose: bool = False) -> CudaPart:
     """The CUDA part of the extension; only what has changed since the last call is compiled anew.
 
     Args:
-        folder: where objects go.
+        folder: folder that objects go to.
         verbose: print nvcc's commands.
     Raises:
         ValueError, FileNotFoundError: see :func:`wanted` and :func:`targets`.

@@ -88,7 +88,7 @@ def save(file: Path | None, on: str, layer: str, choice: Choice) -> None:
             with contextlib.suppress(OSError, ValueError):
                 known = _read(file)  # again: another process may have written meanwhile
             known.setdefault(on, {})[layer] = choice
-            content = {on: {of: c._asdict() for of, c in layers.items()} for on, layers in known.items()}
+            content = {on: {name: c._asdict() for name, c in layers.items()} for on, layers in known.items()}
             new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             new.replace(file)  # at once: nobody reads half a file
     except (OSError, filelock.Timeout) as error:

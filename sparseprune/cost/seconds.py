@@ -65,25 +65,26 @@ def _measure(layer: DenseLayer, call: Call, batch_size: int, block_rows: int) ->
         seconds = measure_dense(layer, batch_size, call)
         return LayerCost(0.0, seconds, seconds)
     groups = getattr(layer, "groups", 1)
-    rows = block_rows if layer.weight.shape[0] // groups % block_rows == 0 else 1
-    blocks = layer.weight.numel() // rows
+    if layer.weight.shape[0] // groups % block_rows:
+        block_rows = 1
+    blocks = layer.weight.numel() // block_rows
     points, dense = [], math.inf
     for count in (max(round(blocks * LOW), 1), max(round(blocks * HIGH), min(FEW_BLOCKS, blocks))):
-        mask = _random_mask(layer.weight, rows, count)
-        sparse = SPARSE[type(layer)].from_dense(layer, mask, block=(rows, 1))
+        mask = _random_mask(layer.weight, block_rows, count)
+        sparse = SPARSE[type(layer)].from_dense(layer, mask, block=(block_rows, 1))
         choice = choose(sparse, functools.partial(masked_from_dense, layer, mask), batch_size, call)
         points.append((int(mask.sum()), choice.sparse))
         dense = min(dense, choice.dense)
     return line_through(points[0], points[1], dense)
 
 
-def _random_mask(weight: Tensor, rows: int, count: int) -> Tensor:
+def _random_mask(weight: Tensor, block_rows: int, count: int) -> Tensor:
     """So many blocks of chance; the user's random numbers stay as they are."""
-    blocks = weight.numel() // rows
+    blocks = weight.numel() // block_rows
     order = torch.randperm(blocks, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(blocks, dtype=torch.bool)
     mask[order[:count]] = True
-    return mask.view(weight.shape[0] // rows, -1).repeat_interleave(rows, 0).reshape(weight.shape)
+    return mask.view(weight.shape[0] // block_rows, -1).repeat_interleave(block_rows, 0).reshape(weight.shape)
 
 
 def line_through(few: tuple[int, float], many: tuple[int, float], dense: float) -> LayerCost:

@@ -23,7 +23,7 @@ class SpeedUp(NamedTuple):
 
     Attributes:
         promised, measured: ratios.
-        dense_seconds, sparse_seconds: of a training step.
+        dense_seconds, sparse_seconds: seconds of a training step.
     """
 
     promised: float
@@ -57,15 +57,15 @@ def masks_for(
         model: the dense network; not changed.
         select: masks within a budget in seconds, or BudgetError.
         sparsify: :func:`sparseprune.sparsify`, a layer above.
-        costs: of the layers, in seconds; where blocks are chosen for each layer, of the best for few weights.
+        costs: seconds of the layers, each with the V that is the best for few weights.
         speedup: 1 or more.
-        input_size, batch_size: of a training step.
+        input_size, batch_size: shape and number of the samples in a training step.
     Raises:
         ValueError: no masks are so fast; the error says what the best would be, and which layers limit it.
     """
     dense = dense_seconds(model, input_size, batch_size)
     all_dense = math.fsum(cost.dense for cost in costs.values())
-    least = math.fsum(cost.of(0) for cost in costs.values())
+    least = math.fsum(cost.total(0) for cost in costs.values())
     rest = max(dense - all_dense, 0.0)
     best: TimedMasks | None = None
     for _ in range(1 + CORRECTIONS):
@@ -91,14 +91,14 @@ def masks_for(
     return best
 
 
-def _error(of: SpeedUp) -> float:
-    return abs(math.log(of.measured / of.promised))
+def _error(found: SpeedUp) -> float:
+    return abs(math.log(found.measured / found.promised))
 
 
 def _unreachable(
     speedup: float, dense: float, rest: float, costs: Mapping[str, LayerCost], measured: float
 ) -> str:
-    least = {name: cost.of(0) for name, cost in costs.items()}
+    least = {name: cost.total(0) for name, cost in costs.items()}
     limits = ", ".join(
         f"{name!r} {least[name] * 1e3:.3g} ms" for name in sorted(least, key=lambda n: -least[n])[:3]
     )

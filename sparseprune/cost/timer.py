@@ -26,7 +26,7 @@ def fastest(
 
     Args:
         steps: functions without arguments.
-        device: where they compute.
+        device: device that they compute on.
         fewest, most: numbers of rounds; the first one warms up.
         seconds: time after which no further round begins, once there were ``fewest``.
     """

@@ -23,7 +23,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
     batch-inner activations (see :class:`SparseConv2d`), of which it reads and writes whole channels.
 
     Args:
-        relu: whether to apply a ReLU.
+        relu: whether the layer applies a ReLU.
         others: those of ``nn.BatchNorm2d``.
 
     Attributes:
@@ -86,7 +86,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
         Args:
             x: (N, num_features, H, W), any memory layout.
-            residual: of x's shape, or None.
+            residual: tensor of x's shape, or None.
         Returns:
             x's shape.
         """

@@ -22,7 +22,7 @@ class SparseLinear(SparseLayer):
     Args:
         in_features: size of the input's last dimension.
         out_features: size of the output's last dimension, divisible by V.
-        bias: whether to add a learned bias (out_features,).
+        bias: whether the layer adds a learned bias (out_features,).
         crow: starts of the pattern's block rows; without a pattern the layer keeps no weight until a
             ``state_dict`` with one is loaded. Usually a layer is made by :meth:`from_dense`.
         col: columns of the pattern, ascending within each block row.

@@ -10,7 +10,7 @@ class FusedReLU(nn.Identity):
     :func:`densify` makes it an ``nn.ReLU`` again.
 
     Args:
-        inplace: that module's.
+        inplace: flag of that module.
     """
 
     def __init__(self, inplace: bool = False) -> None:

@@ -231,11 +231,11 @@ def pattern_of_mask(
     """``(crow, col, V)`` of a mask of a dense layer's weight, checked.
 
     Args:
-        mask: bool, of the weight's shape.
-        weight: of the dense layer.
+        mask: bool tensor of the weight's shape.
+        weight: weight of the dense layer.
         block: (V, 1), or None for the largest V for which the mask is made of whole blocks.
-        op: how errors begin.
-        groups: of a convolution: V divides the output channels of each.
+        op: name that errors begin with.
+        groups: number of groups of a convolution: V divides the output channels of each.
     """
     check_mask(mask, weight.shape, op)
     check_dtype(weight, op.partition(".")[0])

@@ -35,7 +35,7 @@ def conv_pattern(crow: Tensor, col: Tensor, geometry: Geometry, block_rows: int 
     Args:
         crow: int32 ``(out_channels / block_rows + 1,)``, starts of the block rows.
         col: int32 ``(nnzb,)``, columns of ``weight.flatten(1)``, ascending within each block row.
-        geometry: of the convolution.
+        geometry: numbers of the convolution.
         block_rows: V, output channels of a block: 1, 2, 4, 8 or 16; out_channels / groups is divisible by it.
     Raises:
         ValueError: the pattern is malformed or does not fit the geometry.
@@ -60,7 +60,8 @@ def conv2d(
         x: ``(N, in_channels, H, W)``, N >= 0, float32 or bfloat16 (or float64: slow, for checking gradients).
             Products of bfloat16 are summed in float32 and the result is rounded once.
         values: ``(nnzb, V)``, like x.
-        pattern: of ``W.flatten(1)``, ``(out_channels, in_channels / groups * kernel_h * kernel_w)``.
+        pattern: where the weights of ``W.flatten(1)`` are, ``(out_channels, in_channels / groups *
+            kernel_h * kernel_w)``.
         geometry: kernel size, stride, padding, dilation, groups.
         bias: ``(out_channels,)`` or None, like x.
         batch_inner: layout of the result in memory: [C, H, W, N] (True), ordinary (False), or batch-inner
@@ -189,11 +190,11 @@ def _conv2d_backward_gradients(
     ctx: Any, d_x: Tensor, d_values: Tensor, d_bias: Tensor
 ) -> tuple[Tensor | None, ...]:
     g, x, values, *rest = ctx.saved_tensors
-    pattern, of = ConvPattern(*rest), ctx.geometry
+    pattern, size = (ConvPattern(*rest), ctx.geometry), x.shape[2:]
     needs_g, needs_x, needs_values = ctx.needs_input_grad[:3]
-    to_g = conv2d(d_x, values, pattern, of, d_bias) + conv2d(x, d_values, pattern, of) if needs_g else None
-    to_x = conv2d_t(g, d_values, pattern, of, x.shape[2:]) if needs_x else None
-    to_values = conv2d_sddmm(g, d_x, pattern, of, values.shape[1]) if needs_values else None
+    to_g = conv2d(d_x, values, *pattern, d_bias) + conv2d(x, d_values, *pattern) if needs_g else None
+    to_x = conv2d_t(g, d_values, *pattern, size) if needs_x else None
+    to_values = conv2d_sddmm(g, d_x, *pattern, values.shape[1]) if needs_values else None
     return to_g, to_x, to_values, None, None, None, None
 
 

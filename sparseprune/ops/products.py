@@ -65,7 +65,7 @@ def spmm(
         x: ``(cols, batch)``, float32 or bfloat16 (or float64: slow, for checking gradients). Products of
             bfloat16 are summed in float32 and the result is rounded once.
         values: ``(nnzb, V)``, like x.
-        pattern: of W.
+        pattern: where the weights of W are.
         bias: ``(rows,)`` or None, like x.
         batch_inner: layout of the result in memory: samples innermost (True), features innermost (False), or
             as in ``x`` (None).

@@ -61,8 +61,8 @@ def rewrite(
     """Give the module the forward that a graph of calls of its own children describes.
 
     Args:
-        block: of any class; then of one derived from that.
-        graph: of the new forward.
+        block: module of any class; afterwards its class is one derived from that.
+        graph: graph of the new forward.
         absorbing: names of those children that compute what followed them: they must stay what they are.
         constants: attributes that must stay what they are.
     """

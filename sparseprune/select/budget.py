@@ -39,7 +39,7 @@ class LayerCost(NamedTuple):
     fixed: float
     dense: float
 
-    def of(self, weights: int) -> float:
+    def total(self, weights: int) -> float:
         """min(fixed + per_weight · weights, dense)"""
         return min(self.fixed + self.per_weight * weights, self.dense)
 
@@ -86,7 +86,7 @@ def within(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float, exponen
         raise ValueError(f"budget: expected a cost for every layer, got none for {', '.join(missing)}")
     if wrong := [name for name in blocks.scores if not all(number >= 0 for number in costs[name])]:
         raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
-    _check_reachable(limit, costs_of(blocks.floors, blocks.rows, costs))
+    _check_reachable(limit, costs_of(blocks.floors, blocks.block_rows, costs))
     topk_named(blocks.scores, 0)  # refuses what is not finite
     layers = [_Ranked.of(name, blocks, costs[name], exponent) for name in blocks.scores]
     return dict(zip(blocks.scores, _counts_within(layers, limit), strict=True))
@@ -95,7 +95,7 @@ def within(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float, exponen
 def select_blocks_within(
     scores: Mapping[str, Tensor],
     costs: Mapping[int, Mapping[str, LayerCost]],
-    budget: float,
+    limit: float,
     exponent: float = EXPONENT,
     min_per_layer: int = 0,
     allow_empty: bool = False,
@@ -109,7 +109,7 @@ def select_blocks_within(
     Args:
         scores: ``{parameter name: score}``, higher = keep, finite.
         costs: ``{V: {parameter name: cost of a weight in such blocks}}``.
-        budget: what the masks may cost, in the unit of the costs.
+        limit: what the masks may cost, in the unit of the costs.
         exponent: see :func:`within`.
         min_per_layer, allow_empty: see :func:`sparseprune.prune`.
     Returns:
@@ -118,42 +118,41 @@ def select_blocks_within(
         BudgetError, ValueError: see :func:`within`; a layer would keep no weight.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    of = {v: Blocks.of(scores, rows_of_blocks(shapes, v), min_per_layer) for v in costs}
+    by_rows = {v: Blocks.of(scores, rows_of_blocks(shapes, v), min_per_layer) for v in costs}
     error: BudgetError | None = None
-    for v, blocks in of.items():
+    for v, blocks in by_rows.items():
         try:
-            counts = within(blocks, costs[v], budget, exponent)
+            counts = within(blocks, costs[v], limit, exponent)
         except BudgetError as too_small:
             error = error or too_small
             continue
         chosen: dict[str, int] = {}
         for name, count in counts.items():
-            share = costs[v][name].of(count * blocks.rows[name])
-            worth = {
-                u: _best_sum(scores[name], costs[u][name], of[u].rows[name], of[u].floors[name], share)
-                # The V with which the budget was divided comes first: it wins ties.
-                for u in (v, *(u for u in costs if u != v and of[u].rows[name] == u))
-            }
+            share = costs[v][name].total(count * blocks.block_rows[name])
+            # The V with which the budget was divided comes first: it wins ties.
+            fitting = [v, *(u for u in costs if u != v and by_rows[u].block_rows[name] == u)]
+            worth = {u: _best_sum(by_rows[u], scores[name], name, costs[u][name], share) for u in fitting}
             chosen[name] = max(worth, key=lambda u: worth[u])
         own = {name: costs[u][name] for name, u in chosen.items()}
         if any(u != v for u in chosen.values()):
-            rows = {name: of[u].rows[name] for name, u in chosen.items()}
-            blocks = Blocks.of(scores, rows, min_per_layer)
-            counts = within(blocks, own, budget, exponent)
+            block_rows = {name: by_rows[u].block_rows[name] for name, u in chosen.items()}
+            blocks = Blocks.of(scores, block_rows, min_per_layer)
+            counts = within(blocks, own, limit, exponent)
         return Selected(blocks.masks(counts, allow_empty=allow_empty), own)
     assert error is not None
     raise error
 
 
-def _best_sum(score: Tensor, cost: LayerCost, rows: int, floor: int, share: float) -> float:
-    """Sum of the best scores, of blocks of so many rows, within a share; -inf where the floor costs more."""
-    if cost.of(floor * rows) > share:
+def _best_sum(blocks: Blocks, score: Tensor, name: str, cost: LayerCost, share: float) -> float:
+    """Sum of a layer's best scores, in these blocks, within a share; -inf where its floor costs more."""
+    block_rows, floor = blocks.block_rows[name], blocks.floors[name]
+    if cost.total(floor * block_rows) > share:
         return -math.inf
     if cost.dense <= share:
         return float(score.sum(dtype=torch.float64))
     affordable = (share - cost.fixed) / cost.per_weight if cost.per_weight > 0 else math.inf
-    sums = mean_of_blocks(score.detach().double(), rows).flatten() * rows
-    count = int(min(max(affordable / rows, floor), len(sums)))
+    sums = mean_of_blocks(score.detach().double(), block_rows).flatten() * block_rows
+    count = int(min(max(affordable / block_rows, floor), len(sums)))
     return float(sums.topk(count).values.sum())
 
 
@@ -169,7 +168,7 @@ def scores_for(method: object, scores: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 def total_cost(masks: Mapping[str, Tensor], costs: Mapping[str, LayerCost]) -> float:
     """Sum over layers of min(fixed + per_weight · k, dense)."""
-    return math.fsum(costs[name].of(int(mask.sum())) for name, mask in masks.items())
+    return math.fsum(costs[name].total(int(mask.sum())) for name, mask in masks.items())
 
 
 def check_exponent(exponent: float) -> None:
@@ -181,16 +180,16 @@ def check_exponent(exponent: float) -> None:
 
 
 def costs_of(
-    counts: Mapping[str, int], rows: Mapping[str, int], costs: Mapping[str, LayerCost]
+    counts: Mapping[str, int], block_rows: Mapping[str, int], costs: Mapping[str, LayerCost]
 ) -> dict[str, float]:
     """What each layer costs with so many blocks of V rows."""
-    return {name: costs[name].of(count * rows[name]) for name, count in counts.items()}
+    return {name: costs[name].total(count * block_rows[name]) for name, count in counts.items()}
 
 
 def limit_of_flops(flops: float, costs: Mapping[str, LayerCost], blocks: Blocks) -> float:
     """So many operations as a fraction of all; ValueError where the weights that must stay take more."""
     everything = math.fsum(cost.dense for cost in costs.values())
-    least = costs_of(blocks.floors, blocks.rows, costs)
+    least = costs_of(blocks.floors, blocks.block_rows, costs)
     if math.fsum(least.values()) > flops * everything:
         needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
         shares = {name: cost / everything for name, cost in least.items()}
@@ -201,11 +200,11 @@ def limit_of_flops(flops: float, costs: Mapping[str, LayerCost], blocks: Blocks)
     return flops * everything
 
 
-def _check_reachable(budget: float, least: Mapping[str, float]) -> None:
-    if (needed := math.fsum(least.values())) > budget:
+def _check_reachable(limit: float, least: Mapping[str, float]) -> None:
+    if (needed := math.fsum(least.values())) > limit:
         raise BudgetError(
             f"budget: expected at least {needed:.4g}, what the layers cost with the weights that they must "
-            f"keep, got {budget:.4g}; most of it is {_dearest(least, '.4g')}"
+            f"keep, got {limit:.4g}; most of it is {_dearest(least, '.4g')}"
         )
 
 
@@ -220,7 +219,7 @@ class _Ranked:
 
     keys: Tensor  # float64 (blocks,), rising: minus what each is worth
     cost: LayerCost
-    rows: int
+    block_rows: int
     floor: int  # blocks
 
     @classmethod
@@ -229,14 +228,14 @@ class _Ranked:
         if cost.per_weight > 0:
             weight = cost.per_weight**exponent
             worth = torch.where(worth < 0, worth * weight, worth / weight)
-        return cls(worth.neg().sort().values, cost, blocks.rows[name], blocks.floors[name])
+        return cls(worth.neg().sort().values, cost, blocks.block_rows[name], blocks.floors[name])
 
     @property
     def blocks(self) -> int:
         return len(self.keys)
 
     def cost_of(self, count: int) -> float:
-        return self.cost.of(count * self.rows)
+        return self.cost.total(count * self.block_rows)
 
     def filled(self, count: int) -> int:
         """So many blocks, or all where they cost no more than that."""
@@ -252,16 +251,16 @@ class _Ranked:
         return int(torch.searchsorted(self.keys, self.keys[count], right=True)) - count
 
 
-def _counts_within(layers: list[_Ranked], budget: float) -> list[int]:
+def _counts_within(layers: list[_Ranked], limit: float) -> list[int]:
     """Blocks to keep of each layer."""
-    counts = [layer.above(_lowest_threshold(layers, budget)) for layer in layers]
+    counts = [layer.above(_lowest_threshold(layers, limit)) for layer in layers]
     # What is left goes to the best blocks that still fit, ties to the earlier layer.
     spent = math.fsum(layer.cost_of(count) for layer, count in zip(layers, counts, strict=True))
     open_layers = {i for i, layer in enumerate(layers) if counts[i] < layer.blocks}
     while open_layers:
         i = min(open_layers, key=lambda i: (float(layers[i].keys[counts[i]]), i))
         layer, count = layers[i], counts[i]
-        more = _most_that_fit(layer, count, budget - spent)
+        more = _most_that_fit(layer, count, limit - spent)
         if more > 0:
             counts[i] = layer.filled(count + more)
             spent = math.fsum(layers[j].cost_of(counts[j]) for j in range(len(layers)))
@@ -280,11 +279,11 @@ def _most_that_fit(layer: _Ranked, count: int, left: float) -> int:
     return low
 
 
-def _lowest_threshold(layers: list[_Ranked], budget: float) -> float:
+def _lowest_threshold(layers: list[_Ranked], limit: float) -> float:
     """The least number for which all that is worth more fits; infinite where only the floors do."""
 
     def fits(threshold: float) -> bool:
-        return math.fsum(layer.cost_of(layer.above(threshold)) for layer in layers) <= budget
+        return math.fsum(layer.cost_of(layer.above(threshold)) for layer in layers) <= limit
 
     keys = [layer.keys for layer in layers if layer.blocks]
     low = min((-float(rising[-1]) for rising in keys), default=0.0) - 1  # below it lies nothing

@@ -58,7 +58,7 @@ def global_(blocks: Blocks, k: int) -> Counts:
         for name in below:  # the others share less, so they are ranked again
             free.remove(name)
             counts[name] = blocks.floors[name]
-            k -= counts[name] * blocks.rows[name]
+            k -= counts[name] * blocks.block_rows[name]
     counts |= taken
     return _with_single_weights(blocks, counts, missing) if missing else counts
 
@@ -128,26 +128,26 @@ def erk_density(shape: tuple[int, ...]) -> float:
 
 def in_proportion(blocks: Blocks, density: Mapping[str, float], k: int) -> Counts:
     """Exactly k weights, at densities in proportion to these and at most 1; see :func:`erk`."""
-    rows, numbers = blocks.rows, blocks.numbers
+    block_rows, numbers = blocks.block_rows, blocks.numbers
 
     def weights(epsilon: float) -> dict[str, float]:  # not rounded, between the floor and all
         return {
-            name: min(max(epsilon * density[name] * n, blocks.floors[name]), n) * rows[name]
+            name: min(max(epsilon * density[name] * n, blocks.floors[name]), n) * block_rows[name]
             for name, n in numbers.items()
         }
 
     everything = 1 / min(density.values(), default=1.0)
     share = weights(largest(lambda epsilon: math.fsum(weights(epsilon).values()) <= k, everything))
-    counts = {name: int(share[name] // rows[name]) for name in share}
+    counts = {name: int(share[name] // block_rows[name]) for name in share}
     left = k - blocks.weights_of(counts)
-    for name in sorted(share, key=lambda name: counts[name] * rows[name] - share[name]):
-        if counts[name] < numbers[name] and rows[name] <= left:
+    for name in sorted(share, key=lambda name: counts[name] * block_rows[name] - share[name]):
+        if counts[name] < numbers[name] and block_rows[name] <= left:
             counts[name] += 1
-            left -= rows[name]
+            left -= block_rows[name]
     for name in share:  # what is too little for a block of V goes to single weights
-        more = min(left // rows[name], numbers[name] - counts[name])
+        more = min(left // block_rows[name], numbers[name] - counts[name])
         counts[name] += more
-        left -= more * rows[name]
+        left -= more * block_rows[name]
     return counts
 
 
@@ -163,7 +163,7 @@ def largest(fits: Callable[[float], bool], high: float) -> float:
 
 def _best(blocks: Blocks, names: list[str], k: int) -> tuple[Counts, int]:
     """Blocks of each layer among the best that k weights suffice for, and how many weights are missing."""
-    sizes = {blocks.rows[name] for name in names}
+    sizes = {blocks.block_rows[name] for name in names}
     most = max(sizes, default=1)
     if len(sizes) < 2:
         return blocks.top(names, k // most if names else 0), k % most
@@ -178,7 +178,7 @@ def _best(blocks: Blocks, names: list[str], k: int) -> tuple[Counts, int]:
 
 def _with_single_weights(blocks: Blocks, counts: Counts, missing: int) -> Counts:
     """So many more, the best of those layers that are made of single weights."""
-    single = [name for name, rows in blocks.rows.items() if rows == 1]
+    single = [name for name, block_rows in blocks.block_rows.items() if block_rows == 1]
     left = {name: blocks.scores[name][~blocks.best(name, counts[name])] for name in single}
     rest = Blocks.of(left, dict.fromkeys(single, 1))
     more = rest.top(single, min(missing, sum(rest.numbers.values())))

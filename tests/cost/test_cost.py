@@ -70,7 +70,7 @@ def test_all_calls_of_a_layer_count() -> None:
 
 def test_a_layer_costs_at_most_what_it_costs_dense() -> None:
     of = LayerCost(2.0, 3.0, 10.0)
-    assert [of.of(k) for k in (0, 1, 3, 4, 100)] == [3, 5, 9, 10, 10]
+    assert [of.total(k) for k in (0, 1, 3, 4, 100)] == [3, 5, 9, 10, 10]
 
 
 def test_a_line_through_two_measurements() -> None:

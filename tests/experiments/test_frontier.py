@@ -172,7 +172,7 @@ def test_masks_of_measured_time_take_no_longer_than_uniform_ones():
     }
     masks = masks_within("time", scored, costs, 0.1, exponent=1.0, seconds=seconds)
     limit = (10 + 4 * 100) + (10 + 100) + 70
-    spent = {name: seconds[name].of(int(mask.sum())) for name, mask in masks.items()}
+    spent = {name: seconds[name].total(int(mask.sum())) for name, mask in masks.items()}
     assert limit - 4 < sum(spent.values()) <= limit
     assert masks["dense"].all()
     assert masks["quick"].sum() > 100 > masks["slow"].sum()

@@ -308,7 +308,7 @@ def test_never_above_the_budget_and_nothing_more_fits(data: st.DataObject) -> No
         fixed = data.draw(st.sampled_from([0.0, 0.5, 3.0]))
         dense = data.draw(st.sampled_from([0.5, 1.0, 2.0])) * per_weight * score.numel()
         costs[f"{i}"] = LayerCost(per_weight, fixed, dense)
-    most = math.fsum(cost.of(scores[name].numel()) for name, cost in costs.items())
+    most = math.fsum(cost.total(scores[name].numel()) for name, cost in costs.items())
     budget = data.draw(st.floats(0, 1.1)) * most
     floor = data.draw(st.sampled_from([0, 2]))
     exponent = data.draw(st.sampled_from([0.0, 0.5, 1.0]))
@@ -317,7 +317,7 @@ def test_never_above_the_budget_and_nothing_more_fits(data: st.DataObject) -> No
         selected = select_within(scores, costs, budget, **arguments)
     except ValueError:
         blocks = {name: min(-(-floor // rows), score.numel() // rows) for name, score in scores.items()}
-        assert math.fsum(cost.of(blocks[name] * rows) for name, cost in costs.items()) > budget
+        assert math.fsum(cost.total(blocks[name] * rows) for name, cost in costs.items()) > budget
         return
     assert total_cost(selected, costs) <= budget
     for name, mask in selected.items():
@@ -325,7 +325,7 @@ def test_never_above_the_budget_and_nothing_more_fits(data: st.DataObject) -> No
         assert kept % rows == 0
         assert kept >= min(floor, mask.numel())
         if kept < mask.numel():
-            more = total_cost(selected, costs) - costs[name].of(kept) + costs[name].of(kept + rows)
+            more = total_cost(selected, costs) - costs[name].total(kept) + costs[name].total(kept + rows)
             assert more > budget - 1e-9 * most
             blocks = mean_of_blocks(scores[name], rows).flatten()
             of_block = mask.reshape(mask.shape[0] // rows, rows, -1).all(1).flatten()

@@ -58,8 +58,8 @@ def masks_within(
     if rule not in RULES:
         raise ValueError(f"frontier: expected a rule of {', '.join(RULES)}, got {rule!r}")
     shapes = {name: score.shape for name, score in scores.items()}
-    rows = check_budget(shapes, costs, budget, block)
-    blocks = Blocks.of(scores, rows, min_per_layer=1)
+    block_rows = check_budget(shapes, costs, budget, block)
+    blocks = Blocks.of(scores, block_rows, floor=1)
     limit = budget * math.fsum(costs[name].dense for name in scores)
     if rule == "uniform":
         counts = _layerwise(blocks, dict.fromkeys(scores, 1.0), costs, limit)
@@ -84,15 +84,15 @@ def check_budget(
         raise ValueError(
             f"frontier: expected budgets in (0, 1], fractions of the dense training FLOPs, got {budget}"
         )
-    rows = check_blocks(shapes, block)
-    needed = math.fsum(costs_of(dict.fromkeys(shapes, 1), rows, costs).values())
+    block_rows = check_blocks(shapes, block)
+    needed = math.fsum(costs_of(dict.fromkeys(shapes, 1), block_rows, costs).values())
     total = math.fsum(costs[name].dense for name in shapes)
     if needed > budget * total:
         raise BudgetError(
             f"frontier: expected a budget of at least {needed / total:.3g}, "
             f"that of one block of {block[0]}x1 in each layer, got {budget}"
         )
-    return rows
+    return block_rows
 
 
 def training_flops(network: Network) -> int:
@@ -116,7 +116,7 @@ def small_dense(network: Network, budget: float) -> Network:
 
 
 def _cost(blocks: Blocks, counts: Mapping[str, int], costs: Mapping[str, LayerCost]) -> float:
-    return math.fsum(costs_of(counts, blocks.rows, costs).values())
+    return math.fsum(costs_of(counts, blocks.block_rows, costs).values())
 
 
 def _layerwise(
@@ -140,7 +140,7 @@ def _global(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float) -> quo
     def at(kept: int) -> quotas.Counts:
         return quotas.global_(blocks, blocks.kept_at(1 - kept / total))
 
-    low, high = sum(blocks.rows.values()), total + 1
+    low, high = sum(blocks.block_rows.values()), total + 1
     while high - low > 1:
         middle = (low + high) // 2
         fits = _cost(blocks, at(middle), costs) <= limit

@@ -98,18 +98,18 @@ def conv2d(
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
 ) -> Tensor:
-    of = Geometry(*geometry)
-    _check_images("conv2d", "x", x, of.in_channels, "in_channels")
+    sizes = Geometry(*geometry)
+    _check_images("conv2d", "x", x, sizes.in_channels, "in_channels")
     _check_dtypes("conv2d", x, values=values, bias=bias)
-    weight = _dense_weight("conv2d", values, crow, col, of)
+    weight = _dense_weight("conv2d", values, crow, col, sizes)
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(
             f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
         )
-    of.output_size(x.shape[2], x.shape[3])
+    sizes.output_size(x.shape[2], x.shape[3])
     with torch.autocast(x.device.type, enabled=False):
         bias = None if bias is None else widened(bias)
-        y = F.conv2d(_padded(x, of), weight, bias, *_steps(of), of.groups)
+        y = F.conv2d(_padded(x, sizes), weight, bias, *_steps(sizes), sizes.groups)
     return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
 
 
@@ -136,14 +136,14 @@ def _conv2d_t(
     geometry: Sequence[int],
     input_size: Sequence[int],
 ) -> Tensor:
-    of = Geometry(*geometry)
+    sizes = Geometry(*geometry)
     _check_dtypes(op, g, values=values)
-    weight = _dense_weight(op, values, crow, col, of)
-    _check_gradient(op, g, len(weight), of, input_size)
+    weight = _dense_weight(op, values, crow, col, sizes)
+    _check_gradient(op, g, len(weight), sizes, input_size)
     height, width = input_size
-    padded = _padded(g.new_zeros(len(g), of.in_channels, height, width), of)
-    d_padded, _ = _convolution_backward(g, padded, weight, of, (True, False))
-    return d_padded[:, :, of.pad_top : of.pad_top + height, of.pad_left : of.pad_left + width]
+    padded = _padded(g.new_zeros(len(g), sizes.in_channels, height, width), sizes)
+    d_padded, _ = _convolution_backward(g, padded, weight, sizes, (True, False))
+    return d_padded[:, :, sizes.pad_top : sizes.pad_top + height, sizes.pad_left : sizes.pad_left + width]
 
 
 def conv2d_sddmm(
@@ -156,18 +156,18 @@ def conv2d_sddmm(
     block_rows: int,
     op: str = "conv2d_sddmm",
 ) -> Tensor:
-    of = Geometry(*geometry)
+    sizes = Geometry(*geometry)
     _check_dtypes(op, g, x=x)
-    _check_images(op, "x", x, of.in_channels, "in_channels")
+    _check_images(op, "x", x, sizes.in_channels, "in_channels")
     if len(g) != len(x):
         raise ValueError(
             f"{op}: expected x and g of as many samples, got {list(x.shape)} and {list(g.shape)}"
         )
     channels = (len(crow) - 1) * block_rows
-    _check_gradient(op, g, channels, of, x.shape[2:])
-    padded = _padded(x, of)
-    weight = padded.new_zeros(channels, of.in_channels // of.groups, of.kernel_h, of.kernel_w)
-    _, d_weight = _convolution_backward(g, padded, weight, of, (False, True))
+    _check_gradient(op, g, channels, sizes, x.shape[2:])
+    padded = _padded(x, sizes)
+    weight = padded.new_zeros(channels, sizes.in_channels // sizes.groups, sizes.kernel_h, sizes.kernel_w)
+    _, d_weight = _convolution_backward(g, padded, weight, sizes, (False, True))
     return at_blocks(d_weight.flatten(1), crow, col, block_rows).to(g.dtype).contiguous()
 
 
