@@ -120,7 +120,8 @@ def _replacements(
                 replacements[conv].choice = f"{choice}, between sparse layers"
     for replaced, chosen in replacements.items():
         if isinstance(chosen, Sparse):
-            _take_hooks(chosen, replaced)  # measuring has not called them
+            # Measuring has not called them.
+            _take_hooks(chosen, replaced)
     return replacements
 
 

@@ -73,7 +73,8 @@ def load(build_directory: str | os.PathLike[str] | None = None, verbose: bool = 
             f"jit.load: expected a C++ compiler, found no {compiler!r}; install one (such as g++), or "
             "name one with the environment variable CXX"
         )
-    if shutil.which("ninja") is None:  # installed beside a python whose folder is not on the PATH
+    # Installed beside a python whose folder is not on the PATH.
+    if shutil.which("ninja") is None:
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
     name = "sparseprune_jit"
     folder = (

@@ -86,11 +86,13 @@ def save(file: Path | None, on: str, layer: str, choice: Choice) -> None:
         with filelock.FileLock(f"{file}.lock", timeout=LOCK_SECONDS):
             known: dict[str, dict[str, Choice]] = {}
             with contextlib.suppress(OSError, ValueError):
-                known = _read(file)  # again: another process may have written meanwhile
+                # Again: another process may have written meanwhile.
+                known = _read(file)
             known.setdefault(on, {})[layer] = choice
             content = {on: {name: c._asdict() for name, c in layers.items()} for on, layers in known.items()}
             new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            new.replace(file)  # at once: nobody reads half a file
+            # At once: nobody reads half a file.
+            new.replace(file)
     except (OSError, filelock.Timeout) as error:
         warnings.warn(
             f"sparseprune: cannot write {file} ({error}), so layers are measured anew each time; "

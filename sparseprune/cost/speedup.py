@@ -72,7 +72,8 @@ def masks_for(
         try:
             selected = select(dense / speedup - rest)
         except BudgetError as error:
-            if best is not None:  # even with what is known of the rest now
+            # Even with what is known of the rest now.
+            if best is not None:
                 measured = best.speedup.measured
                 raise ValueError(_unreachable(speedup, dense, rest, costs, measured)) from error
             selected = select(least + TRIAL * (all_dense - least))

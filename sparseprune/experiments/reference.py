@@ -106,7 +106,8 @@ def told(error: BaseException) -> str:
 def _imported(name: str, op: str) -> ModuleType:
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` has it
+        # As `python -m` has it.
+        sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)

@@ -20,7 +20,8 @@ def empty_activation(like: Tensor, features: int, batch: int, batch_inner: bool)
 
 def is_batch_inner_images(x: Tensor) -> bool:
     """Whether ``x`` (N, C, H, W), N > 1, is [C, H, W, N] in memory; dimensions of size 1 do not count."""
-    stride = x.shape[0]  # not len(x), which export takes for a constant
+    # Not len(x), which export takes for a constant.
+    stride = x.shape[0]
     if stride <= 1 or x.stride(0) != 1:
         return False
     for dim in (3, 2, 1):
@@ -40,7 +41,8 @@ def in_layout(x: Tensor, batch_inner: bool) -> Tensor:
     """``x`` (N, C, H, W) batch-inner or contiguous in memory, a copy only where it is not; differentiable."""
     samples, channels, height, width = x.shape
     inner = is_batch_inner_images(x)
-    if batch_inner and not inner and samples > 1:  # torch transposes matrices faster than it permutes
+    # Torch transposes matrices faster than it permutes.
+    if batch_inner and not inner and samples > 1:
         rows = x.reshape(samples, channels * height * width).t().contiguous()
         return rows.view(channels, height, width, samples).permute(3, 0, 1, 2)
     if not batch_inner and inner:

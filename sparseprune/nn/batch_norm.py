@@ -1,7 +1,5 @@
 """``BatchNormAct2d``: batch normalisation that adds a residual and applies a ReLU in the same pass."""
 
-from __future__ import annotations
-
 import copy
 from typing import TypeVar
 
@@ -51,7 +49,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         self.batch_inner = None
 
     @classmethod
-    def from_batch_norm(cls, norm: nn.BatchNorm2d, relu: bool = False) -> BatchNormAct2d:
+    def from_batch_norm(cls, norm: nn.BatchNorm2d, relu: bool = False) -> "BatchNormAct2d":
         """A layer with the parameters and buffers of ``norm``: the same tensors, not copies.
 
         Raises:
@@ -121,7 +119,9 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def _fused(self, x: Tensor, residual: Tensor | None, inner: bool | None) -> Tensor:
         mean, var = self.running_mean, self.running_var
         if not self.training and mean is not None and var is not None:
-            return normalize_with(x, self.weight, self.bias, mean, var, residual, self.eps, self.relu, inner)
+            inputs = (x, self.weight, self.bias, mean, var, residual, self.eps, self.relu, inner)
+            given: Tensor = normalize_with(*inputs)
+            return given
         y, batch_mean, batch_var = normalize(x, self.weight, self.bias, residual, self.eps, self.relu, inner)
         if self.training and self.track_running_stats:
             self._track(batch_mean, batch_var, x.numel() // self.num_features)
@@ -133,7 +133,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         with torch.no_grad():
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-                if self.momentum is None:  # the average over all batches
+                if self.momentum is None:
                     factor = 1.0 / float(self.num_batches_tracked)
             if self.running_mean is not None and self.running_var is not None:
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)

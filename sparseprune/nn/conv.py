@@ -139,7 +139,8 @@ class _SparseConv(SparseLayer):
 
     def _check_input(self, x: Tensor) -> None:
         dims = len(self.kernel_size) + 2
-        channels = x.dim() - dims + 1  # the dimension of channels: 1, or 0 without a batch
+        # The dimension of channels: 1, or 0 without a batch.
+        channels = x.dim() - dims + 1
         if channels not in (0, 1) or x.shape[channels] != self.in_channels:
             sizes = ", ".join(["height", "width"][4 - dims :])
             raise ValueError(
@@ -153,7 +154,8 @@ class _SparseConv(SparseLayer):
             inner = x.shape[0] >= FEW_SAMPLES
         if self.padding_mode != "zeros":
             if inner is None:
-                inner = is_batch_inner_images(x)  # which the padded copy is not
+                # The padded copy is not batch-inner any more.
+                inner = is_batch_inner_images(x)
             pad = self._pad if len(self._pad) == 4 else (*self._pad, 0, 0)
             x = F.pad(x, pad, mode=self.padding_mode)
         return convolve(x, self.values, self.pattern, self.geometry, self.bias, inner)
@@ -209,5 +211,5 @@ class SparseConv1d(_SparseConv):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, L)``, or without N, to the same with out_channels; any memory layout."""
         self._check_input(x)
-        x = x.unsqueeze(-2)  # of height 1
+        x = x.unsqueeze(-2)
         return (self._convolve(x) if x.dim() == 4 else self._convolve(x[None])[0]).squeeze(-2)

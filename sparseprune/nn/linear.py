@@ -1,7 +1,5 @@
 """``SparseLinear``: a drop-in for ``nn.Linear`` that stores and computes only the weights that were kept."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +71,7 @@ class SparseLinear(SparseLayer):
     @classmethod
     def from_dense(
         cls, linear: nn.Linear, mask: Tensor, *, block: tuple[int, int] | None = None
-    ) -> SparseLinear:
+    ) -> "SparseLinear":
         """A sparse layer with the weights of ``linear`` that ``mask`` keeps; ``linear`` is not changed.
 
         Args:

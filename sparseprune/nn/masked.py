@@ -67,7 +67,8 @@ def masked_from_dense(module: DenseLayer, mask: Tensor) -> Masked:
     result.__class__ = CLASSES[type(module)]
     assert isinstance(result, Masked)
     keep = mask.to(module.weight.device, copy=True)
-    result.weight.data.masked_fill_(~keep, 0)  # not a product, which would keep a NaN
+    # Not a product, which would keep a NaN.
+    result.weight.data.masked_fill_(~keep, 0)
     result.register_buffer("mask", keep)
     return result
 

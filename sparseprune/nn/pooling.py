@@ -34,7 +34,7 @@ class _BatchInnerPool(nn.Module):
     ) -> Tensor:
         """``pool(x)``; ``swapped_pool``, for (C, N, H, W), where another function does better there."""
         if x.dim() != 4:
-            return pool(x)  # one image, or torch's error
+            return pool(x)
         if is_batch_inner_images(x):
             y = in_layout((swapped_pool or pool)(x.transpose(0, 1)).transpose(0, 1), True)
         else:
@@ -80,7 +80,8 @@ CLASSES: dict[type[nn.Module], type[_BatchInnerPool]] = {
 
 def batch_inner_pool(module: nn.Module) -> _BatchInnerPool:
     """A copy of one of torch's pooling modules in ``CLASSES`` that keeps batch-inner activations."""
-    result = copy.deepcopy(module)  # hooks too, which a shallow copy would share
+    # Hooks too, which a shallow copy would share.
+    result = copy.deepcopy(module)
     result.__class__ = CLASSES[type(module)]
     assert isinstance(result, _BatchInnerPool)
     return result
@@ -88,7 +89,7 @@ def batch_inner_pool(module: nn.Module) -> _BatchInnerPool:
 
 def ordinary_pool(module: nn.Module) -> nn.Module:
     """The other way round."""
-    result = copy.deepcopy(module)  # hooks too, which a shallow copy would share
+    result = copy.deepcopy(module)
     result.__dict__.pop("batch_inner", None)
     result.__class__ = next(ordinary for ordinary, ours in CLASSES.items() if type(module) is ours)
     return result

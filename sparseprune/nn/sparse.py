@@ -1,7 +1,5 @@
 """What sparse layers have in common: a weight of fixed pattern, stored in blocks of V rows x 1 column."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -155,8 +153,9 @@ class SparseLayer(nn.Module):
 
     # ---- plans follow the pattern --------------------------------------------------------------------------
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLayer:
-        check_dtype(fn(self.values.new_empty(0)), type(self).__name__)  # before anything is changed
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLayer":
+        # Before anything is changed.
+        check_dtype(fn(self.values.new_empty(0)), type(self).__name__)
         device = self.crow.device
         super()._apply(fn, recurse)
         if device.type == "meta" and not self.crow.is_meta:
@@ -182,7 +181,8 @@ class SparseLayer(nn.Module):
         try:
             if given:
                 self._take_over(given, local_metadata.get("assign_to_params_buffers", False))
-        except (RuntimeError, TypeError, ValueError) as error:  # the layer is as it was, whatever strict says
+        except (RuntimeError, TypeError, ValueError) as error:
+            # The layer is as it was, whatever strict says.
             error_msgs.append(f"{prefix.removesuffix('.') or type(self).__name__}: {error}")
             return
         super()._load_from_state_dict(
@@ -242,7 +242,8 @@ def pattern_of_mask(
     matrix = mask.flatten(1)
     if block is None:
         block_rows = largest_block(matrix)
-        while len(matrix) // groups % block_rows:  # a mask of whole blocks is one of blocks half as large
+        # A mask of whole blocks is one of blocks half as large.
+        while len(matrix) // groups % block_rows:
             block_rows //= 2
     else:
         block_rows = check_block(block, op)

@@ -19,6 +19,7 @@ from sparseprune.ops.topk import topk_masks
 
 
 def __getattr__(name: str) -> Any:
-    if name == "extension":  # the compiled module behind the operators, or None; another after jit.load()
+    # The compiled module behind the operators, or None; another after jit.load().
+    if name == "extension":
         return library.extension
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -209,10 +209,14 @@ GRADIENTS: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
 # ---- a normalisation in eager mode -------------------------------------------------------------------------
 
 
-def _node(
-    operator: Callable[..., Any], save: Callable[..., None], gradients: Callable[..., Any]
-) -> type[torch.autograd.Function]:
-    """An operator as one node of the autograd graph; see ``_Linear`` in products.py."""
+def _for_layers(op: str, save: Callable[..., None], gradients: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator as a layer calls it, one node of the autograd graph (see ``_Linear`` in products.py).
+
+    It takes what the operator takes. Its output may be changed in place.
+    """
+
+    def operator(*inputs: Any) -> Any:
+        return getattr(torch.ops.sparseprune, op).default(*inputs)
 
     class Node(torch.autograd.Function):
         @staticmethod
@@ -227,32 +231,14 @@ def _node(
             with in_backward():
                 return gradients(ctx, *g)
 
-    return Node
+    def call(*inputs: Any) -> Any:
+        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return Node.apply(*inputs) if eager else operator(*inputs)
+
+    return call
 
 
-_BatchNormAct = _node(
-    lambda *inputs: torch.ops.sparseprune.batch_norm_act.default(*inputs),
-    _save_for_batch_norm_act,
-    _batch_norm_act_gradients,
+normalize = _for_layers("batch_norm_act", _save_for_batch_norm_act, _batch_norm_act_gradients)
+normalize_with = _for_layers(
+    "batch_norm_act_eval", _save_for_batch_norm_act_eval, _batch_norm_act_eval_gradients
 )
-_BatchNormActEval = _node(
-    lambda *inputs: torch.ops.sparseprune.batch_norm_act_eval.default(*inputs),
-    _save_for_batch_norm_act_eval,
-    _batch_norm_act_eval_gradients,
-)
-
-
-def normalize(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator ``batch_norm_act`` as a layer computes it: its output may be changed in place."""
-    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    operator = _BatchNormAct.apply if eager else torch.ops.sparseprune.batch_norm_act.default
-    result: tuple[Tensor, Tensor, Tensor] = operator(*inputs)
-    return result
-
-
-def normalize_with(*inputs: Any) -> Tensor:
-    """The operator ``batch_norm_act_eval`` likewise."""
-    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    operator = _BatchNormActEval.apply if eager else torch.ops.sparseprune.batch_norm_act_eval.default
-    result: Tensor = operator(*inputs)
-    return result

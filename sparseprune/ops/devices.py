@@ -10,7 +10,8 @@ _SUMS_ON_CUDA = {torch.float32: torch.float32, torch.float16: torch.float32, tor
 
 def dtypes_of_sums(device: torch.device) -> dict[torch.dtype, torch.dtype]:
     """``{dtype of the operands: dtype in which they are added up}`` of the kernels on a device."""
-    if device.type == "meta":  # a device is still to be chosen
+    # A device is still to be chosen.
+    if device.type == "meta":
         return _SUMS_ON_CPU | _SUMS_ON_CUDA
     return _SUMS_ON_CUDA if device.type == "cuda" else _SUMS_ON_CPU
 

@@ -73,7 +73,8 @@ def _load() -> None:
     if not forced:
         try:
             compiled = importlib.import_module("sparseprune._C")
-            compiled.isa()  # a bad SPARSEPRUNE_ISA is an error here, not within the first operator
+            # A bad SPARSEPRUNE_ISA is an error here, not within the first operator.
+            compiled.isa()
             extension = compiled
         except ImportError as error:
             warnings.warn(

@@ -43,7 +43,8 @@ def plans(crow: Tensor, col: Tensor, cols: int, block_rows: int = 1) -> Pattern:
     Raises:
         ValueError: the pattern is malformed.
     """
-    if crow.is_meta:  # how large a plan is depends on the numbers, and there are none
+    # How large a plan is depends on the numbers, and there are none.
+    if crow.is_meta:
         return Pattern(crow, col, col.new_empty(0), col.new_empty(0))
     make = torch.ops.sparseprune.plan.default
     return Pattern(

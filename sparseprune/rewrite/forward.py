@@ -1,7 +1,5 @@
 """A module with another forward, written from a torch.fx graph: same object, same children, same names."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import types
@@ -48,7 +46,7 @@ class Rewritten(nn.Module):
         getstate: Callable[[], Any] = getattr(self, "__getstate__", lambda: self.__dict__)
         return (_new, tuple(self.rewriting), getstate())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Rewritten":
         result: Rewritten = type(self).__new__(type(self))
         memo[id(self)] = result
         result.__dict__.update(copy.deepcopy(self.__dict__, memo))
@@ -106,7 +104,8 @@ def _names_in(code: types.CodeType) -> set[str]:
 def _class(rewriting: Rewriting) -> Any:
     code = rewriting.graph.python_code("self")
     scope = dict(code.globals)
-    exec(code.src, scope)  # what torch.fx itself does with its own source
+    # What torch.fx itself does with its own source.
+    exec(code.src, scope)
     original = rewriting.original
     members = {
         "forward": scope["forward"],

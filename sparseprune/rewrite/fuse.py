@@ -138,7 +138,7 @@ def _replacement(module: nn.Module) -> nn.Module:
 
 def _calls(model: nn.Module) -> Counter[nn.Module]:
     """How often one forward pass calls each module, as far as it can be followed."""
-    traces: dict[nn.Module, Trace] = {trace.root: trace for trace in trace_all(model)}  # of one mode
+    traces: dict[nn.Module, Trace] = {trace.root: trace for trace in trace_all(model)}
     return Counter(
         module
         for trace in traces.values()
@@ -150,7 +150,8 @@ def _calls(model: nn.Module) -> Counter[nn.Module]:
 def replace_in_place(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Put other modules in the places of some within a model."""
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() omits a module's second name
+        # named_children() omits a module's second name.
+        for name, child in list(parent._modules.items()):
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
 
@@ -223,9 +224,11 @@ def _absorb_addition(graph: fx.Graph, norm: fx.Node) -> fx.Node | None:
     residual = right if left is norm else left
     if left is right or not isinstance(residual, fx.Node) or not _is_activation(residual):
         return None
-    if add.target in IN_PLACE_ADDS and left is not norm:  # changes the residual, which others may see
+    # It would change the residual, which others may see.
+    if add.target in IN_PLACE_ADDS and left is not norm:
         return None
-    with graph.inserting_before(add):  # not where the batch-norm was: there may be no residual yet
+    # Not where the batch-norm was: there may be no residual yet.
+    with graph.inserting_before(add):
         fused = graph.call_module(str(norm.target), (norm.args[0], residual))
     add.replace_all_uses_with(fused)
     graph.erase_node(add)

@@ -1,8 +1,6 @@
 """How activations lie in memory along a network: sparse layers want samples innermost, whatever is not known
 gets ordinary contiguous tensors."""
 
-from __future__ import annotations
-
 import itertools
 import operator
 from collections import Counter
@@ -42,7 +40,7 @@ class Asked(NamedTuple):
     wants: int = 0
     copies: int = 0
 
-    def and_also(self, other: Asked) -> Asked:
+    def and_also(self, other: "Asked") -> "Asked":
         return Asked(self.strict or other.strict, self.wants + other.wants, self.copies + other.copies)
 
 
@@ -120,7 +118,7 @@ def role_of(trace: Trace, node: fx.Node) -> Role:
         if node.target in KEEPING_METHODS:
             return "keeps"
         return "takes" if node.target in TAKING_METHODS else "strict"
-    return "strict"  # the output
+    return "strict"
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -206,7 +204,8 @@ def mark_runs(model: nn.Module) -> None:
                 last.add(run[-1])
     for layer in inner:
         layer.batch_inner = True
-    for layer in last:  # a layer that ends one run and is within another: what follows may need it contiguous
+    # A layer that ends one run and is within another: what follows may need it contiguous.
+    for layer in last:
         layer.batch_inner = False
 
 
@@ -215,7 +214,8 @@ def _is_sequential(module: nn.Module) -> bool:
 
 
 def _flat(sequential: nn.Module) -> Iterator[nn.Module]:
-    for child in sequential._modules.values():  # children() omits a module's second appearance
+    # children() omits a module's second appearance.
+    for child in sequential._modules.values():
         assert child is not None
         if _is_sequential(child):
             yield from _flat(child)

@@ -34,7 +34,8 @@ for _change in (operator.iadd, operator.isub, operator.imul, operator.itruediv, 
 class _Tracer(fx.Tracer):
     def __init__(self, opaque: frozenset[nn.Module]) -> None:
         super().__init__()
-        self.proxy_buffer_attributes = True  # so that what changes a buffer is recorded, not done
+        # So that what changes a buffer is recorded, not done.
+        self.proxy_buffer_attributes = True
         self.opaque = opaque
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -127,7 +128,8 @@ def _graphs_of_root(root: nn.Module) -> list[fx.Graph]:
     if graphs:
         return graphs
     opaque: frozenset[nn.Module] = frozenset()
-    for part in reversed(list(root.modules())[1:]):  # the innermost first
+    # The innermost first.
+    for part in reversed(list(root.modules())[1:]):
         if not _is_leaf(part) and not _graphs(part, opaque):
             opaque |= {part}
     return _graphs(root, opaque) if opaque else []
@@ -152,10 +154,12 @@ def _graph(root: nn.Module, tracer: fx.Tracer, training: bool) -> fx.Graph | Non
             module.training = training
         try:
             graph = tracer.trace(root)
-        except Exception:  # a forward is any code: whatever it raises, it cannot be followed
+        except Exception:
+            # A forward is any code: whatever it raises, it cannot be followed.
             return None
         if drew_random_numbers():
-            return None  # decided by chance: another time it is another graph
+            # Decided by chance: another time it is another graph.
+            return None
     return graph
 
 

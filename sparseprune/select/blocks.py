@@ -1,7 +1,5 @@
 """Scores of the blocks that are kept or removed together, made once and handed from quotas to masks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,7 +34,7 @@ class Blocks:
     _ranked: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def unscored(cls, shapes: Shapes, block_rows: Mapping[str, int], min_per_layer: int = 0) -> Blocks:
+    def unscored(cls, shapes: Shapes, block_rows: Mapping[str, int], min_per_layer: int = 0) -> "Blocks":
         """Blocks of weights of these shapes, before there are scores.
 
         Args:
@@ -48,13 +46,13 @@ class Blocks:
         floors = {name: min(-(-min_per_layer // block_rows[name]), n) for name, n in numbers.items()}
         return cls({}, {name: block_rows[name] for name in shapes}, shapes, floors)
 
-    def scored(self, scores: Mapping[str, Tensor]) -> Blocks:
+    def scored(self, scores: Mapping[str, Tensor]) -> "Blocks":
         """The same blocks with the means of these scores, of the weights' shapes, higher = keep."""
         means = {name: mean_of_blocks(scores[name], v) for name, v in self.block_rows.items()}
         return Blocks(means, self.block_rows, self.shapes, self.floors)
 
     @classmethod
-    def of(cls, scores: Mapping[str, Tensor], block_rows: Mapping[str, int], floor: int = 0) -> Blocks:
+    def of(cls, scores: Mapping[str, Tensor], block_rows: Mapping[str, int], floor: int = 0) -> "Blocks":
         """Blocks of these scores at once."""
         shapes = {name: score.shape for name, score in scores.items()}
         return cls.unscored(shapes, block_rows, floor).scored(scores)

@@ -6,8 +6,6 @@ exponent 1 this is the greedy rule for the knapsack problem (Dantzig, 1957), opt
 no longer fits; with exponent 0 the plain global ranking.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +85,8 @@ def within(blocks: Blocks, costs: Mapping[str, LayerCost], limit: float, exponen
     if wrong := [name for name in blocks.scores if not all(number >= 0 for number in costs[name])]:
         raise ValueError(f"budget: expected costs of 0 or more, got {costs[wrong[0]]} for {wrong[0]!r}")
     _check_reachable(limit, costs_of(blocks.floors, blocks.block_rows, costs))
-    topk_named(blocks.scores, 0)  # refuses what is not finite
+    # Refuses what is not finite.
+    topk_named(blocks.scores, 0)
     layers = [_Ranked.of(name, blocks, costs[name], exponent) for name in blocks.scores]
     return dict(zip(blocks.scores, _counts_within(layers, limit), strict=True))
 
@@ -191,7 +190,8 @@ def limit_of_flops(flops: float, costs: Mapping[str, LayerCost], blocks: Blocks)
     everything = math.fsum(cost.dense for cost in costs.values())
     least = costs_of(blocks.floors, blocks.block_rows, costs)
     if math.fsum(least.values()) > flops * everything:
-        needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4  # up: what it says suffices
+        # Rounded up, so that what the error names suffices.
+        needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4
         shares = {name: cost / everything for name, cost in least.items()}
         raise ValueError(
             f"flops: expected at least {needed:g}, what min_per_layer takes, got {flops:g}; "
@@ -223,7 +223,7 @@ class _Ranked:
     floor: int  # blocks
 
     @classmethod
-    def of(cls, name: str, blocks: Blocks, cost: LayerCost, exponent: float) -> _Ranked:
+    def of(cls, name: str, blocks: Blocks, cost: LayerCost, exponent: float) -> "_Ranked":
         worth = blocks.scores[name].detach().flatten().double().cpu()
         if cost.per_weight > 0:
             weight = cost.per_weight**exponent
@@ -286,13 +286,15 @@ def _lowest_threshold(layers: list[_Ranked], limit: float) -> float:
         return math.fsum(layer.cost_of(layer.above(threshold)) for layer in layers) <= limit
 
     keys = [layer.keys for layer in layers if layer.blocks]
-    low = min((-float(rising[-1]) for rising in keys), default=0.0) - 1  # below it lies nothing
+    # Nothing lies below it.
+    low = min((-float(rising[-1]) for rising in keys), default=0.0) - 1
     high = max((-float(rising[0]) for rising in keys), default=0.0)
     if fits(low):
         return low
     if not fits(high):
         return math.inf
-    while True:  # fits(high), not fits(low): down to neighbouring floats
+    # fits(high) and not fits(low) hold, down to neighbouring floats.
+    while True:
         middle = low + (high - low) / 2
         if not low < middle < high:
             return high

@@ -55,7 +55,8 @@ def global_(blocks: Blocks, k: int) -> Counts:
         below = [name for name in free if taken[name] < blocks.floors[name]]
         if not below:
             break
-        for name in below:  # the others share less, so they are ranked again
+        # The others share less, so they are ranked again.
+        for name in below:
             free.remove(name)
             counts[name] = blocks.floors[name]
             k -= counts[name] * blocks.block_rows[name]
@@ -130,7 +131,8 @@ def in_proportion(blocks: Blocks, density: Mapping[str, float], k: int) -> Count
     """Exactly k weights, at densities in proportion to these and at most 1; see :func:`erk`."""
     block_rows, numbers = blocks.block_rows, blocks.numbers
 
-    def weights(epsilon: float) -> dict[str, float]:  # not rounded, between the floor and all
+    # Not rounded, between the floor and all.
+    def weights(epsilon: float) -> dict[str, float]:
         return {
             name: min(max(epsilon * density[name] * n, blocks.floors[name]), n) * block_rows[name]
             for name, n in numbers.items()
@@ -144,7 +146,8 @@ def in_proportion(blocks: Blocks, density: Mapping[str, float], k: int) -> Count
         if counts[name] < numbers[name] and block_rows[name] <= left:
             counts[name] += 1
             left -= block_rows[name]
-    for name in share:  # what is too little for a block of V goes to single weights
+    # What is too little for a block of V goes to single weights.
+    for name in share:
         more = min(left // block_rows[name], numbers[name] - counts[name])
         counts[name] += more
         left -= more * block_rows[name]
@@ -169,7 +172,8 @@ def _best(blocks: Blocks, names: list[str], k: int) -> tuple[Counts, int]:
         return blocks.top(names, k // most if names else 0), k % most
     count, missing = 0, k
     while True:
-        count += missing // most  # as many more as surely fit, until not even one block does
+        # As many more as surely fit, until not even one block does.
+        count += missing // most
         taken = blocks.top(names, count)
         missing = k - blocks.weights_of(taken)
         if missing < most:

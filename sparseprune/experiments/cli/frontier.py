@@ -148,7 +148,8 @@ def frontier(
 
 
 def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
-    from sparseprune.experiments.frontier import report, statistics  # pandas takes half a second
+    # Pandas takes half a second.
+    from sparseprune.experiments.frontier import report, statistics
 
     report.write(records, folder)
     table = statistics.statistics(records)

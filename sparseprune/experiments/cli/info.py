@@ -16,7 +16,8 @@ from sparseprune.experiments.cli import options
 def info(threads: options.Threads = None, as_json: options.Json = False) -> None:
     """Print versions, instruction set, threads, CUDA, which operators are in use, where choices are kept."""
     facts = {**sp.ops.info(), **machine.facts()}
-    facts.pop("version", None)  # stands under the package's name
+    # Stands under the package's name.
+    facts.pop("version", None)
     file = cache.choices_file()
     measured = sum(len(layers) for layers in cache.load(file).values())
     facts["choices"] = {"file": None if file is None else str(file), "entries": measured}

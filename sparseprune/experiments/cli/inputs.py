@@ -28,7 +28,8 @@ def load(
         ValueError, OSError, ImportError: something of them cannot be used.
     """
     args = parse_model_args(model_args)
-    Network(model, (1,), 1, args=args)  # a wrong name is told before the data are loaded
+    # A wrong name is told before the data are loaded.
+    Network(model, (1,), 1, args=args)
     bars.begin(f"load {name}")
     dataset = data.load(name, data_dir, samples)
     bars.say(f"data: {dataset.name} from {dataset.source}")

@@ -53,7 +53,8 @@ CIFAR100 = Variant(
     pickle_folder="cifar-100-python",
     train=("train",),
     test="test",
-    label_bytes=2,  # the coarse one of 20, then the fine one of 100
+    # The coarse one of 20, then the fine one of 100.
+    label_bytes=2,
     label_key=b"fine_labels",
 )
 
@@ -132,7 +133,8 @@ def read_pickle(file: Path, variant: Variant) -> tuple[Tensor, Tensor]:
             content: Any = _Unpickler(stream, encoding="bytes").load()
         except pickle.UnpicklingError as error:
             raise ValueError(f"read_cifar: cannot read {file}: {error}") from error
-        except Exception as error:  # what damaged bytes raise is anybody's guess
+        except Exception as error:
+            # What damaged bytes raise is anybody's guess.
             raise ValueError(f"read_cifar: {file} is no pickle, or damaged ({error!r})") from error
     # A file that Python 3 made has text as keys.
     parts = (

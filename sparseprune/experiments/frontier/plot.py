@@ -72,7 +72,8 @@ def save_frontier(table: pd.DataFrame, headline: str, path: Path) -> None:
             panel.set_ylabel("test accuracy (%)")
     low, high = _limits(table)
     panels[0].set_ylim(low, high)
-    inside = 72 * 0.85 * size[0] / columns, 72 * 0.7 * size[1] / lines  # the rest is text
+    # The rest is text.
+    inside = 72 * 0.85 * size[0] / columns, 72 * 0.7 * size[1] / lines
     for panel, networks in zip(panels, shown, strict=False):
         for line in networks[100 * networks.accuracy < low].itertuples():
             triangle = {"marker": "v", "markersize": 7, "clip_on": False, "zorder": 6}

@@ -98,7 +98,8 @@ def check_budget(
 def training_flops(network: Network) -> int:
     """Floating-point operations of one sample in a training step of the dense network."""
     model = outline(network)
-    with next(model.parameters()).device:  # also of the sample
+    # Also of the sample.
+    with next(model.parameters()).device:
         return flops_per_step(model, network.sample, 1)
 
 

@@ -137,8 +137,10 @@ class _Work:
     watcher: Watcher
     costs: dict[str, LayerCost] = field(init=False)
     dense_flops: int = field(init=False)
-    timed: dict[int, dict[str, LayerCost]] = field(default_factory=dict)  # costs in seconds, by block rows
-    scored: tuple[tuple[str, int], dict[str, Tensor], float] | None = None  # (method, seed), scores, seconds
+    # Costs in seconds, by block rows.
+    timed: dict[int, dict[str, LayerCost]] = field(default_factory=dict)
+    # (method, seed), scores, seconds.
+    scored: tuple[tuple[str, int], dict[str, Tensor], float] | None = None
 
     def __post_init__(self) -> None:
         model = models.build(self.network, 0)
@@ -275,5 +277,6 @@ class _Work:
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
-    untyped: Any = model  # torch's stubs lack this argument
+    # Torch's stubs lack this argument.
+    untyped: Any = model
     return untyped.to(memory_format=torch.channels_last)

@@ -171,7 +171,8 @@ def narrowed(network: Network, wanted: float, size: Callable[[Network], float]) 
         try:
             return size(candidate(part))
         except ValueError:
-            return 0.0  # too narrow to be a network; `check` says why, if it is the one
+            # Too narrow to be a network; `check` says why, if it is the one.
+            return 0.0
 
     parts = range(1, WIDTHS + 1)
     # The first that is larger than that, and the one before it.

@@ -18,7 +18,8 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     if n == 0:
         return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
     keys = ordered_as_integers(torch.cat([s.reshape(-1) for s in scores]))
-    kept = torch.argsort(keys, descending=True, stable=True)[:k]  # stable: ties to the earlier position
+    # Stable: ties to the earlier position.
+    kept = torch.argsort(keys, descending=True, stable=True)[:k]
     mask = torch.zeros(n, dtype=torch.bool, device=keys.device)
     mask[kept] = True
     parts = mask.split([s.numel() for s in scores])
