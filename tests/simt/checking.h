@@ -47,18 +47,42 @@ class Buffer {
   std::unique_ptr<char[]> data_;
 };
 
-// Of the result's own rounding, and of sums of about `terms` float32 products.
+// Half of the distance between neighbouring numbers of T, relative to them, and the smallest of them.
 template <class T>
-double tolerance(int64_t terms) {
-  const double unit = std::is_same_v<T, float> ? 6e-8 : std::is_same_v<T, Half> ? 5e-4 : 4e-3;
-  return 4 * unit + 2e-7 * std::sqrt(double(terms) + 1);
+constexpr double unit = std::is_same_v<T, float>  ? 0x1p-24
+                        : std::is_same_v<T, Half> ? 0x1p-11
+                                                  : 0x1p-8;
+template <class T>
+constexpr double smallest = std::is_same_v<T, Half>    ? 0x1p-24
+                            : std::is_same_v<T, float> ? 0x1p-149
+                                                       : 0x1p-133;
+
+// gamma_n = n u / (1 - n u) bounds the relative error of n roundings to float32, one after the other.
+inline double gamma(double roundings) { return roundings * unit<float> / (1 - roundings * unit<float>); }
+
+// A result within `error` of what is expected, before it was rounded to T.
+template <class T>
+void expect_close(double got, double expected, double error, int64_t at) {
+  ++checks;
+  const double bound = error + unit<T> * (std::abs(expected) + error) + smallest<T>;
+  const bool same = std::isnan(expected) ? std::isnan(got) : got == expected || std::abs(got - expected) <= bound;
+  if (!same)
+    fail("number " + std::to_string(at) + " is " + std::to_string(got) + ", expected " + std::to_string(expected) +
+         " within " + std::to_string(bound));
 }
 
-inline void expect_close(double got, double expected, double scale, double tolerance, int64_t at) {
+// A sum of so many products, added up in float32 in any order, fused or not: gamma_n * sum of |terms| (Higham,
+// Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). `magnitude` is that sum. Tensor cores may
+// round each addition towards zero, which counts twice.
+template <class T>
+void expect_sum(double got, double sum, double magnitude, int64_t terms, int64_t at, int roundings_of_a_term = 1) {
+  // One rounding more for a product, and one for the bias.
+  expect_close<T>(got, sum, gamma(double(roundings_of_a_term * terms + 2)) * magnitude, at);
+}
+
+inline void expect_same(double got, double expected, int64_t at) {
   ++checks;
-  const bool same = std::isnan(expected) ? std::isnan(got)
-                                         : got == expected || std::abs(got - expected) <= tolerance * (1 + scale);
-  if (!same)
+  if (std::isnan(expected) ? !std::isnan(got) : got != expected)
     fail("number " + std::to_string(at) + " is " + std::to_string(got) + ", expected " + std::to_string(expected));
 }
 
