@@ -1,5 +1,6 @@
 """Files that were written before modules moved still load."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,14 @@ def test_mask_files_load() -> None:
     content = mask_file.load(RECORDED / "masks.pt", Network("lenet_300_100", (1, 8, 8), 10), 0)
     assert content["method"] == "random"
     assert sum(int(mask.sum()) for mask in content["masks"].values()) == round(0.05 * (19200 + 30000 + 1000))
+
+
+def test_pickled_models_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECORDED))
+    content = torch.load(RECORDED / "model.pt", weights_only=False)
+    model = content["model"]
+    assert type(model[1]).__name__ == "Residual"
+    assert isinstance(model[1], sys.modules["residual"].Residual)
+    exact = sp.densify(model).double()(content["x"].double())
+    assert (model(content["x"]) - exact).abs().max() <= 2**-12 * exact.abs().max()
+    assert (content["y"] - exact).abs().max() <= 2**-12 * exact.abs().max()

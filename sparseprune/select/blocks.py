@@ -67,9 +67,9 @@ class Blocks:
         return sum(count * self.block_rows[name] for name, count in counts.items())
 
     def kept_at(self, sparsity: float) -> int:
-        """Number of weights that stay: whole blocks where all layers have the same V."""
+        """Number of weights that stay, k = round(n · (1 − sparsity)): of blocks where all have the same V."""
         unit = min(self.block_rows.values(), default=1)
-        return unit * kept(self.weights_of(self.numbers) // unit, sparsity)
+        return unit * round(self.weights_of(self.numbers) // unit * (1 - float(sparsity)))
 
     def top(self, names: Sequence[str], count: int) -> dict[str, int]:
         """How many each layer has of the best so many blocks of these layers, ranked together."""
@@ -104,11 +104,6 @@ class Blocks:
             mask = self.best(name, counts[name])
             masks[name] = mask if v == 1 else mask.repeat_interleave(v, 0).reshape(self.shapes[name])
         return masks
-
-
-def kept(n: int, sparsity: float) -> int:
-    """Number of weights that stay of n, k = round(n · (1 − sparsity))."""
-    return round(n * (1 - float(sparsity)))
 
 
 def rows_of_blocks(shapes: Shapes, block_rows: int) -> dict[str, int]:

@@ -49,14 +49,13 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
 
 
 def topk_named(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
-    names = list(scores)
     try:
-        return dict(zip(names, topk_masks(list(scores.values()), k), strict=True))
+        return dict(zip(scores, topk_masks(list(scores.values()), k), strict=True))
     except ValueError as error:
         found = re.search(r"got (\S+) in scores\[(\d+)\]$", str(error))
         if found is None:
             raise
-        value, name = found[1], names[int(found[2])]
+        value, name = found[1], list(scores)[int(found[2])]
         raise ValueError(
             f"masks: expected finite scores, got {value} in {name!r}; "
             "look at the loss and the inputs of the scored batches"

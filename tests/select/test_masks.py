@@ -12,7 +12,7 @@ from selecting import select_masks
 from torch import Tensor, nn
 
 import sparseprune
-from sparseprune.select.blocks import kept
+from sparseprune.select.blocks import Blocks
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -226,7 +226,7 @@ def test_topk_masks_refuses_several_devices() -> None:
 
 @pytest.mark.parametrize(("n", "sparsity", "k"), [(10, 0.0, 10), (10, 0.9, 1), (8, 0.5, 4), (101, 0.98, 2)])
 def test_kept_rounds(n: int, sparsity: float, k: int) -> None:
-    assert kept(n, sparsity) == k
+    assert Blocks.unscored({"a": torch.Size((n,))}, {"a": 1}).kept_at(sparsity) == k
 
 
 def test_masks_take_numpy_numbers() -> None:
