@@ -1,6 +1,7 @@
 """Prune a network before training: score, then select."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Literal
@@ -121,32 +122,30 @@ def prune(
         return blocks.masks(quotas.of_scope(blocks, wanted, scope), allow_empty=allow_empty)
     if input_size is None:
         input_size, batches = _sample_of(batches)
+    limit = math.inf
     if flops is not None:
-        costs = flops_costs(model, input_size, exclude=excluded)
-        limit = budget.limit_of_flops(flops, costs, blocks)
-        blocks = blocks.scored(budget.scores_for(method, score(model, batches, loss)))
-        counts = budget.within(blocks, costs, limit, cost_exponent)
-        return blocks.masks(counts, allow_empty=allow_empty)
-    assert speedup is not None
-    layers = {
-        v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded)
-        for v in (AUTO_BLOCKS if block == "auto" else shape[:1])
-    }
+        layers = {shape[0]: flops_costs(model, input_size, exclude=excluded)}
+        limit = budget.limit_of_flops(flops, layers[shape[0]], blocks)
+    else:
+        layers = {
+            v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded)
+            for v in (AUTO_BLOCKS if block == "auto" else shape[:1])
+        }
     scored = budget.scores_for(method, score(model, batches, loss))
-    return masks_for(
-        model,
-        lambda limit: budget.select_blocks_within(
-            scored, layers, limit, cost_exponent, min_per_layer, allow_empty
-        ),
-        sparsify,
-        {
-            name: min((costs[name] for costs in layers.values()), key=lambda cost: cost.total(0))
-            for name in shapes
-        },
-        speedup,
-        input_size,
-        batch_size,
-    )
+
+    def select(limit: float) -> budget.Selected:
+        return budget.select_blocks_within(scored, layers, limit, cost_exponent, min_per_layer, allow_empty)
+
+    if speedup is None:
+        return select(limit).masks
+    cheapest = {
+        name: min((costs[name] for costs in layers.values()), key=_without_weights) for name in shapes
+    }
+    return masks_for(model, select, sparsify, cheapest, speedup, input_size, batch_size)
+
+
+def _without_weights(cost: budget.LayerCost) -> float:
+    return cost.total(0)
 
 
 def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[int, int]:
