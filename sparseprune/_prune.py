@@ -1,7 +1,6 @@
 """Prune a network before training: score, then select."""
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Literal
@@ -122,7 +121,6 @@ def prune(
         return blocks.masks(quotas.of_scope(blocks, wanted, scope), allow_empty=allow_empty)
     if input_size is None:
         input_size, batches = _sample_of(batches)
-    limit = math.inf
     if flops is not None:
         layers = {shape[0]: flops_costs(model, input_size, exclude=excluded)}
         limit = budget.limit_of_flops(flops, layers[shape[0]], blocks)
@@ -139,13 +137,10 @@ def prune(
     if speedup is None:
         return select(limit).masks
     cheapest = {
-        name: min((costs[name] for costs in layers.values()), key=_without_weights) for name in shapes
+        name: min((costs[name] for costs in layers.values()), key=lambda cost: cost.total(0))
+        for name in shapes
     }
     return masks_for(model, select, sparsify, cheapest, speedup, input_size, batch_size)
-
-
-def _without_weights(cost: budget.LayerCost) -> float:
-    return cost.total(0)
 
 
 def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[int, int]:

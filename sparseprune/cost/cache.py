@@ -30,12 +30,10 @@ class Choice(NamedTuple):
         return self.sparse < self.dense
 
     def __str__(self) -> str:
+        if ops.extension is None:
+            return "plain torch, no sparse kernels"
         faster, slower = ("sparse", "dense") if self.use_sparse else ("dense", "sparse")
-        return (
-            f"{faster} {min(self) * 1e3:.3g} ms, {slower} {max(self) * 1e3:.3g} ms a step"
-            if ops.extension is not None
-            else "plain torch, no sparse kernels"
-        )
+        return f"{faster} {min(self) * 1e3:.3g} ms, {slower} {max(self) * 1e3:.3g} ms a step"
 
 
 def choices_file() -> Path | None:

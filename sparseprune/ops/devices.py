@@ -23,3 +23,8 @@ def check_devices(op: str, *tensors: Tensor | None) -> None:
         raise ValueError(
             f"{op}: expected all tensors on one device, got {' and '.join(devices)}; move them with .to()"
         )
+
+
+def widened(x: Tensor) -> Tensor:
+    """bfloat16 and float16 as float32: sums are made in that and rounded once."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

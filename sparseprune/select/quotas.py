@@ -1,7 +1,6 @@
 """How many blocks each layer keeps: one function a rule, ``(blocks, ...) -> {parameter name: count}``.
 
-The rule that spends a budget of operations or seconds, :func:`sparseprune.select.budget.within`, has a file
-of its own.
+The rule that spends a budget, :func:`sparseprune.select.budget.within`, has a file of its own.
 """
 
 import math

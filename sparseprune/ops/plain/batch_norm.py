@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseprune.format.memory import empty_images, is_batch_inner_images
-from sparseprune.ops.plain.sums import widened
+from sparseprune.ops.devices import widened
 
 SAMPLES_AND_PIXELS = (0, 2, 3)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparseprune.format.bsr import at_blocks, dense_weight
 from sparseprune.format.geometry import Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
-from sparseprune.ops.plain.sums import widened
+from sparseprune.ops.devices import widened
 
 
 def _images(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparseprune.format.bsr import at_blocks, dense_weight
 from sparseprune.format.memory import empty_activation, is_batch_inner
 from sparseprune.ops.autograd import relu_backward
-from sparseprune.ops.plain.sums import widened
+from sparseprune.ops.devices import widened
 
 
 def plan(crow: Tensor, col: Tensor, cols: int, block_rows: int, transposed: bool) -> Tensor:
