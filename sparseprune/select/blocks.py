@@ -12,7 +12,7 @@ from sparseprune.select.topk import topk_named
 Shapes = Mapping[str, torch.Size]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blocks:
     """The blocks of V rows × 1 column of every layer.
 
@@ -107,7 +107,7 @@ class Blocks:
 
 
 def rows_of_blocks(shapes: Shapes, block_rows: int) -> dict[str, int]:
-    """Rows of each layer's blocks: 1 where ``rows`` does not divide the layer's."""
+    """Rows of each layer's blocks: 1 where V does not divide the layer's."""
     return {name: block_rows if shape and shape[0] % block_rows == 0 else 1 for name, shape in shapes.items()}
 
 

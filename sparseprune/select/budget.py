@@ -125,13 +125,14 @@ def select_blocks_within(
         except BudgetError as too_small:
             error = error or too_small
             continue
-        chosen: dict[str, int] = {}
+        chosen = dict.fromkeys(counts, v)
         for name, count in counts.items():
-            share = costs[v][name].total(count * blocks.block_rows[name])
             # The V with which the budget was divided comes first: it wins ties.
             fitting = [v, *(u for u in costs if u != v and by_rows[u].block_rows[name] == u)]
-            worth = {u: _best_sum(by_rows[u], scores[name], name, costs[u][name], share) for u in fitting}
-            chosen[name] = max(worth, key=lambda u: worth[u])
+            if len(fitting) > 1:
+                share = costs[v][name].total(count * blocks.block_rows[name])
+                worth = {u: _best_sum(by_rows[u], scores[name], name, costs[u][name], share) for u in fitting}
+                chosen[name] = max(worth, key=lambda u: worth[u])
         own = {name: costs[u][name] for name, u in chosen.items()}
         if any(u != v for u in chosen.values()):
             block_rows = {name: by_rows[u].block_rows[name] for name, u in chosen.items()}
