@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
 
+#include "common/known_plans.h"
 #include "cpu/kernels/isa.h"
 
 #ifdef SPARSEPRUNE_CUDA
@@ -45,5 +46,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "has_cuda", [with_cuda] { return with_cuda; },
       "Whether CUDA kernels are compiled in (not whether a GPU is here).");
+  m.def("forget_plan", &sparseprune::forget_plan, pybind11::arg("address"),
+        "Let go of the memory of a plan that nobody holds any more.");
   m.def("build_info", &build_info, "Compiler, C++ standard, torch headers and ABI target of this build.");
 }

@@ -12,6 +12,7 @@
 
 #include "common/conv_call.h"
 #include "common/conv_plan.h"
+#include "common/known_plans.h"
 #include "cpu/conv/tile.h"
 #include "cpu/plan_order.h"
 #include "cpu/threads.h"
@@ -225,9 +226,11 @@ Results compute(const Operands& o, const Tensor* values) {
   return run(g, x, call.in);
 }
 
-// The plan of a pattern, by input channel. Its indices are those that sparseprune::conv2d_plan checked.
+// The plan of a pattern, by input channel.
 ConvPlanView checked_plan(const Checks<OnCpu>& checks, const Tensor& crow, const Tensor& col, const Tensor& plan,
                           const ConvGeometry& g) {
+  checks.is_indices("crow", crow);
+  checks.is_indices("col", col);
   checks.is_indices("plan_t", plan);
   const char* op = checks.op;
   check(plan.dim() == 1 && plan.stride(0) == 1 && plan.numel() >= int64_t(sizeof(ConvPlanHeader) / 4) &&
@@ -239,6 +242,9 @@ ConvPlanView checked_plan(const Checks<OnCpu>& checks, const Tensor& crow, const
         op, ": expected the plan of this pattern and geometry (", crow.numel() - 1, " rows of blocks, ",
         col.numel(), " nonzeros), got one of ", h.rows_of_pattern, " and ", h.nnz,
         " or of another geometry; build it again after changing either");
+  check_plan(
+      op, "conv2d_plan", crow, col, plan, [&] { return make_conv_plan(crow, col, g, h.block_rows); },
+      [](const Tensor& t) { return t; });
   return ConvPlanView(plan.const_data_ptr<int32_t>(), g);
 }
 

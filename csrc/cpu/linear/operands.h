@@ -1,11 +1,12 @@
 // The operands of linear layers on the CPU: the plan checked, activations with the strides that kernels want.
 #pragma once
+#include "common/known_plans.h"
 #include "common/linear_call.h"
 #include "cpu/linear/plan.h"
 
 namespace sparseprune {
 
-// The plan of a pattern, or of its transpose. Its indices are those that sparseprune::plan checked.
+// The plan of a pattern, or of its transpose.
 inline PlanView checked_plan(const Checks<OnCpu>& checks, const Tensor& crow, const Tensor& col,
                              const Tensor& plan, bool transposed) {
   checks.is_indices("crow", crow);
@@ -20,10 +21,17 @@ inline PlanView checked_plan(const Checks<OnCpu>& checks, const Tensor& crow, co
         op, ": expected a plan made by sparseprune::plan", transposed ? " of the transpose" : "",
         ", got another tensor; build it from crow and col");
   const PlanView view(plan.const_data_ptr<int32_t>());
-  const int64_t rows = transposed ? view.header.cols : view.header.rows;
-  check(crow.numel() == rows + 1 && col.numel() == view.header.nnz, op, ": expected the plan of this pattern (",
-        crow.numel() - 1, " rows of blocks, ", col.numel(), " nonzeros), got one of ", rows, " and ",
-        view.header.nnz, "; build it again after changing the pattern");
+  const PlanHeader& h = view.header;
+  const int32_t rows = transposed ? h.cols : h.rows, cols = transposed ? h.rows : h.cols;
+  check(crow.numel() == int64_t(rows) + 1 && col.numel() == h.nnz, op, ": expected the plan of this pattern (",
+        crow.numel() - 1, " rows of blocks, ", col.numel(), " nonzeros), got one of ", rows, " and ", h.nnz,
+        "; build it again after changing the pattern");
+  const auto make = [&] {
+    check_block_rows(op, h.block_rows);
+    const bool possible = cols >= 0 && h == header_of(rows, cols, h.nnz, h.block_rows, transposed);
+    return possible ? make_plan(crow, col, cols, h.block_rows, transposed) : torch::stable::new_empty(plan, {0});
+  };
+  check_plan(op, "plan", crow, col, plan, make, [](const Tensor& t) { return t; });
   return view;
 }
 

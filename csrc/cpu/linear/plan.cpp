@@ -28,23 +28,13 @@ constexpr int64_t most_features = 2048;
 // 1024 x 1024 and 80 % sparsity, but a loss at 95 %, and one third slower at 4096 x 4096.
 constexpr int64_t features_near_l1 = 256, fewest_nonzeros_near_l1 = 32, most_nonzeros_near_l1 = 1 << 18;
 
-int64_t features_of_block(const Csr& a, int64_t block_rows, bool transposed) {
-  const bool near_l1 = !transposed && block_rows == 1 && a.nnz <= most_nonzeros_near_l1 &&
-                       int64_t(a.nnz) * features_near_l1 >= fewest_nonzeros_near_l1 * a.rows * a.cols;
+int64_t features_of_block(int64_t rows, int64_t cols, int64_t nnz, int64_t block_rows, bool transposed) {
+  const bool near_l1 = !transposed && block_rows == 1 && nnz <= most_nonzeros_near_l1 &&
+                       nnz * features_near_l1 >= fewest_nonzeros_near_l1 * rows * cols;
   return near_l1 ? features_near_l1 : most_features;
 }
 
 constexpr int64_t row_grain = 64;
-
-// Rows and columns as the kernels see them, cut into blocks of equal width.
-PlanHeader header_of(const Csr& a, int64_t block_rows, bool transposed) {
-  const int32_t rows = transposed ? a.cols : a.rows, cols = transposed ? a.rows : a.cols;
-  const int64_t most_cols = features_of_block(a, block_rows, transposed) / (transposed ? block_rows : 1);
-  const int64_t blocks = std::max<int64_t>((int64_t(cols) + most_cols - 1) / most_cols, 1);
-  const int64_t block_cols = std::max<int64_t>((cols + blocks - 1) / blocks, 1);
-  return {PlanHeader::expected_magic, transposed,     int32_t(block_rows), rows, cols, a.nnz,
-          int32_t(block_cols),        int32_t(blocks)};
-}
 
 struct Plan {
   Tensor tensor;
@@ -65,7 +55,7 @@ struct Plan {
 };
 
 Tensor plan_of_weight(const Csr& a, int64_t block_rows, const Tensor& like) {
-  const PlanHeader header = header_of(a, block_rows, false);
+  const PlanHeader header = header_of(a.rows, a.cols, a.nnz, block_rows, false);
   const Plan plan(header, like);
   torch::stable::parallel_for(0, a.rows, row_grain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -84,7 +74,7 @@ Tensor plan_of_weight(const Csr& a, int64_t block_rows, const Tensor& like) {
 // Counting sort of the nonzeros by block of rows, then by column. Threads share the columns' counts of one block
 // by dividing its rows into parts: next[part, column] is where the part's next nonzero of that column goes.
 Tensor plan_of_transpose(const Csr& a, int64_t block_rows, const Tensor& like) {
-  const PlanHeader header = header_of(a, block_rows, true);
+  const PlanHeader header = header_of(a.rows, a.cols, a.nnz, block_rows, true);
   const Plan plan(header, like);
   const int64_t parts = std::clamp<int64_t>(a.nnz / 65536, 1, torch::stable::get_num_threads());
   std::vector<int32_t> next(parts * a.cols);
@@ -119,14 +109,26 @@ Tensor plan_of_transpose(const Csr& a, int64_t block_rows, const Tensor& like) {
   return plan.tensor;
 }
 
-Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, int64_t block_rows, bool transposed) {
+}  // namespace
+
+// Rows and columns as the kernels see them, cut into blocks of equal width.
+PlanHeader header_of(int32_t rows, int32_t cols, int32_t nnz, int64_t block_rows, bool transposed) {
+  const int64_t most_cols =
+      features_of_block(rows, cols, nnz, block_rows, transposed) / (transposed ? block_rows : 1);
+  if (transposed) std::swap(rows, cols);
+  const int64_t blocks = std::max<int64_t>((int64_t(cols) + most_cols - 1) / most_cols, 1);
+  const int64_t block_cols = std::max<int64_t>((cols + blocks - 1) / blocks, 1);
+  return {PlanHeader::expected_magic, transposed,     int32_t(block_rows), rows, cols, nnz,
+          int32_t(block_cols),        int32_t(blocks)};
+}
+
+Tensor make_plan(const Tensor& crow, const Tensor& col, int64_t cols, int64_t block_rows, bool transposed) {
   check_block_rows("plan", block_rows);
   const Tensor crow_c = torch::stable::contiguous(crow), col_c = torch::stable::contiguous(col);
   const Csr pattern = checked_pattern("plan", crow_c, col_c, cols, block_rows);
   return transposed ? plan_of_transpose(pattern, block_rows, crow) : plan_of_weight(pattern, block_rows, crow);
 }
 
-}  // namespace
 }  // namespace sparseprune
 
-STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("plan", TORCH_BOX(&sparseprune::plan)); }
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("plan", TORCH_BOX(&sparseprune::make_plan)); }

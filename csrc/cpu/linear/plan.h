@@ -12,6 +12,8 @@
 // order of blocks, then rows: start[b, r] .. start[b, r + 1]; `source` says which block of `values` each of them
 // is.
 #pragma once
+#include <torch/csrc/stable/tensor.h>
+
 #include <cstdint>
 
 namespace sparseprune {
@@ -26,6 +28,8 @@ struct PlanHeader {
   int32_t nnz;
   int32_t block_cols;  // columns of a block (the last one may have fewer)
   int32_t blocks;
+
+  bool operator==(const PlanHeader&) const = default;
 };
 
 struct PlanView {
@@ -64,5 +68,12 @@ struct PlanView {
     return sum;
   }
 };
+
+// The header of the plan of a pattern of `rows` x `cols` blocks of `block_rows` x 1, or of its transpose.
+PlanHeader header_of(int32_t rows, int32_t cols, int32_t nnz, int64_t block_rows, bool transposed);
+
+// The plan of a pattern of blocks of `block_rows` x 1, or of its transpose; the pattern is checked.
+torch::stable::Tensor make_plan(const torch::stable::Tensor& crow, const torch::stable::Tensor& col, int64_t cols,
+                                int64_t block_rows, bool transposed);
 
 }  // namespace sparseprune

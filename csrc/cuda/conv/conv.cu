@@ -7,6 +7,7 @@
 
 #include "common/conv_call.h"
 #include "common/conv_plan.h"
+#include "common/known_plans.h"
 #include "cuda/conv/conv.cuh"
 #include "cuda/conv/plan.h"
 #include "cuda/linear/products.h"
@@ -16,19 +17,24 @@
 namespace sparseprune::cuda {
 namespace {
 
-Tensor conv2d_plan(const Tensor& crow, const Tensor& col, std::vector<int64_t> geometry, int64_t block_rows) {
-  const ConvGeometry g = ConvGeometry::from("conv2d_plan", geometry);
-  Here::check_device("conv2d_plan", "crow", crow, col);
-  Here::check_device("conv2d_plan", "col", col, crow);
-  const Tensor starts = on_cpu(crow), made = make_conv_plan(starts, on_cpu(col), g, block_rows);
-  const int64_t rows = crow.numel() - 1, rows_t = ConvPlanView::rows_of(g);
-  const Tensor plan = torch::stable::new_empty(made, {ConvPlan::size(g, rows, col.numel())});
+// The plan of a pattern on the CPU, in the CPU's memory.
+Tensor plan_on_cpu(const Tensor& starts, const Tensor& columns, const ConvGeometry& g, int64_t block_rows) {
+  const Tensor made = make_conv_plan(starts, columns, g, block_rows);
+  const int64_t rows = starts.numel() - 1, rows_t = ConvPlanView::rows_of(g);
+  const Tensor plan = torch::stable::new_empty(made, {ConvPlan::size(g, rows, columns.numel())});
   int32_t* data = plan.mutable_data_ptr<int32_t>();
   const ConvPlanView view(made.const_data_ptr<int32_t>(), g);
   data = std::copy(view.start, view.source + view.header.nnz, data);
   fill_order(view.start, int32_t(rows_t), data);
   fill_order(starts.const_data_ptr<int32_t>(), int32_t(rows), data + rows_t);
-  return on_device_of(crow, plan);
+  return plan;
+}
+
+Tensor conv2d_plan(const Tensor& crow, const Tensor& col, std::vector<int64_t> geometry, int64_t block_rows) {
+  const ConvGeometry g = ConvGeometry::from("conv2d_plan", geometry);
+  Here::check_device("conv2d_plan", "crow", crow, col);
+  Here::check_device("conv2d_plan", "col", col, crow);
+  return on_device_of(crow, plan_on_cpu(on_cpu(crow), on_cpu(col), g, block_rows));
 }
 
 // A weight by its block rows and, for gradients, as its plan has it.
@@ -47,6 +53,9 @@ Weight checked_weight(const Checks<Here>& checks, const ConvCall& call, const Te
         ": expected a plan made by sparseprune::conv2d_plan on a GPU, of this pattern (", call.rows,
         " rows of blocks, ", call.nnz, " nonzeros) and geometry, got one of ", plan_t.numel(),
         " numbers; build it again after changing or moving the pattern");
+  check_plan(
+      checks.op, "conv2d_plan", crow, col, plan_t,
+      [&] { return plan_on_cpu(on_cpu(crow), on_cpu(col), g, call.block_rows); }, on_cpu);
   const Tensor start = torch::stable::contiguous(crow), index = torch::stable::contiguous(col);
   const ConvPlan plan(data_of<int32_t>(plan_t), g, int32_t(call.nnz));
   return {call.block_rows,

@@ -3,6 +3,7 @@
 // Kernels read and write rows of samples. Activations that lie otherwise are transposed first.
 #include <tuple>
 
+#include "common/known_plans.h"
 #include "common/linear_call.h"
 #include "cuda/linear/plan.h"
 #include "cuda/linear/products.h"
@@ -33,8 +34,12 @@ Weight checked_weight(const Checks<Here>& checks, const Tensor& crow, const Tens
         op, ": expected plans made by sparseprune::plan on a GPU, of this pattern (", rows, " rows of blocks, ",
         nnz, " nonzeros), got ones of ", plan.numel(), " and ", plan_t.numel(),
         " numbers; build them again after changing or moving the pattern");
-  const Tensor start = torch::stable::contiguous(crow), index = torch::stable::contiguous(col);
   const int64_t cols = twice_cols / 2;
+  for (const bool transposed : {false, true})
+    check_plan(
+        op, "plan", crow, col, transposed ? plan_t : plan,
+        [&] { return plan_on_cpu(on_cpu(crow), on_cpu(col), cols, block_rows, transposed); }, on_cpu);
+  const Tensor start = torch::stable::contiguous(crow), index = torch::stable::contiguous(col);
   return {{rows * block_rows, cols, nnz, block_rows},
           start,
           index,

@@ -33,15 +33,20 @@ Tensor plan_of_transpose(const Csr& a, const Tensor& like) {
 }
 
 Tensor plan(const Tensor& crow, const Tensor& col, int64_t cols, int64_t block_rows, bool transposed) {
-  check_block_rows("plan", block_rows);
   Here::check_device("plan", "crow", crow, col);
   Here::check_device("plan", "col", col, crow);
-  const Tensor starts = on_cpu(crow), columns = on_cpu(col);
-  const Csr pattern = checked_pattern("plan", starts, columns, cols, block_rows);
-  return on_device_of(crow, transposed ? plan_of_transpose(pattern, starts) : plan_of_weight(pattern, starts));
+  return on_device_of(crow, plan_on_cpu(on_cpu(crow), on_cpu(col), cols, block_rows, transposed));
 }
 
 }  // namespace
+
+Tensor plan_on_cpu(const Tensor& starts, const Tensor& columns, int64_t cols, int64_t block_rows,
+                   bool transposed) {
+  check_block_rows("plan", block_rows);
+  const Csr pattern = checked_pattern("plan", starts, columns, cols, block_rows);
+  return transposed ? plan_of_transpose(pattern, starts) : plan_of_weight(pattern, starts);
+}
+
 }  // namespace sparseprune::cuda
 
 REGISTER_FOR_CUDA(m) { m.impl("plan", TORCH_BOX(&sparseprune::cuda::plan)); }

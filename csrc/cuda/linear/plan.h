@@ -9,6 +9,7 @@
 // they are. The pattern itself is read from crow and col.
 #pragma once
 #include "cuda/linear/spmm.cuh"
+#include "cuda/plans.h"
 
 namespace sparseprune::cuda {
 
@@ -21,5 +22,8 @@ struct TransposedPlan {
   TransposedPlan(const int32_t* plan, int32_t cols, int32_t nnz)
       : rows{plan, plan + cols + 1, plan + cols + 1 + 2 * int64_t(nnz), cols}, source(plan + cols + 1 + nnz) {}
 };
+
+// The plan of a pattern on the CPU, or of its transpose, in the CPU's memory; the pattern is checked.
+Tensor plan_on_cpu(const Tensor& starts, const Tensor& columns, int64_t cols, int64_t block_rows, bool transposed);
 
 }  // namespace sparseprune::cuda

@@ -1,0 +1,107 @@
+#include "common/known_plans.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <functional>
+#include <mutex>
+#include <unordered_map>
+
+namespace sparseprune {
+namespace {
+
+using Key = PlanInUse::Key;
+
+// A plan that nobody asked for in so many calls is dropped when another comes.
+constexpr int64_t calls_until_forgotten = 1 << 16;
+
+struct Hash {
+  size_t operator()(const Key& key) const {
+    size_t hash = 0;
+    for (const int64_t number : key) hash = (hash ^ size_t(number)) * 0x9E3779B97F4A7C15u;
+    return hash ^ hash >> 32;
+  }
+};
+
+struct Known {
+  Tensor memory;
+  int64_t last_call;
+};
+
+struct Table {
+  std::mutex mutex;
+  std::unordered_map<Key, Known, Hash> plans;
+  int64_t calls = 0;
+};
+
+Table& table() {
+  static Table* const only = new Table;  // never destroyed: torch may be gone before
+  return *only;
+}
+
+// How often a tensor was written to. None for those of inference mode, of which torch does not know it.
+std::optional<int64_t> version_of(const Tensor& t) {
+  std::array<StableIValue, 1> stack{torch::stable::detail::from(t)};
+  if (torch_call_dispatcher("aten::_version", "", stack.data(), TORCH_ABI_VERSION)) return std::nullopt;
+  return torch::stable::detail::to<int64_t>(stack[0]);
+}
+
+// The same memory, whatever becomes of the tensor.
+Tensor alias(const Tensor& t) {
+  std::array<StableIValue, 1> stack{torch::stable::detail::from(t)};
+  if (torch_call_dispatcher("aten::alias", "", stack.data(), TORCH_ABI_VERSION))
+    throw std::runtime_error("aten::alias failed");
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+constexpr int plan_at = (PlanInUse::tensors - 1) * PlanInUse::numbers;
+
+}  // namespace
+
+PlanInUse::PlanInUse(const Tensor& crow, const Tensor& col, const Tensor& plan) : key_(Key{}) {
+  auto number = key_->begin();
+  for (const Tensor* t : {&crow, &col, &plan}) {
+    const std::optional<int64_t> version = version_of(*t);
+    if (!version || t->dim() != 1) {
+      key_.reset();
+      return;
+    }
+    *number++ = int64_t(reinterpret_cast<intptr_t>(t->const_data_ptr()));
+    *number++ = *version;
+    *number++ = t->numel();
+    *number++ = t->stride(0);
+  }
+}
+
+bool PlanInUse::known() const {
+  if (!key_) return false;
+  const std::lock_guard lock(table().mutex);
+  const int64_t call = ++table().calls;
+  const auto found = table().plans.find(*key_);
+  if (found == table().plans.end()) return false;
+  found->second.last_call = call;
+  return true;
+}
+
+void PlanInUse::remember(const Tensor& plan) const {
+  if (!key_) return;
+  Known known{alias(plan), 0};
+  const std::lock_guard lock(table().mutex);
+  known.last_call = table().calls;
+  std::erase_if(table().plans, [](const auto& entry) {
+    return entry.second.last_call + calls_until_forgotten < table().calls;
+  });
+  table().plans.insert_or_assign(*key_, std::move(known));
+}
+
+void forget_plan(int64_t address) {
+  const std::lock_guard lock(table().mutex);
+  std::erase_if(table().plans, [&](const auto& entry) { return entry.first[plan_at] == address; });
+}
+
+bool same_numbers(const Tensor& a, const Tensor& b) {
+  return a.numel() == b.numel() && std::equal(a.const_data_ptr<int32_t>(), a.const_data_ptr<int32_t>() + a.numel(),
+                                              b.const_data_ptr<int32_t>());
+}
+
+}  // namespace sparseprune
