@@ -24,7 +24,7 @@ struct Hash {
 };
 
 struct Known {
-  Tensor memory;
+  std::array<Tensor, PlanInUse::tensors> memory;
   int64_t last_call;
 };
 
@@ -83,9 +83,9 @@ bool PlanInUse::known() const {
   return true;
 }
 
-void PlanInUse::remember(const Tensor& plan) const {
+void PlanInUse::remember(const Tensor& crow, const Tensor& col, const Tensor& plan) const {
   if (!key_) return;
-  Known known{alias(plan), 0};
+  Known known{{alias(crow), alias(col), alias(plan)}, 0};
   const std::lock_guard lock(table().mutex);
   known.last_call = table().calls;
   std::erase_if(table().plans, [](const auto& entry) {

@@ -17,8 +17,8 @@ class PlanInUse {
   PlanInUse(const Tensor& crow, const Tensor& col, const Tensor& plan);
 
   bool known() const;
-  // The memory of a plan that is known stays: no other plan can lie there and be taken for it.
-  void remember(const Tensor& plan) const;
+  // The memory of what is known stays: nothing else can come to lie there and be taken for it.
+  void remember(const Tensor& crow, const Tensor& col, const Tensor& plan) const;
 
   static constexpr int tensors = 3, numbers = 4;  // of each: address, version, size, stride
   using Key = std::array<int64_t, tensors * numbers>;
@@ -27,7 +27,7 @@ class PlanInUse {
   std::optional<Key> key_;  // none: it cannot be known whether they were written to
 };
 
-// To be called when the memory of a plan may go.
+// To be called when nobody has a plan any more.
 void forget_plan(int64_t address);
 
 // Whether two tensors on the CPU hold the same int32 numbers.
@@ -40,8 +40,9 @@ void check_plan(const char* op, const char* maker, const Tensor& crow, const Ten
   const PlanInUse use(crow, col, plan);
   if (use.known()) return;
   check(same_numbers(on_cpu(plan), make()), op, ": expected the plan that sparseprune::", maker,
-        " makes of this pattern, got other numbers; build it again after changing crow or col");
-  use.remember(plan);
+        " makes of this pattern, got other numbers; build it again after changing crow or col (a layer does so "
+        "when it is called outside of compiled graphs)");
+  use.remember(crow, col, plan);
 }
 
 }  // namespace sparseprune

@@ -31,9 +31,7 @@ class _SparseConv(SparseLayer):
     dilation: tuple[int, ...]
     groups: int
     padding_mode: str
-    plan_t: Tensor
 
-    plan_names = ("plan_t",)
     rows_name = "out_channels"
     dense_class: ClassVar[Any]  # nn.Conv1d or nn.Conv2d
 
@@ -93,13 +91,13 @@ class _SparseConv(SparseLayer):
             self.groups,
         )
 
-    def _plans(self, crow: Tensor, col: Tensor, block_rows: int) -> dict[str, Tensor]:
+    def _planned(self, crow: Tensor, col: Tensor, block_rows: int) -> ConvPattern:
         if self.out_channels // self.groups % block_rows:
             raise ValueError(
                 f"{type(self).__name__}: expected out_channels / groups divisible by {block_rows} (rows of a "
                 f"block), got {self.out_channels} / {self.groups}; a block cannot cross groups"
             )
-        return {"plan_t": conv_pattern(crow, col, self.geometry, block_rows).plan_t}
+        return conv_pattern(crow, col, self.geometry, block_rows)
 
     @classmethod
     def from_dense(
@@ -132,10 +130,6 @@ class _SparseConv(SparseLayer):
         made |= {"bias": self.bias is not None, "device": self.values.device, "dtype": self.values.dtype}
         conv = nn.utils.skip_init(self.dense_class, **made)
         return self._give_weights(conv)
-
-    @property
-    def pattern(self) -> ConvPattern:
-        return ConvPattern(self.crow, self.col, self.plan_t)
 
     def _check_input(self, x: Tensor) -> None:
         dims = len(self.kernel_size) + 2

@@ -35,11 +35,8 @@ class SparseLinear(SparseLayer):
         relu: whether the layer gives ``max(y, 0)``. :func:`sparsify` sets it where an ``nn.ReLU`` followed.
     """
 
-    plan: Tensor
-    plan_t: Tensor
     relu: bool = False
 
-    plan_names = ("plan", "plan_t")
     rows_name = "out_features"
 
     def __init__(
@@ -64,9 +61,8 @@ class SparseLinear(SparseLayer):
         """(out_features, in_features)"""
         return (self.out_features, self.in_features)
 
-    def _plans(self, crow: Tensor, col: Tensor, block_rows: int) -> dict[str, Tensor]:
-        pattern = ops.plans(crow, col, self.in_features, block_rows)
-        return {"plan": pattern.plan, "plan_t": pattern.plan_t}
+    def _planned(self, crow: Tensor, col: Tensor, block_rows: int) -> ops.Pattern:
+        return ops.plans(crow, col, self.in_features, block_rows)
 
     @classmethod
     def from_dense(
@@ -99,10 +95,6 @@ class SparseLinear(SparseLayer):
         sizes, like = (self.in_features, self.out_features, self.bias is not None), self.values
         linear = nn.utils.skip_init(nn.Linear, *sizes, device=like.device, dtype=like.dtype)
         return self._give_weights(linear)
-
-    @property
-    def pattern(self) -> ops.Pattern:
-        return ops.Pattern(self.crow, self.col, self.plan, self.plan_t)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(*, in_features)`` to ``(*, out_features)``; any leading dimensions, none included."""

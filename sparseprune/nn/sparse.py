@@ -2,11 +2,12 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sparseprune import ops
 from sparseprune.format.bsr import (
@@ -19,28 +20,25 @@ from sparseprune.format.bsr import (
     largest_block,
     mask_from_bsr,
 )
+from sparseprune.nn.pattern import PatternBuffers, same_pattern
+from sparseprune.nn.values import carried_over, positions, resize, states_of
 from sparseprune.ops.devices import dtypes_of_sums
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-class SparseLayer(nn.Module):
+class SparseLayer(PatternBuffers):
     """A layer whose weight, ``weight.flatten(1)`` as a matrix, is zero outside a fixed pattern of blocks.
 
     ``values`` (nnzb, V) is the only weight parameter: gradients and optimizer state have its size. The
-    pattern is in the buffers ``crow`` int32 (rows / V + 1,) and ``col`` int32 (nnzb,); plans, derived from it
-    for the kernels, are buffers that are never saved, and rebuilt wherever torch moves, loads or copies the
-    module.
+    pattern is in the buffers ``crow`` and ``col``: see :class:`PatternBuffers`.
     """
 
     values: nn.Parameter
-    crow: Tensor
-    col: Tensor
     bias: nn.Parameter | None
     batch_inner: bool | None = None
     choice: str = ""  # why this layer is sparse, where sparsify() measured
 
-    plan_names: ClassVar[tuple[str, ...]]
     rows_name: ClassVar[str]  # what the layer calls the weight's rows
 
     # ---- what a layer says of itself -----------------------------------------------------------------------
@@ -50,8 +48,8 @@ class SparseLayer(nn.Module):
         """Shape of the weight of the dense layer."""
         raise NotImplementedError
 
-    def _plans(self, crow: Tensor, col: Tensor, block_rows: int) -> dict[str, Tensor]:
-        """The plans of a pattern, by the names in ``plan_names``; raises if the pattern is malformed."""
+    def _planned(self, crow: Tensor, col: Tensor, block_rows: int) -> Any:
+        """A pattern with its plans, as the operators want it; raises if it is malformed."""
         raise NotImplementedError
 
     # ---- weight and pattern --------------------------------------------------------------------------------
@@ -78,9 +76,12 @@ class SparseLayer(nn.Module):
             self.bias = nn.Parameter(torch.zeros(rows, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self._set_pattern(crow, col, block_rows)
+        self.register_buffer("crow", crow)
+        self.register_buffer("col", col)
+        self._use_buffers(block_rows)
 
-    def _set_pattern(self, crow: Tensor, col: Tensor, block_rows: int) -> None:
+    def _check_pattern(self, crow: Tensor, col: Tensor, block_rows: int) -> Any:
+        """A copy of a pattern with its plans; raises if it is none of this layer."""
         name, rows = type(self).__name__, self.weight_shape[0]
         if rows % block_rows:
             raise ValueError(
@@ -98,11 +99,12 @@ class SparseLayer(nn.Module):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        plans = self._plans(crow, col, block_rows)
-        self.register_buffer("crow", crow)
-        self.register_buffer("col", col)
-        for plan_name, plan in plans.items():
-            self.register_buffer(plan_name, plan, persistent=False)
+        # Tensors made in inference mode do not tell whether they were written to.
+        with torch.inference_mode(False):
+            checked = self._planned(crow.clone(), col.clone(), block_rows)
+        for plan in checked[2:]:
+            ops.forget_with(plan)
+        return checked
 
     def _take_weights(self, dense: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         """The dense layer's weights at the pattern, its bias, what of it is trained, and its mode."""
@@ -133,12 +135,14 @@ class SparseLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight written out, with zeros: a new tensor each time; differentiable."""
-        return dense_weight(self.values, self.crow, self.col, self._cols).reshape(self.weight_shape)
+        crow, col, *_ = self.pattern
+        return dense_weight(self.values, crow, col, self._cols).reshape(self.weight_shape)
 
     @property
     def mask(self) -> Tensor:
         """Where weights were kept, bool, of the weight's shape: a new tensor at each call."""
-        return mask_from_bsr(self.crow, self.col, self._cols, self.block[0]).reshape(self.weight_shape)
+        crow, col, *_ = self.pattern
+        return mask_from_bsr(crow, col, self._cols, self.block[0]).reshape(self.weight_shape)
 
     @property
     def block(self) -> tuple[int, int]:
@@ -151,20 +155,54 @@ class SparseLayer(nn.Module):
             f"nnz={kept}, sparsity={1 - kept / max(math.prod(self.weight_shape), 1):.4f}, block={self.block}"
         )
 
-    # ---- plans follow the pattern --------------------------------------------------------------------------
+    # ---- the pattern changes -------------------------------------------------------------------------------
+
+    def move_pattern(self, crow: Tensor, col: Tensor, optimizers: Sequence[Optimizer] = ()) -> None:
+        """Give the layer another pattern: weights that stay keep their values, new ones are 0.
+
+        So do the gradient and whatever the optimizers keep for each value (momentum, Adam's moments, ...).
+        With as many blocks as before, ``values`` keeps its memory too, and compiled graphs go on.
+
+        Args:
+            crow: int32 (rows / V + 1,), starts of the block rows; V stays.
+            col: int32 (nnzb,), columns, ascending within each block row.
+            optimizers: those that train the layer.
+        Raises:
+            ValueError: this is no pattern of the layer; nothing was changed.
+        """
+        old, values = self.pattern, self.values
+        new = self._check_pattern(crow.to(old[0].device), col.to(old[0].device), self.block[0])
+        before, after = (positions(pattern[0], pattern[1], self._cols) for pattern in (old, new))
+        with torch.no_grad():
+            for state, key in states_of(values, optimizers):
+                state[key] = carried_over(state[key], before, after)
+            grad = None if values.grad is None else carried_over(values.grad, before, after)
+            moved = carried_over(values.detach(), before, after)
+            values.grad = None
+            if len(before) == len(after):
+                values.copy_(moved)
+            else:
+                values.data = moved
+            values.grad = grad
+            self._write_buffers(new)
+        self._use(new)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseLayer":
         # Before anything is changed.
         check_dtype(fn(self.values.new_empty(0)), type(self).__name__)
-        device = self.crow.device
+        block_rows, device = self.block[0], self.pattern[0].device
         super()._apply(fn, recurse)
         if device.type == "meta" and not self.crow.is_meta:
             # Memory without numbers, from to_empty(): no weight until a state_dict is loaded.
-            self.values.data = self.values.new_zeros(0, self.block[0])
-            self._set_pattern(self.crow.zero_(), self.col.new_zeros(0), self.block[0])
+            self.values.data = self.values.new_zeros(0, block_rows)
+            self.crow.zero_()
+            self.col = self.col.new_zeros(0)
+            self._use_buffers(block_rows)
         elif self.crow.device != device:
-            self._set_pattern(self.crow, self.col, self.block[0])
+            self._use_buffers(block_rows)
         return self
+
+    # ---- checkpoints and copies ----------------------------------------------------------------------------
 
     def _load_from_state_dict(
         self,
@@ -176,53 +214,63 @@ class SparseLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        names = ("values", "crow", "col")
-        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        """A layer that cannot load something that it is given stays as it is."""
+        own = [name for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None]
+        given = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
         try:
-            if given:
-                self._take_over(given, local_metadata.get("assign_to_params_buffers", False))
+            pattern = self._check_given(given, local_metadata.get("assign_to_params_buffers", False))
         except (RuntimeError, TypeError, ValueError) as error:
-            # The layer is as it was, whatever strict says.
             error_msgs.append(f"{prefix.removesuffix('.') or type(self).__name__}: {error}")
             return
+        if pattern is not self._checked:
+            shape = given.get("values", self.values).shape
+            if shape != self.values.shape:
+                resize(self.values, shape, type(self).__name__)
+            self.values.grad = None
+            with torch.no_grad():
+                self._write_buffers(pattern)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        self._use(pattern)
 
-    def _take_over(self, given: dict[str, Tensor], assign: bool) -> None:
-        """Give the layer a checkpoint's pattern and room for its values; the parameter stays the same one."""
-        if len(given) < 3:
-            raise ValueError(f"expected values, crow and col together, got {', '.join(given)}")
-        shape = given["values"].shape
-        if len(shape) != 2 or shape[0] != given["col"].numel() or shape[1] not in BLOCK_ROWS:
+    def _check_given(self, given: dict[str, Any], assign: bool) -> Any:
+        """The pattern of a checkpoint, checked, or that of the layer where it is the same."""
+        for name, t in given.items():
+            if not isinstance(t, Tensor):
+                raise TypeError(f"expected {name} to be a tensor, got {type(t).__name__}")
+        values = given.get("values", self.values)
+        crow, col = given.get("crow", self._checked[0]), given.get("col", self._checked[1])
+        if values.dim() != 2 or values.shape[0] != col.numel() or values.shape[1] not in BLOCK_ROWS:
             raise ValueError(
-                f"expected values.shape == [{given['col'].numel()} (blocks of the checkpoint's pattern), "
-                f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(shape)}"
+                f"expected values.shape == [{col.numel()} (blocks of the checkpoint's pattern), "
+                f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(values.shape)}"
             )
+        if "values" not in self._parameters and values.shape != self.values.shape:
+            raise ValueError(
+                f"expected values.shape == {list(self.values.shape)}, those of the parametrization, got "
+                f"{list(values.shape)}; remove the parametrization before loading another pattern"
+            )
+        if "bias" in given and self.bias is not None and given["bias"].shape != self.bias.shape:
+            raise ValueError(
+                f"expected bias.shape == {list(self.bias.shape)} ({self.rows_name}), "
+                f"got {list(given['bias'].shape)}"
+            )
+        for name, t in (("crow", crow), ("col", col)):
+            if t.dtype != torch.int32:
+                raise ValueError(f"expected {name} to be int32, got {t.dtype}; convert it with .int()")
         if assign:
-            check_dtype(given["values"], type(self).__name__)
-        device = given["crow"].device if assign else self.crow.device
-        crow, col = given["crow"].to(device), given["col"].to(device)
-        same = (
-            crow.device == self.crow.device
-            and not crow.is_meta
-            and shape == self.values.shape
-            and torch.equal(crow, self.crow)
-            and torch.equal(col, self.col)
-        )
-        if not same:
-            self._set_pattern(crow.clone(), col.clone(), shape[1])
-            self.values.data = self.values.new_zeros(shape)
-            self.values.grad = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state["_buffers"] = {k: v for k, v in self._buffers.items() if k not in self.plan_names}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._set_pattern(self.crow, self.col, self.block[0])
+            for t in (values, given.get("bias")):
+                if t is not None:
+                    check_dtype(t, type(self).__name__)
+        device = crow.device if assign else self.crow.device
+        crow, col = crow.to(device), col.to(device)
+        same = same_pattern((crow, col), self._checked)
+        if not same and ("crow" in given) != ("col" in given):
+            raise ValueError("expected crow and col together, or those of the layer, got one of them")
+        if same and values.shape == self.values.shape:
+            return self._checked
+        return self._check_pattern(crow, col, values.shape[1])
 
 
 def pattern_of_mask(

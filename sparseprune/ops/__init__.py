@@ -13,7 +13,7 @@ from sparseprune.ops.convolution import (
     conv2d_t,
     conv_pattern,
 )
-from sparseprune.ops.library import has_kernels, info, replaced_library
+from sparseprune.ops.library import forget_with, has_kernels, info, replaced_library
 from sparseprune.ops.products import Pattern, linear, plans, sddmm, spmm, spmm_backward, spmm_t
 from sparseprune.ops.topk import topk_masks
 

@@ -9,6 +9,7 @@ import importlib
 import os
 import platform
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,12 @@ def has_kernels(device: torch.device) -> bool:
     return extension is not None and (
         device.type == "cpu" or (device.type == "cuda" and extension.has_cuda())
     )
+
+
+def forget_with(plan: Tensor) -> None:
+    """Let the kernels, which keep the memory of plans that they know, give it back when the plan goes."""
+    if extension is not None and not plan.is_meta:
+        weakref.finalize(plan, extension.forget_plan, plan.data_ptr()).atexit = False
 
 
 def _register() -> None:

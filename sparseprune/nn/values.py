@@ -1,0 +1,72 @@
+"""What becomes of a sparse layer's values, and of their optimizer's state, when its pattern changes."""
+
+import gc
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sparseprune.format.bsr import row_of_blocks
+
+log = logging.getLogger(__name__)
+
+
+def positions(crow: Tensor, col: Tensor, cols: int) -> Tensor:
+    """Where the blocks of a pattern are, int64 (nnzb,), ascending: row of blocks * cols + column."""
+    return row_of_blocks(crow) * cols + col
+
+
+def carried_over(blocks: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """``blocks`` (nnzb, ...) at other positions: those that stay keep their numbers, new ones are 0.
+
+    Args:
+        blocks: numbers of each block of the old pattern.
+        old, new: :func:`positions` of the two patterns.
+    """
+    result = blocks.new_zeros(len(new), *blocks.shape[1:])
+    if len(old):
+        at = torch.searchsorted(old, new).clamp_(max=len(old) - 1)
+        stays = old[at] == new
+        result[stays] = blocks[at[stays]]
+    return result
+
+
+def states_of(values: Tensor, optimizers: Sequence[Optimizer]) -> list[tuple[dict[str, Any], str]]:
+    """Every tensor of the optimizers' state that has a number for each value, as (dict, key)."""
+    return [
+        (state, key)
+        for optimizer in optimizers
+        if (state := optimizer.state.get(values))
+        for key, tensor in state.items()
+        if isinstance(tensor, Tensor) and tensor.shape == values.shape
+    ]
+
+
+def optimizers_with_state_of(values: Tensor) -> list[Optimizer]:
+    """All living optimizers that have state of a parameter."""
+    # Only C looks through all objects fast: what is a key of a dict may be a key of an optimizer's state.
+    if not any(isinstance(holder, dict) and values in holder for holder in gc.get_referrers(values)):
+        return []
+    # Not isinstance, which asks every object for its __class__, proxies too.
+    living = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+    return [optimizer for optimizer in living if optimizer.state.get(values)]
+
+
+def resize(values: Tensor, shape: torch.Size, layer: str) -> None:
+    """Room for other values in the same parameter. Its gradient and the optimizers' state of it begin anew.
+
+    An optimizer's kernels would write state of the old size beyond its end.
+    """
+    for optimizer in optimizers_with_state_of(values):
+        log.warning(
+            "%s: another number of weights was loaded after training had begun, so the state of %s begins "
+            "anew for it; load the optimizer's state_dict after the model's to go on where it was saved",
+            layer,
+            type(optimizer).__name__,
+        )
+        del optimizer.state[values]
+    values.data = values.new_zeros(shape)
+    values.grad = None
