@@ -1,5 +1,7 @@
 """``SparseLinear``: a drop-in for ``nn.Linear`` that stores and computes only the weights that were kept."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -103,7 +105,7 @@ class SparseLinear(SparseLayer):
                 f"SparseLinear: expected x.shape[-1] == {self.in_features} (in_features), "
                 f"got x.shape {list(x.shape)}"
             )
-        samples = x if x.dim() == 2 else x.reshape(-1, self.in_features)
+        samples = x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), self.in_features)
         y = ops.linear(samples, self.values, self.pattern, self.bias, self.batch_inner, self.relu)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 

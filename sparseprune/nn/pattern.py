@@ -117,6 +117,8 @@ def _look_at(crow: Tensor, col: Tensor) -> tuple[int | None, ...]:
         return (
             crow.data_ptr(),
             col.data_ptr(),
+            crow.numel(),
+            col.numel(),
             None if crow.is_inference() else crow._version,
             None if col.is_inference() else col._version,
         )

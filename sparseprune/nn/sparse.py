@@ -21,7 +21,7 @@ from sparseprune.format.bsr import (
     mask_from_bsr,
 )
 from sparseprune.nn.pattern import PatternBuffers, same_pattern
-from sparseprune.nn.values import carried_over, positions, resize, states_of
+from sparseprune.nn.values import Parametrizations, carried_over, positions, resize, states_of
 from sparseprune.ops.devices import dtypes_of_sums
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -170,6 +170,10 @@ class SparseLayer(PatternBuffers):
         Raises:
             ValueError: this is no pattern of the layer; nothing was changed.
         """
+        if "values" not in self._parameters:
+            raise ValueError(
+                f"{type(self).__name__}: expected values without a parametrization; remove it first"
+            )
         old, values = self.pattern, self.values
         new = self._check_pattern(crow.to(old[0].device), col.to(old[0].device), self.block[0])
         before, after = (positions(pattern[0], pattern[1], self._cols) for pattern in (old, new))
@@ -201,6 +205,11 @@ class SparseLayer(PatternBuffers):
         elif self.crow.device != device:
             self._use_buffers(block_rows)
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "parametrizations" and type(value) is nn.ModuleDict:
+            value = Parametrizations()
+        super().__setattr__(name, value)
 
     # ---- checkpoints and copies ----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What becomes of a sparse layer's values, and of their optimizer's state, when its pattern changes."""
+"""The values of a sparse layer, and what becomes of them and of their optimizer's state in other patterns."""
 
 import gc
 import logging
@@ -6,12 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparseprune.format.bsr import row_of_blocks
 
 log = logging.getLogger(__name__)
+
+
+class Parametrizations(nn.ModuleDict):
+    """Those of a layer. Torch's own class takes none of ``values``, since it has a method of that name."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        if name == "values" and module is not None:
+            self._modules[name] = module
+        else:
+            super().add_module(name, module)
+
+    @property
+    def values(self) -> Any:
+        return self._modules.get("values", super().values)
 
 
 def positions(crow: Tensor, col: Tensor, cols: int) -> Tensor:
@@ -67,6 +81,10 @@ def resize(values: Tensor, shape: torch.Size, layer: str) -> None:
             layer,
             type(optimizer).__name__,
         )
-        del optimizer.state[values]
+        if set(optimizer.state[values]) == {"momentum_buffer"}:
+            # SGD's fused kernel takes no parameters with and without momentum at once.
+            optimizer.state[values]["momentum_buffer"] = values.new_zeros(shape)
+        else:
+            del optimizer.state[values]
     values.data = values.new_zeros(shape)
     values.grad = None
