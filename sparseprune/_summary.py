@@ -174,9 +174,12 @@ def describe(module: nn.Module) -> str:
 
 
 def weight_bytes(module: Sparse | Masked | DenseLayer) -> int:
-    """Bytes of the weight as it is stored: values and indices, or the dense matrix and its mask."""
+    """Bytes of the weight as it is stored: values and indices, or the dense matrix and its mask.
+
+    Of a sparse layer, indices are the pattern's buffers, the copy of them that was checked, and plans.
+    """
     if isinstance(module, Sparse):
-        tensors: list[Tensor] = [module.values, *module.pattern]
+        tensors: list[Tensor] = [module.values, module.crow, module.col, *module.pattern]
     elif isinstance(module, Masked):
         tensors = [module.weight, module.mask]
     else:

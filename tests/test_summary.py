@@ -39,11 +39,11 @@ def test_summary_of_a_sparse_model(needs_extension: None) -> None:
     assert (conv.shape, conv.weights, conv.kept, conv.block) == ((2, 1, 3, 3), 18, 12, "2x1")
     assert (conv.computes, conv.choice) == ("sparse", "")
     layer = sparse[0]
-    assert conv.bytes == sum(t.nbytes for t in (layer.values, layer.crow, layer.col, layer.pattern.plan_t))
+    assert conv.bytes == sum(t.nbytes for t in (layer.values, layer.crow, layer.col, *layer.pattern))
     assert (first.weights, first.kept, first.sparsity, first.flops, first.block) == (40, 5, 0.875, 10, "1x1")
     assert (first.computes, first.choice) == ("sparse", "")
     layer = sparse[2]
-    stored = (layer.values, layer.crow, layer.col, layer.pattern.plan, layer.pattern.plan_t)
+    stored = (layer.values, layer.crow, layer.col, *layer.pattern)
     assert first.bytes == sum(tensor.nbytes for tensor in stored)
     assert (second.kept, second.computes, second.block) == (15, "dense", "")
     assert sp.summary(sparse).kept == 12 + 5 + 15

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseprune.experiments.data import Dataset, batches
+from sparseprune.nn.sparse import SparseLayer
 
 EVALUATION_BATCH = 500  # samples
 
@@ -245,16 +246,17 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
         model: module whose parameters, gradients and buffers are counted.
         optimizer: optimizer of which every tensor of its state is counted.
     Returns:
-        bytes of "parameters", "gradients", "optimizer" and "buffers" (of a sparse layer: its pattern and
-        plans).
+        bytes of "parameters", "gradients", "optimizer" and "buffers" (of a sparse layer: its pattern, the
+        copy of it that was checked, and plans).
     """
     gradients = (p.grad for p in model.parameters() if p.grad is not None)
     state = (v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
+    checked = (t for module in model.modules() if isinstance(module, SparseLayer) for t in module.pattern)
     return {
         "parameters": sum(p.nbytes for p in model.parameters()),
         "gradients": sum(g.nbytes for g in gradients),
         "optimizer": sum(v.nbytes for v in state),
-        "buffers": sum(b.nbytes for b in model.buffers()),
+        "buffers": sum(t.nbytes for t in (*model.buffers(), *checked)),
     }
 
 
