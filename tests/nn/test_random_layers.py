@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from bounds import assert_half_the_digits
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import LAYOUTS, check_step, laid_out
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ def random_mask(data: st.DataObject, weight: Tensor, block_rows: int) -> Tensor:
 
 def check_layer(data: st.DataObject, sparse_class: Any, dense: Any, block_rows: int, x: Tensor) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
+    if getattr(dense, "padding_mode", "zeros") != "zeros" and dtype == torch.bfloat16:
+        dtype = torch.float32  # torch rounds gradients of paddings once more
     mask = random_mask(data, dense.weight, block_rows)
     with torch.no_grad():
         dense.weight.mul_(mask)
@@ -220,6 +222,8 @@ STEPS: list[Callable[[Life, int], None]] = [
 ]
 
 
+# Looking for optimizers among all objects in memory takes most of the time.
+@settings(max_examples=settings.default.max_examples // 5)
 @given(
     st.sampled_from(["linear", "convolution"]),
     st.sampled_from([torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop]),

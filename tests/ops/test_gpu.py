@@ -5,6 +5,7 @@ compiled for the CPU, where an emulator executes their kernels (``SPARSEPRUNE_EM
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -183,6 +184,33 @@ def test_operators_pass_torchs_own_checks() -> None:
 
 
 OPCHECKS = ["test_schema", "test_faketensor"]
+
+
+def test_forged_plans_are_refused() -> None:
+    pattern = pattern_on_device(blocks(16, 24, 2, 0.5), 2)
+    values, x, g = random(len(pattern.col), 2), random(24, 17), random(16, 17)
+    geometry = Geometry(6, 3, 3, 2, 1, groups=2)
+    of_conv = conv_pattern_on_device(blocks(8, geometry.cols, 2, 0.5), geometry, 2)
+    image, of_image = images(17, 6, 7, 6, True), images(17, 8, 3, 4, True)
+    weights = random(len(of_conv.col), 2)
+    calls: list[tuple[Any, Callable[[Any], object]]] = [
+        (pattern, lambda p: ops.spmm(x, values, p)),
+        (pattern, lambda p: ops.spmm_t(g, values, p, 24)),
+        (pattern, lambda p: ops.sddmm(g, x, p, 2)),
+        (pattern, lambda p: ops.spmm_backward(g, x, values, p)),
+        (of_conv, lambda p: ops.conv2d(image, weights, p, geometry)),
+        (of_conv, lambda p: ops.conv2d_t(of_image, weights, p, geometry, (7, 6))),
+        (of_conv, lambda p: ops.conv2d_sddmm(of_image, image, p, geometry, 2)),
+        (of_conv, lambda p: ops.conv2d_backward(of_image, image, weights, p, geometry)),
+    ]
+    for own, call in calls:
+        call(own)
+        for name in own._fields[2:]:
+            for at in range(0, len(getattr(own, name)), 7):
+                forged = getattr(own, name).clone()
+                forged[at] += 1 << (at % 31)
+                with pytest.raises(ValueError, match="expected the plan that sparseprune::"):
+                    call(own._replace(**{name: forged}))
 
 
 def test_bad_arguments_name_what_was_expected() -> None:
@@ -491,9 +519,8 @@ def test_sparse_linear_travels_with_its_plans() -> None:
     there = copy.deepcopy(sparse).to(DEVICE)
     x = torch.randn(3, 20)
     dense = sparse.to_dense()
-    assert {name: t.device.type for name, t in there.named_buffers()} == dict.fromkeys(
-        ("crow", "col", "plan", "plan_t"), DEVICE.type
-    )
+    on_device = {"crow": DEVICE.type, "col": DEVICE.type, "plan": DEVICE.type, "plan_t": DEVICE.type}
+    assert {name: t.device.type for name, t in there.pattern._asdict().items()} == on_device
     check_step(there, dense, x, there(x.to(DEVICE)))
     check_step(there, dense, x, copy.deepcopy(there)(x.to(DEVICE)))
     again = sp.SparseLinear(20, 16, device=DEVICE)
