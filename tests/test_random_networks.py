@@ -23,7 +23,7 @@ class Residual(nn.Module):
 
 
 def shifted(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """So that a channel that is the same everywhere is not 0 but for roundings, where a ReLU might do either."""
+    """So that no channel is 0 but for roundings everywhere, where a ReLU might do either."""
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     return norm
