@@ -7,7 +7,7 @@ from torch import nn
 from sparseprune.nn.conv import SparseConv1d, SparseConv2d
 from sparseprune.nn.linear import SparseLinear
 from sparseprune.nn.masked import DenseLayer
-from sparseprune.nn.sparse import check_dtype
+from sparseprune.nn.values import check_dtype
 
 Sparse: TypeAlias = SparseLinear | SparseConv1d | SparseConv2d
 SPARSE: dict[type[nn.Module], Any] = {

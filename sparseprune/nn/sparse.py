@@ -21,8 +21,7 @@ from sparseprune.format.bsr import (
     mask_from_bsr,
 )
 from sparseprune.nn.pattern import PatternBuffers, same_pattern
-from sparseprune.nn.values import Parametrizations, carried_over, positions, resize, states_of
-from sparseprune.ops.devices import dtypes_of_sums
+from sparseprune.nn.values import Parametrizations, carried_over, check_dtype, positions, resize, states_of
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -309,17 +308,3 @@ def pattern_of_mask(
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
     return crow, col, block_rows
-
-
-def check_dtype(values: Tensor, layer: str) -> None:
-    """Raise unless there are kernels for values of this dtype on this device."""
-    if values.dtype in dtypes_of_sums(values.device):
-        return
-    if values.is_cuda:
-        expected, instead = "float32, float16 or bfloat16 on a GPU", "convert it first, or stay on the CPU"
-    else:
-        expected = "float32 or bfloat16 (or float64, for checking gradients)"
-        instead = "use bfloat16, or densify() the model first"
-    raise TypeError(
-        f"{layer}: expected {expected}, got {values.dtype}, which has no sparse kernels; {instead}"
-    )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparseprune.format.bsr import row_of_blocks
+from sparseprune.ops.devices import dtypes_of_sums
 
 log = logging.getLogger(__name__)
 
@@ -88,3 +89,17 @@ def resize(values: Tensor, shape: torch.Size, layer: str) -> None:
             del optimizer.state[values]
     values.data = values.new_zeros(shape)
     values.grad = None
+
+
+def check_dtype(values: Tensor, layer: str) -> None:
+    """Raise unless there are kernels for values of this dtype on this device."""
+    if values.dtype in dtypes_of_sums(values.device):
+        return
+    if values.is_cuda:
+        expected, instead = "float32, float16 or bfloat16 on a GPU", "convert it first, or stay on the CPU"
+    else:
+        expected = "float32 or bfloat16 (or float64, for checking gradients)"
+        instead = "use bfloat16, or densify() the model first"
+    raise TypeError(
+        f"{layer}: expected {expected}, got {values.dtype}, which has no sparse kernels; {instead}"
+    )

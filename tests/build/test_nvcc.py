@@ -207,6 +207,6 @@ def test_layers_of_a_dtype_without_kernels_are_refused_by_device() -> None:
         layer.half()
     with FakeTensorMode():
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            sp.nn.sparse.check_dtype(torch.empty(0, device="cuda", dtype=dtype), "SparseLinear")
+            sp.nn.values.check_dtype(torch.empty(0, device="cuda", dtype=dtype), "SparseLinear")
         with pytest.raises(TypeError, match=r"float32, float16 or bfloat16 on a GPU, got torch\.float64"):
-            sp.nn.sparse.check_dtype(torch.empty(0, device="cuda", dtype=torch.float64), "SparseLinear")
+            sp.nn.values.check_dtype(torch.empty(0, device="cuda", dtype=torch.float64), "SparseLinear")
