@@ -102,7 +102,7 @@ class PatternBuffers(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # Of layers that were pickled before 0.3.
+        # Of layers that were pickled when plans were buffers.
         self._non_persistent_buffers_set -= {"plan", "plan_t"}
         self._use_buffers(self.block[0])
 
