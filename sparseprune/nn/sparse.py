@@ -21,7 +21,15 @@ from sparseprune.format.bsr import (
     mask_from_bsr,
 )
 from sparseprune.nn.pattern import PatternBuffers, same_pattern
-from sparseprune.nn.values import Parametrizations, carried_over, check_dtype, positions, resize, states_of
+from sparseprune.nn.values import (
+    Parametrizations,
+    carried_over,
+    check_dtype,
+    living_optimizers,
+    positions,
+    resize,
+    states_of,
+)
 
 Dense = TypeVar("Dense", nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -233,7 +241,7 @@ class SparseLayer(PatternBuffers):
         if pattern is not self._checked:
             shape = given.get("values", self.values).shape
             if shape != self.values.shape:
-                resize(self.values, shape, type(self).__name__)
+                resize(self.values, shape, type(self).__name__, living_optimizers(error_msgs))
             self.values.grad = None
             with torch.no_grad():
                 self._write_buffers(pattern)

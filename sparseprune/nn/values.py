@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,22 +61,28 @@ def states_of(values: Tensor, optimizers: Sequence[Optimizer]) -> list[tuple[dic
     ]
 
 
-def optimizers_with_state_of(values: Tensor) -> list[Optimizer]:
-    """All living optimizers that have state of a parameter."""
-    # Only C looks through all objects fast: what is a key of a dict may be a key of an optimizer's state.
-    if not any(isinstance(holder, dict) and values in holder for holder in gc.get_referrers(values)):
-        return []
-    # Not isinstance, which asks every object for its __class__, proxies too.
-    living = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
-    return [optimizer for optimizer in living if optimizer.state.get(values)]
+# The call of load_state_dict, by its list of errors, that looked for optimizers last, and those found.
+_search: tuple[list[str], weakref.WeakSet[Optimizer]] = ([], weakref.WeakSet())
 
 
-def resize(values: Tensor, shape: torch.Size, layer: str) -> None:
+def living_optimizers(errors: list[str]) -> list[Optimizer]:
+    """All optimizers in memory, looked for once during a call of ``load_state_dict``."""
+    global _search
+    if _search[0] is not errors:
+        # Not isinstance, which asks every object for its __class__, proxies too.
+        found = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+        _search = (errors, weakref.WeakSet(found))
+    return list(_search[1])
+
+
+def resize(values: Tensor, shape: torch.Size, layer: str, optimizers: Sequence[Optimizer]) -> None:
     """Room for other values in the same parameter. Its gradient and the optimizers' state of it begin anew.
 
     An optimizer's kernels would write state of the old size beyond its end.
     """
-    for optimizer in optimizers_with_state_of(values):
+    for optimizer in optimizers:
+        if not states_of(values, [optimizer]):
+            continue
         log.warning(
             "%s: another number of weights was loaded after training had begun, so the state of %s begins "
             "anew for it; load the optimizer's state_dict after the model's to go on where it was saved",

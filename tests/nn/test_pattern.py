@@ -300,6 +300,17 @@ def test_loading_another_number_of_weights_renews_the_optimizers_state(
         assert states[0][key].shape == states[1][key].shape
 
 
+def test_loading_the_optimizers_state_first_keeps_it() -> None:
+    module, saved = layer("linear"), layer("linear", seed=1, kept=77)
+    optimizers = [torch.optim.Adam(m.parameters(), lr=0.1) for m in (module, saved)]
+    step(saved, optimizers[1], "linear")
+    optimizers[0].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+    module.load_state_dict(saved.state_dict())
+    for m, optimizer in zip((module, saved), optimizers, strict=True):
+        step(m, optimizer, "linear")
+    assert_computes_like(module, saved, "linear")
+
+
 def test_loading_before_training_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     module = layer("linear")
     optimizer = torch.optim.Adam(module.parameters(), fused=True)

@@ -222,7 +222,7 @@ STEPS: list[Callable[[Life, int], None]] = [
 ]
 
 
-# Looking for optimizers among all objects in memory takes most of the time.
+# An example is a dozen steps, of which each that loads looks for optimizers among all objects in memory.
 @settings(max_examples=settings.default.max_examples // 5)
 @given(
     st.sampled_from(["linear", "convolution"]),
