@@ -63,7 +63,8 @@ def prune(
         speedup: how many times faster a training step (forward and backward of the whole network at
             ``batch_size``) is to be than that of the dense model, 1 or more, measured on this machine. What
             ``sparsify`` makes of the masks is timed and the budget corrected, up to twice; the masks have it
-            as ``masks.speedup``.
+            as ``masks.speedup``. Where the closest masks fall short by more than 10 %, a RuntimeWarning says
+            by how much and why.
         input_size: shape of one sample, for ``flops`` and ``speedup``; by default that of the first of
             ``batches``.
         batch_size: samples in a training step, for ``speedup``.
@@ -92,8 +93,8 @@ def prune(
         with ``speedup`` a :class:`sparseprune.cost.speedup.TimedMasks`.
     Raises:
         TypeError: an argument has a wrong type, or the method has no such option.
-        ValueError: an argument is out of range, the batches are empty, a score is not finite, or a layer
-            would keep no weight.
+        ValueError: an argument is out of range, the batches are empty, a score is not finite, a layer would
+            keep no weight, or ``speedup`` is more than twice what one weight in each layer would give.
     """
     # Whatever is wrong with the arguments is said before the data is read.
     if rounds is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparseprune.cost.calls import Call, called_layers, is_size
 from sparseprune.cost.choice import choose, measure_dense
+from sparseprune.cost.progress import progress
 from sparseprune.nn.kinds import SPARSE, why_not_sparse
 from sparseprune.nn.masked import DenseLayer, masked_from_dense
 from sparseprune.select.budget import LayerCost
@@ -43,7 +44,8 @@ def measured_costs(
     check_batch_size(batch_size)
     costs: dict[str, LayerCost] = {}
     known: dict[tuple[object, ...], LayerCost] = {}  # layers of one shape are measured once
-    for name, layer, calls in called_layers(model, input_size, exclude):
+    layers = list(called_layers(model, input_size, exclude))
+    for name, layer, calls in progress("timing layers", layers):
         parts = []
         for call in calls:
             key = (type(layer), repr(layer), layer.weight.dtype, layer.weight.requires_grad, call)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import sparseprune as sp
 from sparseprune.cost import speedup as speedups
+from sparseprune.cost.timer import Timed
 from sparseprune.experiments import cli, models
 from sparseprune.experiments.cli.app import app
 from sparseprune.experiments.data import load
@@ -357,7 +358,7 @@ def test_cost_says_what_is_wrong(run, arguments, message):
 
 
 def test_prune_within_a_budget(run, monkeypatch):
-    monkeypatch.setattr(speedups, "step_seconds", lambda *_, **__: 1.0)
+    monkeypatch.setattr(speedups, "timed_steps", lambda models, *_: Timed([1.0] * len(models)))
     arguments = ["prune", *QUICK, "--prune-batches", 1, "--method", "random", "--json"]
     facts = json.loads(run(*arguments, "--flops", 0.2).stdout)
     assert facts["flops"] == 0.2
