@@ -13,7 +13,7 @@ from sparseprune import ops
 from sparseprune.cost import cache, machine
 from sparseprune.cost.cache import Choice
 from sparseprune.cost.calls import Call
-from sparseprune.cost.timer import fastest
+from sparseprune.cost.timer import Timed, fastest
 from sparseprune.format.memory import in_layout
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.conv import FEW_SAMPLES
@@ -176,10 +176,10 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
         sparse.batch_inner = layout
 
 
-def measure_dense(layer: nn.Module, batch_size: int, call: Call) -> float:
-    """Seconds of the fastest training step of a layer that has no sparse twin."""
+def measure_dense(layer: nn.Module, batch_size: int, call: Call) -> Timed:
+    """Time training steps of a layer that has no sparse twin."""
     device = next(layer.parameters()).device
-    return fastest([_step(layer, batch_size, call, False)], device, **ROUNDS).seconds[0]
+    return fastest([_step(layer, batch_size, call, False)], device, **ROUNDS)
 
 
 def _step(layer: nn.Module, batch_size: int, call: Call, inner: bool) -> Callable[[], None]:

@@ -109,6 +109,14 @@ def test_measured_costs(seconds: list[tuple[str, float]]) -> None:
     assert densities[4:6] == pytest.approx([0.02, 0.2], abs=0.001)
 
 
+def test_measured_costs_tell_what_disturbed_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Choice(1.0, 2.0), Choice(1.0, 2.0, "other processes kept 1.3 processors busy"), Choice(1.0, 2.0)]
+    monkeypatch.setattr("sparseprune.cost.seconds.choose", lambda *_: found.pop(0) if found[1:] else found[0])
+    model = nn.Sequential(nn.Linear(8, 9), nn.Linear(9, 8))
+    assert measured_costs(model, (8,), 4).disturbed == "other processes kept 1.3 processors busy"
+    assert measured_costs(model, (8,), 4).disturbed == ""
+
+
 def test_equal_layers_are_measured_once(seconds: list[tuple[str, float]]) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     costs = measured_costs(model, (8,), 4, block=(4, 1))
@@ -139,7 +147,7 @@ def test_the_patterns_of_a_tiny_layer_differ(seconds: list[tuple[str, float]]) -
 def test_a_layer_without_sparse_kernels_costs_what_dense_does(
     seconds: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparseprune.cost.seconds.measure_dense", lambda *_: 5.0)
+    monkeypatch.setattr("sparseprune.cost.seconds.measure_dense", lambda *_: timer.Timed([5.0]))
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 3))
     costs = measured_costs(model, (4, 4, 4), 2)
     assert costs["0.weight"] == (0.0, 5.0, 5.0)
@@ -436,7 +444,7 @@ def test_measuring_alone_is_the_same_as_in_turns(monkeypatch: pytest.MonkeyPatch
     ticks = itertools.count()
     monkeypatch.setattr(timer, "clock", lambda device: float(next(ticks)))
     call = Call((4, 6, 6), (4, 4, 4), True)
-    assert choice.measure_dense(nn.Conv2d(4, 4, 3, groups=4), 2, call) == 1.0
+    assert choice.measure_dense(nn.Conv2d(4, 4, 3, groups=4), 2, call) == timer.Timed([1.0])
 
 
 def test_a_layer_left_empty_is_named_whatever_the_speedup(steps: Machine) -> None:
