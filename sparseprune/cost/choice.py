@@ -13,7 +13,7 @@ from sparseprune import ops
 from sparseprune.cost import cache, machine
 from sparseprune.cost.cache import Choice
 from sparseprune.cost.calls import Call
-from sparseprune.cost.timer import Timed, fastest
+from sparseprune.cost.timer import Timed, time_in_turns
 from sparseprune.format.memory import in_layout
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.conv import FEW_SAMPLES
@@ -149,7 +149,7 @@ def _density(layer: SparseLayer) -> float:
 
 
 def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call | None = None) -> Choice:
-    """Time training steps (forward and all gradients) of two layers in turn; see :func:`fastest`.
+    """Time training steps (forward and all gradients) of two layers in turn; see :func:`time_in_turns`.
 
     A sparse convolution is timed as it will run: on batch-inner activations, where there are samples enough,
     but for the input of the first layer, which comes as the user gives it. The dense one has ordinary ones,
@@ -170,7 +170,7 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
     try:
         sparse.batch_inner = True if inner else layout
         steps = [_step(sparse, batch_size, call, inner), _step(dense, batch_size, call, between)]
-        (sparse_seconds, dense_seconds), disturbed = fastest(steps, sparse.values.device, **ROUNDS)
+        (sparse_seconds, dense_seconds), disturbed = time_in_turns(steps, sparse.values.device, **ROUNDS)
         return Choice(sparse_seconds, dense_seconds, disturbed)
     finally:
         sparse.batch_inner = layout
@@ -179,7 +179,7 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
 def measure_dense(layer: nn.Module, batch_size: int, call: Call) -> Timed:
     """Time training steps of a layer that has no sparse twin."""
     device = next(layer.parameters()).device
-    return fastest([_step(layer, batch_size, call, False)], device, **ROUNDS)
+    return time_in_turns([_step(layer, batch_size, call, False)], device, **ROUNDS)
 
 
 def _step(layer: nn.Module, batch_size: int, call: Call, inner: bool) -> Callable[[], None]:

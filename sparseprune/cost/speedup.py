@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.cost.progress import progress
-from sparseprune.cost.timer import Timed, fastest
+from sparseprune.cost.timer import Timed, time_in_turns
 from sparseprune.select.budget import BudgetError, LayerCost, Selected, total_cost
 
 CORRECTIONS = 2  # of the budget, after timing what it gave
@@ -184,7 +184,7 @@ def _faster_layout(
 def step_seconds(
     model: nn.Module, input_size: Sequence[int], batch_size: int, channels_last: bool = False
 ) -> float:
-    """Seconds of the fastest training step of one model; see :func:`timed_steps`."""
+    """Seconds of a training step of one model; see :func:`timed_steps`."""
     return timed_steps([(model, channels_last)], input_size, batch_size).seconds[0]
 
 
@@ -204,7 +204,7 @@ def timed_steps(
     like = next(models[0][0].parameters(), torch.zeros(()))
     try:
         with torch.random.fork_rng(devices=[]):
-            return fastest(steps, like.device, **ROUNDS)
+            return time_in_turns(steps, like.device, **ROUNDS)
     finally:
         with torch.no_grad():
             for (model, _), before in zip(models, buffers, strict=True):

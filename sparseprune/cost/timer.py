@@ -1,6 +1,7 @@
-"""The one clock of the package: the fastest run of steps that take turns, and whether it can be believed."""
+"""The one clock of the package: seconds of steps that take turns, and whether they can be believed."""
 
-import math
+import heapq
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,10 +14,10 @@ SAME = 0.05  # relative difference up to which times are one: of a step's two fa
 
 
 class Timed(NamedTuple):
-    """What :func:`fastest` found.
+    """What :func:`time_in_turns` found.
 
     Attributes:
-        seconds: each step's fastest run.
+        seconds: each step's fastest run; its median run where something disturbed them.
         disturbed: why they are not to be believed; empty where nothing is known against them.
     """
 
@@ -31,7 +32,7 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def fastest(
+def time_in_turns(
     steps: Sequence[Callable[[], object]],
     device: torch.device,
     *,
@@ -39,11 +40,12 @@ def fastest(
     seconds: float,
     patience: float,
 ) -> Timed:
-    """Seconds of each step's fastest run; they take turns, so that a slow moment hits all alike.
+    """Seconds of each step; they take turns, so that a slow moment hits all alike.
 
     Noise only ever adds: the fastest run is the best guess, and one that a second run confirms within
     ``SAME``, while other processes were quiet, is known. Then two steps either differ by more than that or
-    are a tie. Until all is known they are timed again, and no longer than ``patience``.
+    are a tie. Until all is known they are timed again, and no longer than ``patience``. What is not known in
+    the end is told by medians: the fastest run of one step was luck then, and it need not be another's.
 
     Args:
         steps: functions without arguments.
@@ -52,26 +54,30 @@ def fastest(
         seconds: time between two such looks, at least.
         patience: time after which there is no further one.
     """
-    two_fastest = [[math.inf, math.inf] for _ in steps]
+    runs: list[list[float]] = [[] for _ in steps]
     begin = clock(device)
     with torch.enable_grad():
         while True:
             others, rounds = Others(), 0
             now = window = clock(device)
             while rounds < fewest or now - window < seconds:
-                for runs, step in zip(two_fastest, steps, strict=True):
+                for its_runs, step in zip(runs, steps, strict=True):
                     start = clock(device)
                     step()
                     now = clock(device)
-                    runs[:] = sorted((*runs, now - start))[:2]
+                    its_runs.append(now - start)
                 rounds += 1
-            disturbed = _disturbed(others.processors(), two_fastest)
-            if not disturbed or now - begin >= patience:
-                return Timed([first for first, _ in two_fastest], disturbed)
+            disturbed = _disturbed(others.processors(), runs)
+            if not disturbed:
+                return Timed([min(its_runs) for its_runs in runs])
+            if now - begin >= patience:
+                # The first round warms up.
+                return Timed([statistics.median(its_runs[1:] or its_runs) for its_runs in runs], disturbed)
 
 
-def _disturbed(others: float | None, two_fastest: Sequence[Sequence[float]]) -> str:
+def _disturbed(others: float | None, runs: Sequence[Sequence[float]]) -> str:
     if is_busy(others):
         return f"other processes kept {others:.1f} processors busy"
-    apart = max(second / max(first, 1e-9) - 1 for first, second in two_fastest)
+    two_fastest = [heapq.nsmallest(2, its_runs) for its_runs in runs]
+    apart = max(times[-1] / max(times[0], 1e-9) - 1 for times in two_fastest)
     return f"the two fastest runs are {apart:.0%} apart" if apart > SAME else ""
