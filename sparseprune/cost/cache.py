@@ -20,13 +20,14 @@ import filelock
 from sparseprune import ops
 from sparseprune.cost.timer import SAME
 
-LOCK_SECONDS = 10.0  # a file is written in milliseconds: whoever holds the lock for longer hangs
+LOCK_SECONDS = 60.0  # a file is written in milliseconds, but a thousand may want to; or its holder hangs
 LARGEST = 2**26  # bytes: a hundred thousand layers
 DAYS = 7.0
 
 Known = dict[str, dict[str, dict[str, float]]]
 
 _told: set[Path] = set()  # files that a warning was given about
+_unwritable: set[Path] = set()  # files that are not tried again by this process
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def load(file: Path | None) -> dict[str, dict[str, Choice]]:
 
 
 def save(file: Path | None, on: str, layer: str, choice: Choice) -> None:
-    """Add an entry to what is in the file by now; a warning, one for each file, where that fails."""
-    if file is None or _is_something_else(file):
+    """Add an entry to what is in the file by now; where that fails there is a warning, and no further try."""
+    if file is None or file in _unwritable or _is_something_else(file):
         return
     # What a link names is written, not the link.
     real = Path(os.path.realpath(file))
@@ -111,6 +112,7 @@ def save(file: Path | None, on: str, layer: str, choice: Choice) -> None:
             }
             _write_whole(real, json.dumps(known, indent=1) + "\n")
     except (OSError, NotImplementedError) as error:
+        _unwritable.add(file)
         _warn(
             file,
             f"cannot write {file} ({error}), so layers are measured anew each time; "

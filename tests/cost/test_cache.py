@@ -8,6 +8,7 @@ import threading
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 from torch import nn
@@ -198,6 +199,17 @@ def test_a_file_that_cannot_be_written_is_warned_about_once(
         sparsify_three_layers()
     assert len(all_) == 1
     assert measured == [4, 5, 6]
+
+
+def test_whoever_holds_the_lock_for_ever_is_waited_for_once(
+    file: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.01)
+    with filelock.FileLock(f"{file}.lock"), pytest.warns(RuntimeWarning, match="could not be acquired"):
+        sparsify_three_layers()
+    sparsify_three_layers()
+    assert measured == [4, 5, 6] * 2
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
