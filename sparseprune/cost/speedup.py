@@ -85,6 +85,11 @@ def masks_for(
         log.info("speedup %g: %s", speedup, found)
         return found
 
+    def corrected(found: SpeedUp, layers: float) -> tuple[float, float]:
+        # A slow moment slows both steps alike, so that their ratio says more than their seconds.
+        least_step = min(step, found.dense_seconds)
+        return least_step, least_step / found.measured - layers
+
     all_dense = math.fsum(cost.dense for cost in costs.values())
     least = math.fsum(cost.total(0) for cost in costs.values())
     fewest = {name: _one_weight(model.get_parameter(name)) for name in costs}
@@ -97,7 +102,7 @@ def masks_for(
         if selected is None and best is None:
             limit = timed(fewest)
             _refuse_impossible(limit, costs)
-            step, rest = limit.dense_seconds, limit.sparse_seconds - total_cost(fewest, costs)
+            step, rest = corrected(limit, total_cost(fewest, costs))
             selected = _select_within(select, step / speedup - rest)
         if selected is None:
             if few_tried:
@@ -109,7 +114,7 @@ def masks_for(
             best = masks
         if _error(masks.speedup) <= CLOSE_ENOUGH:
             break
-        step, rest = masks.speedup.dense_seconds, masks.speedup.sparse_seconds - total_cost(*selected)
+        step, rest = corrected(masks.speedup, total_cost(*selected))
     assert best is not None
     if best.speedup.measured < speedup * (1 - FALLS_SHORT):
         limit = limit or timed(fewest)
