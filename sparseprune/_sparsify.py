@@ -97,7 +97,7 @@ def _replacements(
     replacements: dict[nn.Module, Sparse | Masked] = {}
     slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
     known: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
-    for name, module in progress("timing layers", modules.items()):
+    for name, module in progress("replacing layers", modules.items()):
         mask = masks[name]
         make_dense = functools.partial(masked_from_dense, module, mask)
         reason = "asked for" if layers == "dense" else why_not_sparse(module)

@@ -102,7 +102,8 @@ def save(file: Path | None, on: str, layer: str, choice: Choice) -> None:
         real.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{real}.lock", timeout=LOCK_SECONDS):
             known: Known = {}
-            with contextlib.suppress(OSError, ValueError):
+            # What is damaged is begun anew; what merely cannot be read now is not written over.
+            with contextlib.suppress(ValueError):
                 # Again: others may have written meanwhile.
                 known = _read(real)
             known.setdefault(on, {})[layer] = {
@@ -149,11 +150,11 @@ def _read(file: Path | None) -> Known:
 
 
 def _entry(found: dict[str, float]) -> dict[str, float]:
-    # Files of earlier versions have no dates: what they say is too old.
-    entry = {name: math.fsum([found[name]]) for name in ("sparse", "dense")}
-    if not all(0 < seconds < math.inf for seconds in entry.values()):
+    # Files of earlier versions have no dates: what they say is too old. fsum refuses what is no number.
+    entry = {name: math.fsum([found.get(name, 0.0)]) for name in ("sparse", "dense", "when")}
+    if not all(0 < entry[name] < math.inf for name in ("sparse", "dense")):
         raise ValueError("seconds are not above 0")
-    return {**entry, "when": math.fsum([found.get("when", 0.0)])}
+    return entry
 
 
 def _write_whole(path: Path, text: str) -> None:

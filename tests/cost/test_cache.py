@@ -228,6 +228,18 @@ def test_a_full_disk_leaves_the_old_file_whole(
     assert {path.name for path in file.parent.iterdir()} == {"choices.json", "choices.json.lock"}
 
 
+def test_a_file_that_cannot_be_read_is_not_written_over(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    cache.save(file, "here", "one", Choice(1.0, 2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", exhausted)
+        with pytest.warns(RuntimeWarning, match="Too many open files"):
+            cache.save(file, "here", "two", Choice(1.0, 2.0))
+    assert list(cache.load(file)["here"]) == ["one"]
+
+
 def test_the_mode_of_the_file_is_that_of_any_new_file(file: Path, tmp_path: Path) -> None:
     cache.save(file, "here", "one", Choice(1.0, 2.0))
     (tmp_path / "other").touch()
