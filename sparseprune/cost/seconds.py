@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,13 @@ def measured_costs(
             parts.append(known[key])
         costs[name] = LayerCost(*map(math.fsum, zip(*parts, strict=True)))
     return costs
+
+
+def same_dense(costs: Mapping[int, Mapping[str, LayerCost]]) -> dict[int, dict[str, LayerCost]]:
+    """Costs of the same layers by V, on which what a layer takes dense does not depend: the least counts."""
+    names = list(next(iter(costs.values())))
+    dense = {name: min(of_layers[name].dense for of_layers in costs.values()) for name in names}
+    return {v: {name: of[name]._replace(dense=dense[name]) for name in names} for v, of in costs.items()}
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -366,8 +366,10 @@ def test_cost_says_what_is_wrong(run, arguments, message):
     assert message in words(result.stderr)
 
 
-def test_prune_within_a_budget(run, monkeypatch):
+def test_prune_within_a_budget(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path / "choices.json"))
     busy = "other processes kept 1.3 processors busy"
+    monkeypatch.setattr("sparseprune.cost.choice.measure", lambda *_: Choice(1e-4, 2e-4))
     monkeypatch.setattr(speedups, "timed_steps", lambda models, *_: Timed([1.0] * len(models), busy))
     arguments = ["prune", *QUICK, "--prune-batches", 1, "--method", "random", "--json"]
     facts = json.loads(run(*arguments, "--flops", 0.2).stdout)
