@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
+
+from sparseprune.cost.quiet import Others
 
 Call = Callable[[], object]
 
@@ -154,7 +155,7 @@ def interleaved(
     rounds = max((share.blocks for share in shares.values()), default=0)
     times: dict[str, list[float]] = {name: [] for name in steps}
     with without_collection():
-        started, others = time.perf_counter(), _cpu_seconds_of_others()
+        others = Others()
         for i in range(rounds):
             for name, step in steps.items():
                 calls, blocks = shares[name]
@@ -164,22 +165,7 @@ def interleaved(
                     for _ in range(_untimed(estimates[name])):
                         step.call()
                     times[name] += [clock.seconds(step.call) for _ in range(calls)]
-    if others is not None:
-        busy = (_cpu_seconds_of_others() or 0.0) - others
-        others = max(busy, 0.0) / (time.perf_counter() - started)
-    return Timed(times, others)
-
-
-def _cpu_seconds_of_others() -> float | None:
-    """Processor time of all other processes since the machine started, time stolen from it included."""
-    try:
-        with open("/proc/stat") as lines:
-            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
-                int, lines.readline().split()[1:]
-            )
-    except OSError:
-        return None
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
+        return Timed(times, others.processors())
 
 
 def _untimed(call_seconds: float) -> int:

@@ -1,6 +1,7 @@
 """Prune a network before training: score, then select."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Literal
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sparseprune import scores
 from sparseprune._sparsify import sparsify
 from sparseprune.cost.flops import flops_costs
-from sparseprune.cost.seconds import check_batch_size, measured_costs
+from sparseprune.cost.seconds import check_batch_size, measured_costs, same_dense
 from sparseprune.cost.speedup import masks_for
 from sparseprune.scores.base import pairs
 from sparseprune.select import budget, quotas
@@ -63,7 +64,8 @@ def prune(
         speedup: how many times faster a training step (forward and backward of the whole network at
             ``batch_size``) is to be than that of the dense model, 1 or more, measured on this machine. What
             ``sparsify`` makes of the masks is timed and the budget corrected, up to twice; the masks have it
-            as ``masks.speedup``.
+            as ``masks.speedup``. Where the closest masks fall short by more than 10 %, a RuntimeWarning says
+            by how much and why.
         input_size: shape of one sample, for ``flops`` and ``speedup``; by default that of the first of
             ``batches``.
         batch_size: samples in a training step, for ``speedup``.
@@ -92,8 +94,8 @@ def prune(
         with ``speedup`` a :class:`sparseprune.cost.speedup.TimedMasks`.
     Raises:
         TypeError: an argument has a wrong type, or the method has no such option.
-        ValueError: an argument is out of range, the batches are empty, a score is not finite, or a layer
-            would keep no weight.
+        ValueError: an argument is out of range, the batches are empty, a score is not finite, a layer would
+            keep no weight, or ``speedup`` is more than twice what one weight in each layer would give.
     """
     # Whatever is wrong with the arguments is said before the data is read.
     if rounds is not None:
@@ -125,10 +127,12 @@ def prune(
         layers = {shape[0]: flops_costs(model, input_size, exclude=excluded)}
         limit = budget.limit_of_flops(flops, layers[shape[0]], blocks)
     else:
-        layers = {
-            v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded)
-            for v in (AUTO_BLOCKS if block == "auto" else shape[:1])
-        }
+        layers = same_dense(
+            {
+                v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded)
+                for v in (AUTO_BLOCKS if block == "auto" else shape[:1])
+            }
+        )
     scored = budget.scores_for(method, score(model, batches, loss))
 
     def select(limit: float) -> budget.Selected:
@@ -136,10 +140,8 @@ def prune(
 
     if speedup is None:
         return select(limit).masks
-    cheapest = {
-        name: min((costs[name] for costs in layers.values()), key=lambda cost: cost.total(0))
-        for name in shapes
-    }
+    # As the budget is first divided: with one V for all layers.
+    cheapest = min(layers.values(), key=lambda costs: math.fsum(cost.total(0) for cost in costs.values()))
     return masks_for(model, select, sparsify, cheapest, speedup, input_size, batch_size)
 
 

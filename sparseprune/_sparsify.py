@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.choice import Assumption, Choice, assume, choose, key_of
+from sparseprune.cost.progress import progress
 from sparseprune.format.bsr import check_mask
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.nn.conv import FEW_SAMPLES
@@ -54,8 +55,9 @@ def sparsify(
             them. Layers without a mask stay as they are.
         inplace: replace the layers within ``model`` itself.
         layers: "measured" times training steps of every layer both ways on this machine, once: the seconds
-            are kept in a file (see :mod:`sparseprune.cost.choice`). "sparse" and "dense" (masked) force one
-            way, for reproducible module types.
+            are kept in a file (see :mod:`sparseprune.cost.cache`), unless other processes disturbed them, as
+            the choice in :func:`summary` then says. "sparse" and "dense" (masked) force one way, for
+            reproducible module types.
         batch_size: samples in a training step, for the measurement.
         input_size: shape of one sample, such as (3, 32, 32): one forward pass of a copy tells what sizes of
             images the convolutions meet, on which their time depends. Without it they are not measured:
@@ -95,7 +97,7 @@ def _replacements(
     replacements: dict[nn.Module, Sparse | Masked] = {}
     slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
     known: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
-    for name, module in modules.items():
+    for name, module in progress("replacing layers", modules.items()):
         mask = masks[name]
         make_dense = functools.partial(masked_from_dense, module, mask)
         reason = "asked for" if layers == "dense" else why_not_sparse(module)

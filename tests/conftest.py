@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 import sparseprune
+from sparseprune.cost import choice, speedup
 
 pytest.register_assert_rewrite(
     "bounds", "layers", "linear_problems", "conv_problems", "linear_pairs", "small_networks"
@@ -38,6 +39,16 @@ def own_choices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A file of measured choices for the tests: theirs must not reach the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path_factory.mktemp("choices") / "choices.json"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def brief_measurements() -> Iterator[None]:
+    """No test is about how long a layer takes: a machine that is busy testing need not become quiet."""
+    with pytest.MonkeyPatch.context() as patch:
+        for rounds in (choice.ROUNDS, speedup.ROUNDS):
+            patch.setitem(rounds, "seconds", 0.005)
+            patch.setitem(rounds, "patience", 0.0)
         yield
 
 

@@ -17,10 +17,11 @@ from bench import results_file
 from bench.report import machine
 from bench.report.columns import LEGEND, MILLI, Columns, columns, filled
 from bench.report.plots import break_evens, layers, networks, roofline, speedups
-from bench.report.terminal import BUSY, losses, strongest_text
+from bench.report.terminal import losses, strongest_text
 from bench.results_file import Results
 from bench.rows import Row
 from bench.workloads import CONV_BATCH, CONVOLUTIONS, NETWORK_STEP
+from sparseprune.cost.quiet import is_busy
 
 TEMPLATE = "page.html.j2"
 
@@ -56,22 +57,18 @@ def html(results: Results) -> str:
         machine=_machine(header, rows),
         contender=contender,
         cases=len({row.case for row in rows}),
-        busy=len({row.case for row in rows if _is_busy(row)}),
+        busy=len({row.case for row in rows if is_busy(row.others)}),
         targets=_targets(targets),
         conv_batch=CONV_BATCH,
         network_batch=network_rows[0].workload.batch if network_rows else 0,
         figures=_figures(rows, network_rows, header),
         losses=[
-            {"case": row.case, "factor": factor, "busy": _is_busy(row)}
+            {"case": row.case, "factor": factor, "busy": is_busy(row.others)}
             for row, factor in sorted(losses(rows, contender), key=lambda loss: loss[1])
         ],
         legend=LEGEND,
         groups=_groups(rows, columns(header["peak"])),
     )
-
-
-def _is_busy(row: Row) -> bool:
-    return (row.others or 0.0) > BUSY
 
 
 def _machine(header: dict[str, Any], rows: Sequence[Row]) -> list[str]:

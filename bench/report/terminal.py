@@ -14,11 +14,9 @@ from rich.text import Text
 from bench.report.columns import LEGEND, MILLI, Columns, columns, filled
 from bench.rows import OK, Row, speedup
 from bench.targets import Outcome
+from sparseprune.cost.quiet import is_busy
 
 __all__ = ["LEGEND", "case_table", "losses_text", "notes_text", "strongest_text", "targets_table"]
-
-# Processors kept busy by others: from here on figures of several threads are worthless.
-BUSY = 0.1
 
 
 def titled(title: str) -> Table:
@@ -62,7 +60,7 @@ def case_table(rows: Sequence[Row], peak: dict[str, Any] | None = None) -> Rende
     table = rows_table(rows, "ms", lambda seconds: f"{seconds * MILLI:.3f}", columns(peak), widths=(21, 8))
     others = max((row.others or 0.0 for row in rows), default=0.0)
     busy = f"  NOT A QUIET MACHINE: others kept {others:.2f} processors busy; measure again"
-    return Group(table, *([Text(busy)] if others > BUSY else []), Text())
+    return Group(table, *([Text(busy)] if is_busy(others) else []), Text())
 
 
 def losses(rows: Sequence[Row], contender: str) -> list[tuple[Row, float]]:

@@ -1,5 +1,6 @@
 """Sparse or dense, layer by layer: decided by measuring both on this machine, once (see cache.py)."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from sparseprune import ops
 from sparseprune.cost import cache, machine
 from sparseprune.cost.cache import Choice
 from sparseprune.cost.calls import Call
-from sparseprune.cost.timer import fastest
+from sparseprune.cost.timer import Timed, time_in_turns
 from sparseprune.format.memory import in_layout
 from sparseprune.nn import SparseLinear
 from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.nn.sparse import SparseLayer
 
-# There are two rounds at least, since the first one warms up.
-ROUNDS: dict[str, Any] = {"fewest": 2, "most": 50, "seconds": 0.05}
+log = logging.getLogger(__name__)
+
+# Below 0.05 seconds the system's counters do not show whether other processes computed, too.
+ROUNDS: dict[str, Any] = {"fewest": 3, "seconds": 0.05, "patience": 0.5}
 
 # Highest densities, by V, at which convolutions of unknown size are assumed to train faster sparse. Measured
 # on 2 cores with AVX-512, 1 x 1 and 3 x 3 kernels of 16 to 512 channels, 32 x 32 to 4 x 4, 16 and 64 samples:
@@ -82,7 +85,9 @@ def choose(
     *,
     between_sparse: bool = False,
 ) -> Choice:
-    """The seconds of a layer like this one, from the file or measured now and written there.
+    """The seconds of a layer like this one, from the file or measured now.
+
+    They are written there, unless something disturbed the measurement: then the next call measures again.
 
     Args:
         sparse: the sparse layer; not changed.
@@ -97,7 +102,9 @@ def choose(
     if known is None:
         dense = make_dense()
         known = measure(sparse, BetweenSparse(dense) if between_sparse else dense, batch_size, call)
-        cache.save(file, on, layer, known)
+        log.info("%s: %s%s", layer, known, "; not kept" if known.disturbed else "")
+        if not known.disturbed:
+            cache.save(file, on, layer, known)
     return known
 
 
@@ -142,7 +149,7 @@ def _density(layer: SparseLayer) -> float:
 
 
 def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call | None = None) -> Choice:
-    """Time training steps (forward and all gradients) of two layers in turn; the fastest step of each counts.
+    """Time training steps (forward and all gradients) of two layers in turn; see :func:`time_in_turns`.
 
     A sparse convolution is timed as it will run: on batch-inner activations, where there are samples enough,
     but for the input of the first layer, which comes as the user gives it. The dense one has ordinary ones,
@@ -163,15 +170,16 @@ def measure(sparse: SparseLayer, dense: nn.Module, batch_size: int, call: Call |
     try:
         sparse.batch_inner = True if inner else layout
         steps = [_step(sparse, batch_size, call, inner), _step(dense, batch_size, call, between)]
-        return Choice(*fastest(steps, sparse.values.device, **ROUNDS))
+        (sparse_seconds, dense_seconds), disturbed = time_in_turns(steps, sparse.values.device, **ROUNDS)
+        return Choice(sparse_seconds, dense_seconds, disturbed)
     finally:
         sparse.batch_inner = layout
 
 
-def measure_dense(layer: nn.Module, batch_size: int, call: Call) -> float:
-    """Seconds of the fastest training step of a layer that has no sparse twin."""
+def measure_dense(layer: nn.Module, batch_size: int, call: Call) -> Timed:
+    """Time training steps of a layer that has no sparse twin."""
     device = next(layer.parameters()).device
-    return fastest([_step(layer, batch_size, call, False)], device, **ROUNDS)[0]
+    return time_in_turns([_step(layer, batch_size, call, False)], device, **ROUNDS)
 
 
 def _step(layer: nn.Module, batch_size: int, call: Call, inner: bool) -> Callable[[], None]:

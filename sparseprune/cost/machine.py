@@ -2,8 +2,10 @@
 
 import datetime
 import functools
+import hashlib
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,16 +35,30 @@ def facts() -> dict[str, Any]:
 
 def key(device: torch.device | None = None) -> str:
     """What the speed of the kernels on a device (the CPU by default) depends on, in one line."""
+    kernels = f"torch {torch.__version__}, sparseprune {__version__}{_build()}"
     if device is not None and device.type == "cuda":
-        return (
-            f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, torch {torch.__version__}, "
-            f"sparseprune {__version__}" + ("" if ops.has_kernels(device) else ", plain torch")
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, {kernels}" + (
+            "" if ops.has_kernels(device) else ", plain torch"
         )
     threads = torch.get_num_threads()
     return (
-        f"{cpu_name()}, {ops.info()['isa'] or 'plain torch'}, torch {torch.__version__}, "
-        f"sparseprune {__version__}, {threads} thread{'s' if threads > 1 else ''}"
+        f"{cpu_name()}, {ops.info()['isa'] or 'plain torch'}, {kernels}, "
+        f"{threads} thread{'s' if threads > 1 else ''}"
     )
+
+
+def _build() -> str:
+    """Which build of the operators is loaded."""
+    return "" if ops.extension is None else f", build {_digest(ops.extension.__file__)}"
+
+
+@functools.cache
+def _digest(file: str) -> str:
+    """First digits of a file's SHA-256; it takes 20 ms, and is only needed where layers are measured."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    except OSError:
+        return "unknown"
 
 
 @functools.cache

@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sparseprune.cost.calls import Call, called_layers, is_size
 from sparseprune.cost.choice import choose, measure_dense
+from sparseprune.cost.progress import progress
 from sparseprune.nn.kinds import SPARSE, why_not_sparse
 from sparseprune.nn.masked import DenseLayer, masked_from_dense
 from sparseprune.select.budget import LayerCost
@@ -18,6 +19,12 @@ LOW, HIGH = 0.02, 0.2
 FEW_BLOCKS = 10  # at the higher density at least: the two patterns of a tiny layer must differ
 
 
+class MeasuredCosts(dict[str, LayerCost]):
+    """Seconds of layers, and what disturbed the measurement of one of them; empty where nothing did."""
+
+    disturbed: str = ""
+
+
 def measured_costs(
     model: nn.Module,
     input_size: Sequence[int],
@@ -25,7 +32,7 @@ def measured_costs(
     *,
     block: tuple[int, int] = (1, 1),
     exclude: Iterable[str] = (),
-) -> dict[str, LayerCost]:
+) -> MeasuredCosts:
     """Seconds in a training step, from the measurements by which :func:`sparsify` chooses, kept in its file.
 
     Each layer is timed with random masks of two densities and dense; one that is called several times costs
@@ -41,17 +48,26 @@ def measured_costs(
         see :func:`sparseprune.cost.flops.flops_costs`.
     """
     check_batch_size(batch_size)
-    costs: dict[str, LayerCost] = {}
+    costs = MeasuredCosts()
     known: dict[tuple[object, ...], LayerCost] = {}  # layers of one shape are measured once
-    for name, layer, calls in called_layers(model, input_size, exclude):
+    layers = list(called_layers(model, input_size, exclude))
+    for name, layer, calls in progress("timing layers", layers):
         parts = []
         for call in calls:
             key = (type(layer), repr(layer), layer.weight.dtype, layer.weight.requires_grad, call)
             if key not in known:
-                known[key] = _measure(layer, call, batch_size, block[0])
+                known[key], disturbed = _measure(layer, call, batch_size, block[0])
+                costs.disturbed = costs.disturbed or disturbed
             parts.append(known[key])
         costs[name] = LayerCost(*map(math.fsum, zip(*parts, strict=True)))
     return costs
+
+
+def same_dense(costs: Mapping[int, Mapping[str, LayerCost]]) -> dict[int, dict[str, LayerCost]]:
+    """Costs of the same layers by V, on which what a layer takes dense does not depend: the least counts."""
+    names = list(next(iter(costs.values())))
+    dense = {name: min(of_layers[name].dense for of_layers in costs.values()) for name in names}
+    return {v: {name: of[name]._replace(dense=dense[name]) for name in names} for v, of in costs.items()}
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -60,22 +76,23 @@ def check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size: expected a whole number of samples, 1 or more, got {batch_size!r}")
 
 
-def _measure(layer: DenseLayer, call: Call, batch_size: int, block_rows: int) -> LayerCost:
+def _measure(layer: DenseLayer, call: Call, batch_size: int, block_rows: int) -> tuple[LayerCost, str]:
+    """What a layer costs, and what disturbed the measurement."""
     if why_not_sparse(layer):
-        seconds = measure_dense(layer, batch_size, call)
-        return LayerCost(0.0, seconds, seconds)
+        (seconds,), disturbed = measure_dense(layer, batch_size, call)
+        return LayerCost(0.0, seconds, seconds), disturbed
     groups = getattr(layer, "groups", 1)
     if layer.weight.shape[0] // groups % block_rows:
         block_rows = 1
     blocks = layer.weight.numel() // block_rows
-    points, dense = [], math.inf
+    points, dense, disturbed = [], math.inf, ""
     for count in (max(round(blocks * LOW), 1), max(round(blocks * HIGH), min(FEW_BLOCKS, blocks))):
         mask = _random_mask(layer.weight, block_rows, count)
         sparse = SPARSE[type(layer)].from_dense(layer, mask, block=(block_rows, 1))
         choice = choose(sparse, functools.partial(masked_from_dense, layer, mask), batch_size, call)
         points.append((int(mask.sum()), choice.sparse))
-        dense = min(dense, choice.dense)
-    return line_through(points[0], points[1], dense)
+        dense, disturbed = min(dense, choice.dense), disturbed or choice.disturbed
+    return line_through(points[0], points[1], dense), disturbed
 
 
 def _random_mask(weight: Tensor, block_rows: int, count: int) -> Tensor:

@@ -1,5 +1,6 @@
+import hashlib
 import json
-import re
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,10 +29,14 @@ def layers(rows: int = 8, cols: int = 5, block_rows: int = 1, frozen: bool = Fal
     return SparseLinear.from_dense(linear, mask, block=(block_rows, 1)), masked_from_dense(linear, mask)
 
 
+NOW = 1e9
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "new" / "choices.json"
     monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(path))
+    monkeypatch.setattr(cache.time, "time", lambda: NOW)
     return path
 
 
@@ -50,13 +55,25 @@ def choose(made: Made, batch_size: int = 16) -> Choice:
 def test_choice_says_what_was_measured(needs_extension: None) -> None:
     assert str(Choice(0.001, 0.0025)) == "sparse 1 ms, dense 2.5 ms a step"
     assert str(Choice(0.003, 0.0025)) == "dense 2.5 ms, sparse 3 ms a step"
+    assert str(Choice(0.003, 0.0029)) == "a tie: sparse 3 ms, dense 2.9 ms a step"
+    disturbed = "other processes kept 1.3 processors busy"
+    assert str(Choice(0.001, 0.0025, disturbed)) == (
+        f"sparse 1 ms, dense 2.5 ms a step, disturbed: {disturbed}"
+    )
+
+
+@pytest.mark.parametrize(("sparse", "sparse_wins"), [(1.0, True), (2.0, True), (2.09, True), (2.11, False)])
+def test_a_tie_goes_to_sparse(sparse: float, sparse_wins: bool) -> None:
+    assert Choice(sparse, 2.0).use_sparse is sparse_wins
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_measure_times_both_and_changes_nothing(frozen: bool) -> None:
     sparse, dense = layers(frozen=frozen)
     before = torch.get_rng_state()
-    assert all(0 < seconds < 1 for seconds in choice.measure(sparse, dense, 4))
+    found = choice.measure(sparse, dense, 4)
+    assert 0 < found.sparse < 1
+    assert 0 < found.dense < 1
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for layer in (sparse, dense) for p in layer.parameters())
     with torch.no_grad():
@@ -89,7 +106,9 @@ def test_measure_runs_sparse_convolutions_batch_inner(
 
         layer.register_forward_hook(note)
     call = Call((3, 5, 6), (8, 3, 4), input_gradient)
-    assert all(0 < seconds < 1 for seconds in choice.measure(*made, batch_size, call))
+    found = choice.measure(*made, batch_size, call)
+    assert 0 < found.sparse < 1
+    assert 0 < found.dense < 1
     assert seen == {made[0]: expected, made[1]: (False, False)}
     assert gradients == {made[0]: expected[1], made[1]: False}
     assert made[0].batch_inner is None
@@ -98,7 +117,9 @@ def test_measure_runs_sparse_convolutions_batch_inner(
 
 def test_measure_of_a_frozen_first_layer() -> None:
     made = [layer.requires_grad_(False) for layer in convs()]
-    assert all(0 < seconds < 1 for seconds in choice.measure(*made, 4, Call((3, 5, 6), (8, 3, 4), False)))
+    found = choice.measure(*made, 4, Call((3, 5, 6), (8, 3, 4), False))
+    assert 0 < found.sparse < 1
+    assert 0 < found.dense < 1
 
 
 def test_key_of_a_convolution_names_what_its_seconds_depend_on() -> None:
@@ -176,11 +197,46 @@ def test_choose_measures_once_and_keeps_the_seconds_alone(file: Path, measured: 
         assert choose(layers()) == Choice(1.0, 2.0)
     assert measured == [16]
     key = "linear 8x5, density 0.35, block 1x1, float32, batch 16"
-    assert json.loads(file.read_text()) == {machine.key(): {key: {"sparse": 1.0, "dense": 2.0}}}
+    content = {machine.key(): {key: {"sparse": 1.0, "dense": 2.0, "when": NOW}}}
+    assert json.loads(file.read_text()) == content
     assert {path.name for path in file.parent.iterdir()} <= {"choices.json", "choices.json.lock"}
     file.unlink()
     choose(layers())
     assert measured == [16, 16]
+
+
+def test_choose_does_not_keep_what_was_disturbed(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, needs_extension: None
+) -> None:
+    found = [Choice(0.001, 0.0959, "other processes kept 2.0 processors busy"), Choice(0.001, 0.0005)]
+    monkeypatch.setattr(choice, "measure", lambda *_: found.pop(0))
+    caplog.set_level(logging.INFO, "sparseprune")
+    assert choose(layers()).use_sparse
+    assert not file.exists()
+    assert not choose(layers()).use_sparse
+    assert not choose(layers()).use_sparse
+    key = "linear 8x5, density 0.35, block 1x1, float32, batch 16"
+    assert caplog.messages == [
+        f"{key}: sparse 1 ms, dense 95.9 ms a step, disturbed: other processes kept 2.0 processors busy; "
+        "not kept",
+        f"{key}: dense 0.5 ms, sparse 1 ms a step",
+    ]
+
+
+def test_choose_measures_anew_what_another_build_took(
+    file: Path, measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs_extension: None
+) -> None:
+    for content in (b"one", b"other", b"one"):
+        built = tmp_path / content.decode()
+        built.write_bytes(content)
+        monkeypatch.setattr(sp.ops.library.extension, "__file__", str(built))
+        choose(layers())
+    assert measured == [16, 16]
+    digests = [hashlib.sha256(content).hexdigest()[:12] for content in (b"one", b"other")]
+    assert [on.split("build ")[1].split(",")[0] for on in json.loads(file.read_text())] == digests
+    built.unlink()
+    monkeypatch.setattr(sp.ops.library.extension, "__file__", str(tmp_path / "gone"))
+    assert "build unknown" in machine.key()
 
 
 def test_choose_measures_whatever_differs(
@@ -208,48 +264,10 @@ def test_choose_measures_whatever_differs(
     assert len(measured) == 9
 
 
-DAMAGED = [
-    b"",
-    b"{",
-    b"\xff\xfe",
-    b"[]",
-    b"3",
-    b'{"here": 3}',
-    b'{"here": {"linear": 3}}',
-    b'{"here": {"linear": {"sparse": 1.0}}}',
-    b'{"here": {"linear": {"sparse": 1.0, "dense": null}}}',
-    b'{"here": {"linear": {"sparse": 1.0, "dense": "2"}}}',
-    b'{"here": {"linear": {"sparse": 1.0, "dense": NaN}}}',
-    b'{"here": {"linear": {"sparse": 1.0, "dense": 0}}}',
-]
-
-
-@pytest.mark.parametrize("content", DAMAGED)
-def test_choose_ignores_and_rewrites_a_damaged_file(content: bytes, file: Path, measured: list[int]) -> None:
-    file.parent.mkdir()
-    file.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match=f"sparseprune: {re.escape(str(file))} is ignored") as caught:
-        choose(layers())
-    assert len(caught) == 1
-    choose(layers())
-    assert measured == [16]
-
-
-def test_choose_goes_on_where_it_cannot_write(
-    tmp_path: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a file").touch()
-    monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path / "a file" / "choices.json"))
-    with pytest.warns(RuntimeWarning, match="cannot write .* measured anew each time; name another file in"):
-        assert choose(layers()) == Choice(1.0, 2.0)
-
-
 def test_choose_keeps_what_another_process_has_written(
     file: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(sparse: nn.Module, dense: nn.Module, batch_size: int, call: Call | None) -> Choice:
-        monkeypatch.undo()
-        monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(file))
         monkeypatch.setattr(choice, "measure", lambda *_: Choice(3.0, 4.0))
         choose(layers(), 99)
         return Choice(1.0, 2.0)
@@ -257,18 +275,6 @@ def test_choose_keeps_what_another_process_has_written(
     monkeypatch.setattr(choice, "measure", slowly)
     choose(layers())
     assert list(cache.load(file)[machine.key()].values()) == [Choice(3.0, 4.0), Choice(1.0, 2.0)]
-
-
-def test_choices_file_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
-    assert cache.choices_file() is None
-    assert cache.load(None) == {}
-    monkeypatch.delenv("SPARSEPRUNE_CHOICES")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.choices_file() == tmp_path / "sparseprune" / "choices.json"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache.choices_file() == tmp_path / "home" / ".cache" / "sparseprune" / "choices.json"
 
 
 def test_sparsify_reads_the_file(file: Path, measured: list[int]) -> None:

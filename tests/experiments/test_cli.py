@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 import sparseprune as sp
 from sparseprune.cost import speedup as speedups
+from sparseprune.cost.cache import Choice
+from sparseprune.cost.timer import Timed
 from sparseprune.experiments import cli, models
 from sparseprune.experiments.cli.app import app
 from sparseprune.experiments.data import load
@@ -338,6 +340,14 @@ def test_cost_measures(run):
     assert "below the density in the last column it is faster sparse" in table
 
 
+def test_cost_says_what_disturbed_it(run, monkeypatch):
+    busy = "other processes kept 1.3 processors busy"
+    monkeypatch.setattr("sparseprune.cost.seconds.choose", lambda *_: Choice(1.0, 2.0, busy))
+    result = run("cost", "lenet_300_100")
+    assert f"Not a quiet machine: {busy}; measure again." in words(result.stderr)
+    assert json.loads(run("cost", "lenet_300_100", "--json").stdout)["disturbed"] == busy
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -356,8 +366,11 @@ def test_cost_says_what_is_wrong(run, arguments, message):
     assert message in words(result.stderr)
 
 
-def test_prune_within_a_budget(run, monkeypatch):
-    monkeypatch.setattr(speedups, "step_seconds", lambda *_, **__: 1.0)
+def test_prune_within_a_budget(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", str(tmp_path / "choices.json"))
+    busy = "other processes kept 1.3 processors busy"
+    monkeypatch.setattr("sparseprune.cost.choice.measure", lambda *_: Choice(1e-4, 2e-4))
+    monkeypatch.setattr(speedups, "timed_steps", lambda models, *_: Timed([1.0] * len(models), busy))
     arguments = ["prune", *QUICK, "--prune-batches", 1, "--method", "random", "--json"]
     facts = json.loads(run(*arguments, "--flops", 0.2).stdout)
     assert facts["flops"] == 0.2
@@ -365,7 +378,8 @@ def test_prune_within_a_budget(run, monkeypatch):
     assert facts["speedup"] is None
     facts = json.loads(run(*arguments, "--speedup", 1).stdout)
     assert facts["speedup"]["promised"] == facts["speedup"]["measured"] == 1
-    assert "1 times faster (asked for: 1)" in run(*arguments[:-1], "--speedup", 1).stdout
+    told = words(run(*arguments[:-1], "--speedup", 1).stdout)
+    assert f"1 times faster (asked for: 1), disturbed: {busy}" in told
     facts = json.loads(run(*arguments, "--speedup", 1, "--block", "auto").stdout)
     assert facts["block"] == "auto"
     assert json.loads(run(*arguments).stdout)["sparsity"] == pytest.approx(0.9, abs=1e-3)

@@ -18,7 +18,7 @@ from torch import nn
 from sparseprune.cost import machine
 from sparseprune.cost.calls import record_calls
 from sparseprune.cost.flops import flops_costs, positions_of
-from sparseprune.cost.seconds import measured_costs
+from sparseprune.cost.seconds import MeasuredCosts, measured_costs
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import inputs, options
 from sparseprune.experiments.cli.progress import Bars
@@ -120,7 +120,7 @@ def cost(
         models.check(chosen, classes)
     network, size = models.build(chosen, 0), chosen.sample
     operations = flops_costs(network, size)
-    measured: dict[str, LayerCost] = {}
+    measured = MeasuredCosts()
     if not flops:
         progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True)
         with progress if not as_json else Progress(disable=True) as shown:
@@ -137,6 +137,7 @@ def cost(
             "flops": sum(cost.dense for cost in operations.values()),
             "dense_seconds": sum(cost.dense for cost in measured.values()) if measured else None,
             "fixed_seconds": sum(cost.fixed for cost in measured.values()) if measured else None,
+            "disturbed": measured.disturbed,
         }
         typer.echo(json.dumps(content))
         return
@@ -147,6 +148,8 @@ def cost(
             "fixed + k * (us / weight), and dense at most; below the density in the last\n"
             "column it is faster sparse."
         )
+    if measured.disturbed:
+        typer.echo(f"Not a quiet machine: {measured.disturbed}; measure again.", err=True)
 
 
 def _uses(

@@ -108,6 +108,7 @@ def prune(
         typer.echo(
             f"a training step: {found.dense_seconds * 1e3:.3g} ms dense, {found.sparse_seconds * 1e3:.3g} ms "
             f"sparse: {found.measured:.3g} times faster (asked for: {found.promised:g})"
+            + (f", disturbed: {found.disturbed}" if found.disturbed else "")
         )
     if out is not None:
         typer.echo(f"masks saved in {out}")
