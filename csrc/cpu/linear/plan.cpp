@@ -30,7 +30,7 @@ constexpr int64_t features_near_l1 = 256, fewest_nonzeros_near_l1 = 32, most_non
 
 int64_t features_of_block(const Csr& a, int64_t block_rows, bool transposed) {
   const bool near_l1 = !transposed && block_rows == 1 && a.nnz <= most_nonzeros_near_l1 &&
-                       int64_t(a.nnz) * features_near_l1 >= fewest_nonzeros_near_l1 * a.rows * a.cols;
+                       int64_t(a.nnz) * features_near_l1 >= product({fewest_nonzeros_near_l1, a.rows, a.cols});
   return near_l1 ? features_near_l1 : most_features;
 }
 
