@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseprune.format.geometry import check_arguments
 from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, convolve
@@ -56,6 +57,16 @@ class _SparseConv(SparseLayer):
         block: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
+        check_arguments(
+            type(self).__name__,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
         # Torch's own layer, without memory, checks the arguments and writes them out.
         sizes = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         like = self.dense_class(*sizes, bias=False, padding_mode=padding_mode, device="meta")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
+from sparseprune.format.sizes import check_size
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 
 
@@ -55,6 +56,8 @@ class SparseLinear(SparseLayer):
         block: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
+        check_size("SparseLinear", "in_features", in_features)
+        check_size("SparseLinear", "out_features", out_features)
         self.in_features = in_features
         self.out_features = out_features
         self._init_weight(bias, device, dtype, crow, col, block)

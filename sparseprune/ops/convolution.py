@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
 from sparseprune.ops.autograd import in_backward, without_views
@@ -40,6 +41,8 @@ def conv_pattern(crow: Tensor, col: Tensor, geometry: Geometry, block_rows: int 
     Raises:
         ValueError: the pattern is malformed or does not fit the geometry.
     """
+    geometry = Geometry.checked("conv2d_plan", geometry)
+    check_pattern_sizes("conv2d_plan", crow, geometry.cols, block_rows)
     if crow.is_meta:
         return ConvPattern(crow, col, col.new_empty(0))
     plan_t = torch.ops.sparseprune.conv2d_plan.default(crow, col, list(geometry), block_rows)
@@ -106,7 +109,7 @@ def conv2d_backward(
 
 
 def _fake_conv2d(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
-    geometry, batch_inner = Geometry(*rest[2]), rest[4] if len(rest) > 4 else None
+    geometry, batch_inner = Geometry.checked("conv2d", rest[2]), rest[4] if len(rest) > 4 else None
     inner = is_batch_inner_images(x) if batch_inner is None else batch_inner
     channels = (crow.shape[0] - 1) * values.shape[1]
     return empty_images(x, (x.shape[0], channels, *geometry.output_size(x.shape[2], x.shape[3])), inner)

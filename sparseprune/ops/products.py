@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.memory import empty_activation, is_batch_inner
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
 
@@ -43,6 +44,7 @@ def plans(crow: Tensor, col: Tensor, cols: int, block_rows: int = 1) -> Pattern:
     Raises:
         ValueError: the pattern is malformed.
     """
+    check_pattern_sizes("plan", crow, cols, block_rows)
     # How large a plan is depends on the numbers, and there are none.
     if crow.is_meta:
         return Pattern(crow, col, col.new_empty(0), col.new_empty(0))

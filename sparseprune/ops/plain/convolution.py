@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.format.bsr import at_blocks, dense_weight
+from sparseprune.format.bsr import at_blocks, check_pattern_sizes, dense_weight
 from sparseprune.format.geometry import Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.format.sizes import check_numbers
 from sparseprune.ops.devices import widened
 
 
@@ -35,6 +36,8 @@ def _check_dtypes(op: str, like: Tensor, **others: Tensor | None) -> None:
 
 
 def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input_size: Sequence[int]) -> None:
+    if len(input_size) != 2:
+        raise ValueError(f"{op}: expected input_size to be [height, width], got {len(input_size)} numbers")
     _check_images(op, "g", g, channels, "out_channels")
     height, width = geometry.output_size(input_size[0], input_size[1], op)
     if g.shape[2:] != (height, width):
@@ -50,6 +53,7 @@ def _dense_weight(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: 
             f"{op}: expected values.shape == [{len(col)} (nonzero blocks of the pattern), rows of a block], "
             f"got {list(values.shape)}"
         )
+    check_numbers(op, "a dense weight", ((len(crow) - 1) * values.shape[1], geometry.cols))
     weight = dense_weight(widened(values), crow, col, geometry.cols)
     channels = geometry.in_channels // geometry.groups
     return weight.reshape(len(weight), channels, geometry.kernel_h, geometry.kernel_w)
@@ -85,6 +89,7 @@ def _convolution_backward(
 
 
 def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
+    check_pattern_sizes("conv2d_plan", crow, Geometry.checked("conv2d_plan", geometry).cols, block_rows)
     return torch.empty(0, dtype=torch.int32, device=crow.device)
 
 
@@ -98,7 +103,7 @@ def conv2d(
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
 ) -> Tensor:
-    sizes = Geometry(*geometry)
+    sizes = Geometry.checked("conv2d", geometry)
     _check_images("conv2d", "x", x, sizes.in_channels, "in_channels")
     _check_dtypes("conv2d", x, values=values, bias=bias)
     weight = _dense_weight("conv2d", values, crow, col, sizes)
@@ -106,7 +111,8 @@ def conv2d(
         raise ValueError(
             f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
         )
-    sizes.output_size(x.shape[2], x.shape[3])
+    size = sizes.output_size(x.shape[2], x.shape[3])
+    check_numbers("conv2d", "a result", (len(x), len(weight), *size))
     with torch.autocast(x.device.type, enabled=False):
         bias = None if bias is None else widened(bias)
         y = F.conv2d(_padded(x, sizes), weight, bias, *_steps(sizes), sizes.groups)
@@ -136,11 +142,12 @@ def _conv2d_t(
     geometry: Sequence[int],
     input_size: Sequence[int],
 ) -> Tensor:
-    sizes = Geometry(*geometry)
+    sizes = Geometry.checked(op, geometry)
     _check_dtypes(op, g, values=values)
     weight = _dense_weight(op, values, crow, col, sizes)
     _check_gradient(op, g, len(weight), sizes, input_size)
     height, width = input_size
+    check_numbers(op, "a result", (len(g), sizes.in_channels, height, width))
     padded = _padded(g.new_zeros(len(g), sizes.in_channels, height, width), sizes)
     d_padded, _ = _convolution_backward(g, padded, weight, sizes, (True, False))
     return d_padded[:, :, sizes.pad_top : sizes.pad_top + height, sizes.pad_left : sizes.pad_left + width]
@@ -156,15 +163,17 @@ def conv2d_sddmm(
     block_rows: int,
     op: str = "conv2d_sddmm",
 ) -> Tensor:
-    sizes = Geometry(*geometry)
+    sizes = Geometry.checked(op, geometry)
     _check_dtypes(op, g, x=x)
     _check_images(op, "x", x, sizes.in_channels, "in_channels")
     if len(g) != len(x):
         raise ValueError(
             f"{op}: expected x and g of as many samples, got {list(x.shape)} and {list(g.shape)}"
         )
+    check_pattern_sizes(op, crow, sizes.cols, block_rows)
     channels = (len(crow) - 1) * block_rows
     _check_gradient(op, g, channels, sizes, x.shape[2:])
+    check_numbers(op, "a dense weight", (channels, sizes.cols))
     padded = _padded(x, sizes)
     weight = padded.new_zeros(channels, sizes.in_channels // sizes.groups, sizes.kernel_h, sizes.kernel_w)
     _, d_weight = _convolution_backward(g, padded, weight, sizes, (False, True))
