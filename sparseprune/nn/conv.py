@@ -152,7 +152,7 @@ class _SparseConv(SparseLayer):
         dims = len(self.kernel_size) + 2
         # The dimension of channels: 1, or 0 without a batch.
         channels = x.dim() - dims + 1
-        if channels not in (0, 1) or x.shape[channels] != self.in_channels:
+        if channels not in (0, 1) or (not torch.jit.is_tracing() and x.shape[channels] != self.in_channels):
             sizes = ", ".join(["height", "width"][4 - dims :])
             raise ValueError(
                 f"{type(self).__name__}: expected x.shape == [samples, {self.in_channels} (in_channels), "

@@ -109,7 +109,8 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(*, in_features)`` to ``(*, out_features)``; any leading dimensions, none included."""
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
+        # A trace would take the comparison for a constant, and warn.
+        if not torch.jit.is_tracing() and (x.dim() == 0 or x.shape[-1] != self.in_features):
             raise ValueError(
                 f"SparseLinear: expected x.shape[-1] == {self.in_features} (in_features), "
                 f"got x.shape {list(x.shape)}"

@@ -13,7 +13,9 @@ from torch import Tensor
 from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.ops import transforms
 from sparseprune.ops.autograd import in_backward, without_views
+from sparseprune.ops.transforms import one_node
 
 
 class ConvPattern(NamedTuple):
@@ -74,6 +76,8 @@ def conv2d(
     Raises:
         ValueError: a shape, dtype or device does not fit.
     """
+    if transforms.transformed():
+        return transforms.conv2d(x, values, pattern, geometry, bias)
     return torch.ops.sparseprune.conv2d.default(x, values, *pattern, list(geometry), bias, batch_inner)
 
 
@@ -85,6 +89,8 @@ def conv2d_t(
     ``(N, in_channels, *input_size)`` from ``g`` ``(N, out_channels, *geometry.output_size(*input_size))``, in
     the memory layout of ``g``.
     """
+    if transforms.transformed():
+        return transforms.conv2d_t(g, values, *pattern, tuple(geometry), tuple(input_size))
     return torch.ops.sparseprune.conv2d_t.default(g, values, *pattern, list(geometry), list(input_size))
 
 
@@ -92,6 +98,8 @@ def conv2d_sddmm(
     g: Tensor, x: Tensor, pattern: ConvPattern, geometry: Geometry, block_rows: int = 1
 ) -> Tensor:
     """The weight gradient of ``conv2d`` at the pattern's blocks, ``(nnzb, block_rows)``."""
+    if transforms.transformed():
+        return transforms.conv2d_sddmm(g, x, *pattern, tuple(geometry), block_rows)
     return torch.ops.sparseprune.conv2d_sddmm.default(g, x, *pattern, list(geometry), block_rows)
 
 
@@ -102,6 +110,9 @@ def conv2d_backward(
 
     The input gradient has the memory layout of ``x``.
     """
+    if transforms.transformed():
+        d_values = conv2d_sddmm(g, x, pattern, geometry, values.shape[1])
+        return conv2d_t(g, values, pattern, geometry, x.shape[2:]), d_values, g.sum((0, 2, 3))
     return torch.ops.sparseprune.conv2d_backward.default(g, x, values, *pattern, list(geometry))
 
 
@@ -253,6 +264,6 @@ def convolve(
     """
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(values.dtype)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not one_node():
         return conv2d(x, values, pattern, geometry, bias, batch_inner)
     return _Convolution.apply(x, values, bias, pattern, geometry, batch_inner)

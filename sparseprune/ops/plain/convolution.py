@@ -47,7 +47,7 @@ def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input
         )
 
 
-def _dense_weight(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: Geometry) -> Tensor:
+def dense_filters(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: Geometry) -> Tensor:
     if values.dim() != 2 or len(values) != len(col):
         raise ValueError(
             f"{op}: expected values.shape == [{len(col)} (nonzero blocks of the pattern), rows of a block], "
@@ -67,6 +67,10 @@ def _padded(x: Tensor, geometry: Geometry) -> Tensor:
 def _steps(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
     """Stride, padding (there is none left in a padded input) and dilation, as torch's operators take them."""
     return [geometry.stride_h, geometry.stride_w], [0, 0], [geometry.dilation_h, geometry.dilation_w]
+
+
+def dense_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+    return F.conv2d(_padded(x, geometry), weight, bias, *_steps(geometry), geometry.groups)
 
 
 def _convolution_backward(
@@ -106,7 +110,7 @@ def conv2d(
     sizes = Geometry.checked("conv2d", geometry)
     _check_images("conv2d", "x", x, sizes.in_channels, "in_channels")
     _check_dtypes("conv2d", x, values=values, bias=bias)
-    weight = _dense_weight("conv2d", values, crow, col, sizes)
+    weight = dense_filters("conv2d", values, crow, col, sizes)
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(
             f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
@@ -115,7 +119,7 @@ def conv2d(
     check_numbers("conv2d", "a result", (len(x), len(weight), *size))
     with torch.autocast(x.device.type, enabled=False):
         bias = None if bias is None else widened(bias)
-        y = F.conv2d(_padded(x, sizes), weight, bias, *_steps(sizes), sizes.groups)
+        y = dense_conv2d(x, weight, sizes, bias)
     return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
 
 
@@ -144,7 +148,7 @@ def _conv2d_t(
 ) -> Tensor:
     sizes = Geometry.checked(op, geometry)
     _check_dtypes(op, g, values=values)
-    weight = _dense_weight(op, values, crow, col, sizes)
+    weight = dense_filters(op, values, crow, col, sizes)
     _check_gradient(op, g, len(weight), sizes, input_size)
     height, width = input_size
     check_numbers(op, "a result", (len(g), sizes.in_channels, height, width))
