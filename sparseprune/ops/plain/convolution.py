@@ -26,6 +26,7 @@ def _check_images(op: str, what: str, t: Tensor, channels: int, expected: str) -
             f"{op}: expected {what}.shape == [samples, {channels} ({expected}), height, width], "
             f"got {list(t.shape)}"
         )
+    check_numbers(op, what, t.shape)
 
 
 def _check_dtypes(op: str, like: Tensor, **others: Tensor | None) -> None:
@@ -64,32 +65,42 @@ def _padded(x: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(widened(x), pad)
 
 
-def _steps(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
+def _steps(geometry: Geometry, padded: Tensor) -> tuple[list[int], list[int], list[int]]:
     """Stride, padding (there is none left in a padded input) and dilation, as torch's operators take them."""
-    return [geometry.stride_h, geometry.stride_w], [0, 0], [geometry.dilation_h, geometry.dilation_w]
+    # One output is the same with any stride, and torch divides by zero with some long ones.
+    most = [size - reach + 1 for size, reach in zip(padded.shape[2:], geometry.reach, strict=True)]
+    stride = [min(geometry.stride_h, most[0]), min(geometry.stride_w, most[1])]
+    return stride, [0, 0], [geometry.dilation_h, geometry.dilation_w]
 
 
 def dense_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
-    return F.conv2d(_padded(x, geometry), weight, bias, *_steps(geometry), geometry.groups)
+    padded = _padded(x, geometry)
+    return F.conv2d(padded, weight, bias, *_steps(geometry, padded), geometry.groups)
 
 
 def _convolution_backward(
     g: Tensor, padded: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the padded input and of the dense weight, those that are needed."""
+    steps = _steps(geometry, padded)
+    # With strides of tens of thousands the library that torch calls for float32 does not come to an end.
+    dtype = padded.dtype if max(steps[0]) < 4096 else torch.float64
     with torch.autocast(g.device.type, enabled=False):
         d_padded, d_weight, _ = torch.ops.aten.convolution_backward.default(
-            widened(g),
-            padded,
-            weight,
+            widened(g).to(dtype),
+            padded.to(dtype),
+            weight.to(dtype),
             None,
-            *_steps(geometry),
+            *steps,
             False,
             [0, 0],
             geometry.groups,
             [*needs, False],
         )
-    return d_padded, d_weight
+    return (
+        d_padded.to(padded.dtype) if needs[0] else d_padded,
+        d_weight.to(padded.dtype) if needs[1] else d_weight,
+    )
 
 
 def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
