@@ -29,6 +29,8 @@ Images checked_batch_norm(const Checks<On>& checks, const Tensor& x, std::initia
   const char* op = checks.op;
   check(x.dim() == 4, op, ": expected x.shape == [samples, channels, height, width], got ", x.dim(),
         " dimensions");
+  check_numbers(op, "x", {x.size(0), x.size(1), x.size(2), x.size(3)});
+  check(x.size(1) <= INT32_MAX, op, ": expected fewer than 2^31 channels, got ", x.size(1));
   const Images images(x);
   for (const auto& [name, t] : by_channel)
     if (t) {

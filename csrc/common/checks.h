@@ -10,6 +10,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "common/sizes.h"
+
 namespace sparseprune {
 
 using torch::headeronly::ScalarType;
@@ -62,6 +64,24 @@ inline std::ostream& operator<<(std::ostream& text, ShapeOf shape) {
 inline void check_block_rows(const char* op, int64_t block_rows) {
   check(block_rows == 1 || block_rows == 2 || block_rows == 4 || block_rows == 8 || block_rows == 16, op,
         ": expected block_rows to be 1, 2, 4, 8 or 16, got ", block_rows);
+}
+
+// A shape as text, where there is no tensor.
+struct Sizes {
+  std::initializer_list<int64_t> sizes;
+};
+inline std::ostream& operator<<(std::ostream& text, Sizes shape) {
+  for (const int64_t& size : shape.sizes) text << (&size == shape.sizes.begin() ? "[" : ", ") << size;
+  return text << "]";
+}
+
+// That the numbers of a tensor can be counted, in any order of its dimensions: one of size 0 does not make up for
+// others that are too large.
+inline void check_numbers(const char* op, const char* what, std::initializer_list<int64_t> shape) {
+  int64_t numbers = 1;
+  for (const int64_t size : shape) numbers = product({numbers, std::max<int64_t>(size, 1)});
+  check(numbers < most_numbers, op, ": expected ", what, " of fewer than 2^60 numbers, got a shape of ",
+        Sizes{shape});
 }
 
 // ---- devices: where an operator's tensors have to be, and of which types ----
@@ -129,11 +149,13 @@ class Checks {
     has_type(what, t, type);
     check(t.dim() == 2 && t.size(0) == features, op, ": expected ", what, ".shape == [", features, " (", meaning,
           "), batch], got ", shape_of(t));
+    check_numbers(op, what, {t.size(0), t.size(1)});
   }
   void is_images(const char* what, const Tensor& t, int64_t channels, const char* meaning) const {
     has_type(what, t, type);
     check(t.dim() == 4 && t.size(1) == channels, op, ": expected ", what, ".shape == [samples, ", channels, " (",
           meaning, "), height, width], got ", shape_of(t));
+    check_numbers(op, what, {t.size(0), t.size(1), t.size(2), t.size(3)});
   }
   void is_vector(const char* what, const Tensor& t, int64_t size, const char* meaning) const {
     check(t.dim() == 1 && t.size(0) == size, op, ": expected ", what, ".shape == [", size, " (", meaning,

@@ -29,6 +29,9 @@ void check_pattern_sizes(const Checks<On>& checks, const Tensor& crow, const Ten
   check(crow.dim() == 1 && col.dim() == 1 && crow.numel() >= 1 && (crow.numel() - 1) % g.groups == 0, checks.op,
         ": expected crow of out_channels / ", block_rows, " + 1 numbers, rows of blocks divisible by groups (",
         g.groups, "), and col of as many as there are blocks, got ", shape_of(crow), " and ", shape_of(col));
+  check(product({crow.numel() - 1, block_rows}) <= INT32_MAX && col.numel() <= INT32_MAX, checks.op,
+        ": expected fewer than 2^31 out_channels and blocks, got ", crow.numel() - 1, " x ", block_rows, " and ",
+        col.numel());
 }
 
 template <class On>
@@ -44,8 +47,9 @@ ConvCall checked_convolution(const Checks<On>& checks, const Tensor& x, const Te
   const int64_t rows = crow.numel() - 1;
   checks.is_bias(bias, rows * block_rows, "out_channels");
   const Images input(x);
-  const ImageSize in{input.height, input.width};
-  return {g, checks.type, rows, block_rows, col.numel(), input.samples, in, g.output_size(op, in), input, {}};
+  const ImageSize in{input.height, input.width}, out = g.output_size(op, in);
+  check_numbers(op, "a result", {input.samples, rows * block_rows, out.height, out.width});
+  return {g, checks.type, rows, block_rows, col.numel(), input.samples, in, out, input, {}};
 }
 
 // The gradients of a convolution of x, or of images of the size `in` where x is not needed.
@@ -69,6 +73,7 @@ ConvCall checked_gradients(const Checks<On>& checks, const Tensor& grad, const s
   const ImageSize out = g.output_size(op, in);
   check(g_images.height == out.height && g_images.width == out.width, op, ": expected g of height and width ",
         out.height, " x ", out.width, " (the output's), got ", g_images.height, " x ", g_images.width);
+  check_numbers(op, "a result", {g_images.samples, g.in_channels, in.height, in.width});
   return {g, checks.type, rows, block_rows, col.numel(), g_images.samples, in, out, input, g_images};
 }
 

@@ -17,7 +17,11 @@ Tensor make_conv_plan(const Tensor& crow, const Tensor& col, const ConvGeometry&
   check(pattern.rows % g.groups == 0, "conv2d_plan: expected rows of blocks divisible by groups (", g.groups,
         "), got ", pattern.rows, "; use smaller blocks");
   check(ConvPlanView::rows_of(g) < INT32_MAX,
-        "conv2d_plan: expected fewer than 2^31 input channels x strides, got ", ConvPlanView::rows_of(g));
+        "conv2d_plan: expected fewer than 2^31 in_channels x phases of the input that the kernel reaches, got ",
+        g.in_channels, " x ", g.phases());
+  check(product({pattern.rows / g.groups, g.taps()}) <= INT32_MAX,
+        "conv2d_plan: expected fewer than 2^31 weights of an input channel, out_channels / groups / ", block_rows,
+        " x kernel_size, got ", pattern.rows / g.groups, " x ", g.kernel[0], " x ", g.kernel[1]);
   const ConvPlanHeader header{ConvPlanHeader::expected_magic, int32_t(block_rows), pattern.rows, pattern.nnz,
                               g.as_numbers()};
   const Tensor plan = torch::stable::new_empty(crow, {ConvPlanView::size(header, g)}, ScalarType::Int);
@@ -31,14 +35,13 @@ Tensor make_conv_plan(const Tensor& crow, const Tensor& col, const ConvGeometry&
   // Counting sort by row of the plan.
   const int64_t taps = g.taps(), channels = g.group_channels();
   const int32_t rows_of_group = pattern.rows / int32_t(g.groups);
-  std::vector<int64_t> phase(taps);
-  for (int64_t tap = 0; tap < taps; ++tap) phase[tap] = g.phase_of_tap(tap);
+  const int64_t phases = g.phases();
   const auto for_nonzeros = [&](auto visit) {  // visit(row of the plan, nonzero, block row within its group, tap)
     for (int32_t r = 0; r < pattern.rows; ++r) {
       const int64_t group = r / rows_of_group;
       for (int32_t p = pattern.start[r]; p < pattern.start[r + 1]; ++p) {
         const int64_t channel = pattern.col[p] / taps, tap = pattern.col[p] % taps;
-        visit((group * g.phases() + phase[tap]) * channels + channel, p, r % rows_of_group, tap);
+        visit((group * phases + g.phase_number_of_tap(tap)) * channels + channel, p, r % rows_of_group, tap);
       }
     }
   };

@@ -1,9 +1,9 @@
 // The plan of a convolution: its pattern by input channel, as its gradients visit it.
 //
-// One int32 tensor: header | start [rows + 1] | index [nnz] | source [nnz]. Rows are (group, phase of the input,
-// channel of the group): a tap adds to the gradient of one phase only (common/geometry.h). Nonzeros of row r are
-// start[r] .. start[r + 1], in the order of the pattern; `index` = block row within the group * taps + tap,
-// `source` says which block of `values` it is.
+// One int32 tensor: header | start [rows + 1] | index [nnz] | source [nnz]. Rows are (group, number of a phase of
+// the input, channel of the group): a tap adds to the gradient of one phase only, and phases that no tap reaches
+// have no rows (common/geometry.h). Nonzeros of row r are start[r] .. start[r + 1], in the order of the pattern;
+// `index` = block row within the group * taps + tap, `source` says which block of `values` it is.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 

@@ -13,12 +13,14 @@ struct WeightSize {
 template <class On>
 Activation checked_input(const Checks<On>& checks, const Tensor& x, const WeightSize& weight) {
   checks.is_activation("x", x, weight.cols, "weight columns");
+  check_numbers(checks.op, "a result", {weight.rows, x.size(1)});
   return Activation(x);
 }
 
 template <class On>
 Activation checked_output_gradient(const Checks<On>& checks, const Tensor& g, const WeightSize& weight) {
   checks.is_activation("g", g, weight.rows, "weight rows");
+  check_numbers(checks.op, "a result", {weight.cols, g.size(1)});
   return Activation(g);
 }
 

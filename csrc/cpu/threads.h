@@ -3,14 +3,18 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdint>
+#include <initializer_list>
+
+#include "common/sizes.h"
 
 namespace sparseprune {
 
 // Multiply-adds below which a second thread costs more than it saves.
 constexpr int64_t serial_work = 1 << 15;
 
-inline int64_t worthwhile_threads(int64_t multiply_adds) {
-  return multiply_adds < serial_work ? 1 : int64_t(torch::stable::get_num_threads());
+// For the product of these numbers of multiply-adds.
+inline int64_t worthwhile_threads(std::initializer_list<int64_t> multiply_adds) {
+  return product(multiply_adds) < serial_work ? 1 : int64_t(torch::stable::get_num_threads());
 }
 
 struct Range {

@@ -27,6 +27,17 @@ def check_block(block: tuple[int, int], op: str) -> int:
     return block[0]
 
 
+def check_pattern_sizes(op: str, crow: Tensor, cols: int, block_rows: int) -> None:
+    """Raise unless there are such blocks, and rows and columns can be counted in int32."""
+    if block_rows not in BLOCK_ROWS:
+        raise ValueError(f"{op}: expected block_rows to be 1, 2, 4, 8 or 16, got {block_rows}")
+    rows = (crow.shape[0] - 1) * block_rows
+    if rows >= 2**31 or not 0 <= cols < 2**31:
+        raise ValueError(
+            f"{op}: expected fewer than 2^31 rows and columns (int32 indices), got {rows} x {cols}"
+        )
+
+
 def largest_block(mask: Tensor) -> int:
     """The largest V for which a bool matrix is made of whole blocks of V rows x 1 column."""
     block_rows = 1

@@ -10,6 +10,7 @@ from sparseprune.format.memory import in_layout, is_batch_inner_images
 from sparseprune.nn.conv import FEW_SAMPLES
 from sparseprune.ops.batch_norm import normalize, normalize_with
 from sparseprune.ops.devices import dtypes_of_sums
+from sparseprune.ops.transforms import transformed
 
 Norm = TypeVar("Norm", bound=nn.BatchNorm2d)
 
@@ -89,7 +90,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
             x's shape.
         """
         inner = self.batch_inner if x.shape[0] >= FEW_SAMPLES else False
-        if self._has_kernels_for(x, residual):
+        # Torch's own functions have rules for all of its transforms.
+        if not transformed() and self._has_kernels_for(x, residual):
             return self._fused(x, residual, inner)
         y = super().forward(x)
         if residual is not None:

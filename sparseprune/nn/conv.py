@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparseprune.format.geometry import check_arguments
 from sparseprune.format.memory import is_batch_inner_images
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 from sparseprune.ops.convolution import ConvPattern, Geometry, conv_pattern, convolve
@@ -54,6 +55,16 @@ class _SparseConv(SparseLayer):
         block: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
+        check_arguments(
+            type(self).__name__,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
         # Torch's own layer, without memory, checks the arguments and writes them out.
         sizes = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         like = self.dense_class(*sizes, bias=False, padding_mode=padding_mode, device="meta")
@@ -135,7 +146,7 @@ class _SparseConv(SparseLayer):
         dims = len(self.kernel_size) + 2
         # The dimension of channels: 1, or 0 without a batch.
         channels = x.dim() - dims + 1
-        if channels not in (0, 1) or x.shape[channels] != self.in_channels:
+        if channels not in (0, 1) or (not torch.jit.is_tracing() and x.shape[channels] != self.in_channels):
             sizes = ", ".join(["height", "width"][4 - dims :])
             raise ValueError(
                 f"{type(self).__name__}: expected x.shape == [samples, {self.in_channels} (in_channels), "

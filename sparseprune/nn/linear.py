@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
+from sparseprune.format.sizes import check_size
 from sparseprune.nn.sparse import SparseLayer, pattern_of_mask
 
 
@@ -54,6 +55,8 @@ class SparseLinear(SparseLayer):
         block: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
+        check_size("SparseLinear", "in_features", in_features)
+        check_size("SparseLinear", "out_features", out_features)
         self.in_features = in_features
         self.out_features = out_features
         self._init_weight(bias, device, dtype, crow, col, block)
@@ -100,7 +103,8 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(*, in_features)`` to ``(*, out_features)``; any leading dimensions, none included."""
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
+        # A trace would take the comparison for a constant, and warn.
+        if not torch.jit.is_tracing() and (x.dim() == 0 or x.shape[-1] != self.in_features):
             raise ValueError(
                 f"SparseLinear: expected x.shape[-1] == {self.in_features} (in_features), "
                 f"got x.shape {list(x.shape)}"

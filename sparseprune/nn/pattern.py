@@ -54,7 +54,7 @@ class PatternBuffers(nn.Module):
         crow, col = self._buffers["crow"], self._buffers["col"]
         assert crow is not None
         assert col is not None
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
             try:
                 if self._seen != _look_at(crow, col):
                     self._follow_buffers()

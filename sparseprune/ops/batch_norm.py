@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparseprune.format.memory import empty_images, is_batch_inner_images
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
+from sparseprune.ops.transforms import one_node
 
 # ---- wrappers ----------------------------------------------------------------------------------------------
 
@@ -232,8 +233,7 @@ def _for_layers(op: str, save: Callable[..., None], gradients: Callable[..., Any
                 return gradients(ctx, *g)
 
     def call(*inputs: Any) -> Any:
-        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return Node.apply(*inputs) if eager else operator(*inputs)
+        return Node.apply(*inputs) if one_node() else operator(*inputs)
 
     return call
 

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.ops import transforms
 from sparseprune.ops.autograd import in_backward, without_views
+from sparseprune.ops.transforms import one_node
 
 
 class ConvPattern(NamedTuple):
@@ -40,6 +43,8 @@ def conv_pattern(crow: Tensor, col: Tensor, geometry: Geometry, block_rows: int 
     Raises:
         ValueError: the pattern is malformed or does not fit the geometry.
     """
+    geometry = Geometry.checked("conv2d_plan", geometry)
+    check_pattern_sizes("conv2d_plan", crow, geometry.cols, block_rows)
     if crow.is_meta:
         return ConvPattern(crow, col, col.new_empty(0))
     plan_t = torch.ops.sparseprune.conv2d_plan.default(crow, col, list(geometry), block_rows)
@@ -71,6 +76,8 @@ def conv2d(
     Raises:
         ValueError: a shape, dtype or device does not fit.
     """
+    if transforms.transformed():
+        return transforms.conv2d(x, values, pattern, geometry, bias)
     return torch.ops.sparseprune.conv2d.default(x, values, *pattern, list(geometry), bias, batch_inner)
 
 
@@ -82,6 +89,8 @@ def conv2d_t(
     ``(N, in_channels, *input_size)`` from ``g`` ``(N, out_channels, *geometry.output_size(*input_size))``, in
     the memory layout of ``g``.
     """
+    if transforms.transformed():
+        return transforms.conv2d_t(g, values, *pattern, tuple(geometry), tuple(input_size))
     return torch.ops.sparseprune.conv2d_t.default(g, values, *pattern, list(geometry), list(input_size))
 
 
@@ -89,6 +98,8 @@ def conv2d_sddmm(
     g: Tensor, x: Tensor, pattern: ConvPattern, geometry: Geometry, block_rows: int = 1
 ) -> Tensor:
     """The weight gradient of ``conv2d`` at the pattern's blocks, ``(nnzb, block_rows)``."""
+    if transforms.transformed():
+        return transforms.conv2d_sddmm(g, x, *pattern, tuple(geometry), block_rows)
     return torch.ops.sparseprune.conv2d_sddmm.default(g, x, *pattern, list(geometry), block_rows)
 
 
@@ -99,6 +110,9 @@ def conv2d_backward(
 
     The input gradient has the memory layout of ``x``.
     """
+    if transforms.transformed():
+        d_values = conv2d_sddmm(g, x, pattern, geometry, values.shape[1])
+        return conv2d_t(g, values, pattern, geometry, x.shape[2:]), d_values, g.sum((0, 2, 3))
     return torch.ops.sparseprune.conv2d_backward.default(g, x, values, *pattern, list(geometry))
 
 
@@ -106,7 +120,7 @@ def conv2d_backward(
 
 
 def _fake_conv2d(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
-    geometry, batch_inner = Geometry(*rest[2]), rest[4] if len(rest) > 4 else None
+    geometry, batch_inner = Geometry.checked("conv2d", rest[2]), rest[4] if len(rest) > 4 else None
     inner = is_batch_inner_images(x) if batch_inner is None else batch_inner
     channels = (crow.shape[0] - 1) * values.shape[1]
     return empty_images(x, (x.shape[0], channels, *geometry.output_size(x.shape[2], x.shape[3])), inner)
@@ -250,6 +264,6 @@ def convolve(
     """
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(values.dtype)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not one_node():
         return conv2d(x, values, pattern, geometry, bias, batch_inner)
     return _Convolution.apply(x, values, bias, pattern, geometry, batch_inner)

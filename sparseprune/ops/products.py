@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.memory import empty_activation, is_batch_inner
+from sparseprune.ops import transforms
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
+from sparseprune.ops.transforms import one_node
 
 
 class Pattern(NamedTuple):
@@ -43,6 +46,7 @@ def plans(crow: Tensor, col: Tensor, cols: int, block_rows: int = 1) -> Pattern:
     Raises:
         ValueError: the pattern is malformed.
     """
+    check_pattern_sizes("plan", crow, cols, block_rows)
     # How large a plan is depends on the numbers, and there are none.
     if crow.is_meta:
         return Pattern(crow, col, col.new_empty(0), col.new_empty(0))
@@ -76,16 +80,22 @@ def spmm(
     Raises:
         ValueError: a shape, dtype or device does not fit.
     """
+    if transforms.transformed():
+        return transforms.spmm(x, values, pattern, bias, relu)
     return torch.ops.sparseprune.spmm.default(x, values, *pattern, bias, batch_inner, relu)
 
 
 def spmm_t(g: Tensor, values: Tensor, pattern: Pattern, cols: int) -> Tensor:
     """Transposed sparse times dense: ``d_x = W^T g``, ``(cols, batch)`` from ``g`` ``(rows, batch)``."""
+    if transforms.transformed():
+        return transforms.spmm_t(g, values, *pattern, cols)
     return torch.ops.sparseprune.spmm_t.default(g, values, *pattern, cols)
 
 
 def sddmm(g: Tensor, x: Tensor, pattern: Pattern, block_rows: int = 1) -> Tensor:
     """Sampled dense-dense product: ``g x^T`` at the pattern's blocks, ``(nnzb, block_rows)``."""
+    if transforms.transformed():
+        return transforms.sddmm(g, x, *pattern, block_rows)
     return torch.ops.sparseprune.sddmm.default(g, x, *pattern, block_rows)
 
 
@@ -96,6 +106,9 @@ def spmm_backward(
 
     With the output ``y`` ``(rows, batch)`` of a ``spmm`` with relu, ``g`` counts as 0 where ``y <= 0``.
     """
+    if transforms.transformed():
+        g = g if y is None else relu_backward(g, y)
+        return spmm_t(g, values, pattern, x.shape[0]), sddmm(g, x, pattern, values.shape[1]), g.sum(1)
     return torch.ops.sparseprune.spmm_backward.default(g, x, values, *pattern, y)
 
 
@@ -220,7 +233,7 @@ class _Linear(torch.autograd.Function):
 
     The registered gradients above do the same and more (compile, export), but pass through four Python frames
     an operator and two transpositions: 0.2 ms of a 1.2 ms training step of 1024 x 1024 weights at 95 %, since
-    that Python code is out of the cache whenever it is needed.
+    that Python code is out of the cache whenever it is needed. Where it is not allowed, see ``one_node``.
     """
 
     @staticmethod
@@ -262,6 +275,6 @@ def linear(
     """
     if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
         x = x.to(values.dtype)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not one_node():
         return spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
     return _Linear.apply(x, values, bias, pattern, batch_inner, relu)

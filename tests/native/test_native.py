@@ -19,13 +19,15 @@ TEST_FILES = (
     "tests/ops/test_conv_ops.py",
     "tests/ops/test_batch_norm_ops.py",
     "tests/ops/test_plans.py",
+    "tests/ops/test_sizes.py",
     "tests/nn/test_batch_norm.py",
     "tests/select/test_masks.py",
 )
 # The tests that vary sizes and layouts, and those of what has code of its own: ReLU, float64, strides, top-k.
 OPERATOR_TESTS = (
     "over_shapes or over_batches or over_blocks or over_layouts or without_rows"
-    " or relu or in_float64 or strided or misleading_sample or forged"
+    " or relu or in_float64 or strided or misleading_sample or forged or long_strides or any_geometry"
+    " or many_samples"
 )
 
 

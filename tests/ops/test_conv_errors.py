@@ -86,8 +86,8 @@ def with_number(at: int, number: int) -> Callable[[list[int]], list[int]]:
             for name in NAMES
         ),
         bad("conv2d", "geometry", with_number(0, 5), "in_channels divisible by groups, got 5 and 2"),
-        bad("conv2d", "geometry", with_number(3, 0), "stride and dilation of at least 1, got 3, 0 and 1"),
-        bad("conv2d", "geometry", with_number(5, -1), "padding of at least 0, got -1 and 1"),
+        bad("conv2d", "geometry", with_number(3, 0), "stride of at least 1 and below 2^31, got 0"),
+        bad("conv2d", "geometry", with_number(5, -1), "padding of at least 0 and below 2^31, got -1"),
         bad("conv2d", "geometry", with_number(1, 1), "col within 0 .. 8 (weight columns), got another index"),
         bad("conv2d", "crow", lambda t: t[1:], "rows of blocks divisible by groups (2)"),
     ],

@@ -360,7 +360,7 @@ def test_convolutions_refuse_what_does_not_fit() -> None:
     far = Geometry(1, 3, 1, dilation_h=20000)
     pattern = conv_pattern_on_device(torch.ones(1, 3, dtype=torch.bool), far, 1)
     with pytest.raises(
-        ValueError, match=r"kernels that reach less than 2\^15 pixels, padding included, got 60001"
+        ValueError, match=r"kernels that reach less than 2\^15 pixels, padding and stride included, got 60001"
     ):
         conv2d(random(1, 1, 40001, 1), random(3, 1), pattern, far)
 

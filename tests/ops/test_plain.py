@@ -222,11 +222,15 @@ def test_suite_passes_in_plain_torch() -> None:
         pytest.skip("this is plain torch already")
     tests = Path(__file__).parents[1]
     chosen = "shapes or layouts or patterns or opcheck or gradients or drop_in or round_trip or densify"
+    chosen += " or float32 or products"
     files = [
         "ops/test_linear_ops.py",
         "ops/test_linear_autograd.py",
         "ops/test_conv_ops.py",
         "ops/test_conv_autograd.py",
+        "ops/test_functorch.py",
+        "ops/test_tracing.py",
+        "ops/test_sizes.py",
         "nn/test_linear.py",
         "nn/test_linear_state.py",
         "test_sparsify.py",

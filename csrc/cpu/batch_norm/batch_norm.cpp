@@ -31,7 +31,7 @@ struct Channels {
   // run(offset, count) for blocks of a channel's numbers
   template <class Run>
   void for_blocks(int64_t channel, Run run) const {
-    for (int64_t p = 0; p < pieces; ++p) {
+    for (int64_t p = 0; p < pieces && piece > 0; ++p) {
       const int64_t start = channel * channel_stride + p * piece_stride;
       for (int64_t k = 0; k < piece; k += norm_block)
         run(start + k, int(std::min<int64_t>(norm_block, piece - k)));

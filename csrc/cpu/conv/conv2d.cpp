@@ -104,7 +104,7 @@ void run_conv(const ConvCall& call, const Weight& weight, const Images& x, const
                            samples,
                            mutable_view_of<Element>(y)};
   const int64_t items = tiling.panels * g.groups * tiling.tiles();
-  const int64_t threads = worthwhile_threads(call.nnz * block_rows * samples * y.pixels());
+  const int64_t threads = worthwhile_threads({call.nnz, block_rows, samples, y.pixels()});
   // Whole tiles where they can be dealt out evenly enough; otherwise every tile's rows are divided too.
   const int64_t parts = items % threads == 0 || items > 8 * threads ? 1 : threads;
   torch::stable::parallel_for(0, items * parts, 1, [&](int64_t begin, int64_t end) {

@@ -28,6 +28,7 @@ struct ConvGradients {
   const Axis& across;
   const Tiling& tiling;
   const ConvPlanView& plan;
+  int32_t group_rows;  // of the plan, of a group of channels
   const int32_t* offset;
   const Sum<Element>* value;
   int64_t samples, input_height, input_width;
@@ -38,12 +39,13 @@ struct ConvGradients {
   // The rows range of a group of channels, over a packed tile of g.
   void run(const Sum<Element>* tile, Place place, Range range) const {
     const auto [panel, group, top, left] = place;
-    const int64_t channels = g.group_channels();
-    for (int64_t phase = 0; phase < g.phases(); ++phase) {
+    const int64_t channels = g.group_channels(), phases_across = g.phases(1), phases = g.phases(0) * phases_across;
+    for (int64_t phase = 0; phase < phases; ++phase) {
       const int64_t first = phase * channels;
       const Range rows{int32_t(std::max<int64_t>(range.begin, first)),
                        int32_t(std::min<int64_t>(range.end, first + channels))};
-      const int64_t at_h = phase / g.stride[1], at_w = phase % g.stride[1];
+      const int64_t at_h = g.start_of_phase(0, phase / phases_across),
+                    at_w = g.start_of_phase(1, phase % phases_across);
       const int64_t height = std::min(tiling.height, positions_of_phase(input_height, g.stride[0], at_h) - top);
       const int64_t width = std::min(tiling.width, positions_of_phase(input_width, g.stride[1], at_w) - left);
       if (rows.begin < rows.end && height > 0 && width > 0)
@@ -66,7 +68,7 @@ struct ConvGradients {
     for (int32_t row = rows.begin; row < rows.end;) {
       const int32_t end = std::min(row + rows_at_once, rows.end), count = end - row;
       const int64_t channel = group * g.group_channels() + row - first_row;
-      const OffsetRows pattern{plan.start + group * g.phases() * g.group_channels() + row, count, offset};
+      const OffsetRows pattern{plan.start + group * group_rows + row, count, offset};
       for (int64_t r = 0; r < runs; ++r) {
         const Position from{at.h + r * g.stride[0], at.w};
         const auto in_place = [&](const auto& images) {
@@ -142,7 +144,7 @@ void run_gradients(const Operands& o, const Images& grad, const Sum<Element>* va
         "conv2d_backward: expected a plan made by sparseprune::conv2d_plan, got one with other indices");
   if (d_value) std::fill_n(d_value, tile_groups * plan.header.nnz * V, Sum<Element>(0));
   const int64_t items = tiling.panels * g.groups * tiling.tiles();
-  const int64_t threads = worthwhile_threads(int64_t(plan.header.nnz) * V * samples * grad.pixels());
+  const int64_t threads = worthwhile_threads({plan.header.nnz, V, samples, grad.pixels()});
   const int64_t parts = (threads + tile_groups - 1) / tile_groups;
   const int32_t rows = int32_t(g.phases() * g.group_channels());
   torch::stable::parallel_for(0, tile_groups * parts, 1, [&](int64_t begin, int64_t end) {
@@ -154,6 +156,7 @@ void run_gradients(const Operands& o, const Images& grad, const Sum<Element>* va
                                              across,
                                              tiling,
                                              plan,
+                                             rows,
                                              offsets.const_data_ptr<int32_t>(),
                                              value,
                                              samples,
@@ -193,9 +196,11 @@ Results gradients(const Operands& o, const Images& grad, const Images* x, ImageS
       values ? std::optional(in_plan_order<Element>(*values, order)) : std::nullopt;
   const std::optional<Tensor> sums = x ? std::optional(new_sums<Element>(tile_groups, order, like)) : std::nullopt;
   Sum<Element>* d_value = sums ? mutable_data_of<Sum<Element>>(*sums) : nullptr;
-  if (sums && samples == 0)
-    std::fill_n(d_value, sums->numel(), Sum<Element>(0));
-  else
+  // Of an empty pattern, or no samples, nothing is added up.
+  const bool nothing = samples == 0 || order.nnz == 0;
+  if (results.d_x && (nothing || !g.reaches_all_phases())) torch::stable::zero_(results.d_x->tensor);
+  if (sums && nothing) std::fill_n(d_value, sums->numel(), Sum<Element>(0));
+  if (!nothing)
     run_gradients<Element>(o, grad, value ? data_of<Sum<Element>>(*value) : nullptr, x,
                            results.d_x ? &*results.d_x : nullptr, input, down, across, tiling, tile_groups,
                            d_value);

@@ -38,14 +38,14 @@ inline std::vector<int32_t> offset_table(const char* op, const Tiling& t, const 
                                          int64_t indices, int64_t channels_of_index) {
   check(t.numbers() <= INT32_MAX, op, ": expected a convolution whose smallest tile has fewer than ",
         "2^31 numbers, got ", t.numbers());
-  const int64_t height = int64_t(down.step.size()), width = int64_t(across.step.size());
+  const int64_t height = down.taps, width = across.taps;
   std::vector<int32_t> table(indices * height * width);
   for (int64_t i = 0, at = 0; i < indices; ++i)
     for (int64_t k = 0; k < height; ++k)
       for (int64_t l = 0; l < width; ++l, ++at) {
-        const int64_t phase = down.phase[k] * int64_t(across.phases.size()) + across.phase[l];
+        const int64_t phase = down.phase(k) * across.phases + across.phase(l);
         table[at] = int32_t((i * channels_of_index * t.phases + phase) * t.plane() +
-                            (down.step[k] * t.columns + across.step[l]) * t.lanes);
+                            (down.step(k) * t.columns + across.step(l)) * t.lanes);
       }
   return table;
 }
@@ -107,11 +107,11 @@ struct PackedTile {
     data = workspace<Sum<Element>>(gathered_block, t.numbers(), 1).data;
     Sum<Element>* to = data;
     for (int64_t c = 0; c < t.channels; ++c)
-      for (const int64_t phase_down : down.phases)
-        for (const int64_t phase_across : across.phases) {
+      for (int64_t phase_down = 0; phase_down < down.phases; ++phase_down)
+        for (int64_t phase_across = 0; phase_across < across.phases; ++phase_across) {
           for (int64_t r = 0; r < t.rows; ++r, to += t.columns * t.lanes)
-            pack(place.panel, first_channel + c, (place.top + r) * down.stride + phase_down + down.first,
-                 place.left * across.stride + phase_across + across.first, to);
+            pack(place.panel, first_channel + c, (place.top + r) * down.stride + down.start(phase_down),
+                 place.left * across.stride + across.start(phase_across), to);
           if (!t.lanes_are_samples()) to = std::fill_n(to, conv_lanes, Sum<Element>(0));
         }
     held = place;

@@ -49,8 +49,8 @@ struct Tiling {
   }
   // Where lanes are pixels, zeros follow: a run ends beyond its last row, and must not meet another channel there,
   // whose infinities would become NaN in products with zero.
-  int64_t plane() const { return rows * columns * lanes + (lanes_are_samples() ? 0 : conv_lanes); }
-  int64_t numbers() const { return channels * phases * plane(); }
+  int64_t plane() const { return product({rows, columns, lanes}) + (lanes_are_samples() ? 0 : conv_lanes); }
+  int64_t numbers() const { return product({channels, phases, plane()}); }
   // A row of the tile's results, or all of them: how many numbers a kernel computes at once.
   int64_t run(int64_t height_here, int64_t width_here) const {
     return lanes_are_samples() ? width_here * lanes
@@ -88,7 +88,7 @@ inline Candidate tiling_with(int lanes, const Axis& down, const Axis& across, in
   Tiling t{};
   t.lanes = lanes;
   t.channels = channels;
-  t.phases = int64_t(down.phases.size() * across.phases.size());
+  t.phases = down.phases * across.phases;
   t.panels = (samples + lanes - 1) / lanes;
   const bool overlap = down.reach > 0 || across.reach > 0;  // of what neighbouring tiles read
   const int64_t pixels_in_cache =
@@ -108,10 +108,11 @@ inline Candidate tiling_with(int lanes, const Axis& down, const Axis& across, in
     // Tiles that do not fit are read from further away at every use. Samples beside those that are packed lie in
     // between in memory: short pieces, the shorter the slower (measured: 64 samples packed 16 at a time take twice
     // as long as packed together).
-    const bool fits = t.rows * t.columns <= pixels_in_cache;
+    const bool fits = product({t.rows, t.columns}) <= pixels_in_cache;
     const double pieces = samples > lanes ? 1 + 32.0 / lanes : 1;
     const double cost = double(t.panels * lanes) * pieces * (fits ? 1 : 1000) *
-                        double(t.tiles() * t.rows * t.columns * t.phases + down.results * across.results);
+                        (double(t.tiles()) * double(t.rows) * double(t.columns) * double(t.phases) +
+                         double(down.results) * double(across.results));
     if (cost < best.cost) best = {t, cost};
     if (fits && !overlap) break;  // narrower tiles read no less
   }

@@ -83,7 +83,7 @@ inline Range rows_of_part(const PlanView& plan, int64_t part, int64_t parts) {
 }
 
 inline int64_t worthwhile_threads(const PlanHeader& plan, int64_t batch) {
-  return worthwhile_threads(int64_t(plan.nnz) * plan.block_rows * batch);
+  return worthwhile_threads({plan.nnz, plan.block_rows, batch});
 }
 
 inline Segments segments_of(const PlanView& plan, int64_t block, Range rows) {

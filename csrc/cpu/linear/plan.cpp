@@ -30,7 +30,7 @@ constexpr int64_t features_near_l1 = 256, fewest_nonzeros_near_l1 = 32, most_non
 
 int64_t features_of_block(int64_t rows, int64_t cols, int64_t nnz, int64_t block_rows, bool transposed) {
   const bool near_l1 = !transposed && block_rows == 1 && nnz <= most_nonzeros_near_l1 &&
-                       nnz * features_near_l1 >= fewest_nonzeros_near_l1 * rows * cols;
+                       nnz * features_near_l1 >= product({fewest_nonzeros_near_l1, rows, cols});
   return near_l1 ? features_near_l1 : most_features;
 }
 

@@ -42,6 +42,7 @@ void run_gradients(const PlanView& plan, Division division, const Sum<Element>* 
                    Strided<const Element> gate, Strided<const Element> x, int64_t batch,
                    Results<Element> results) {
   const PlanHeader& h = plan.header;
+  if (h.rows == 0 && h.cols == 0) return;  // however many samples there are
   const int64_t panels = panels_of(batch), parts = division.parts, items = division.groups * parts;
   const int64_t features = int64_t(h.cols) * h.block_rows, nonzeros = int64_t(h.nnz) * h.block_rows;
   const int32_t tile = std::min(h.blocks == 1 ? tile_rows : tile_rows_of_blocks, h.rows);

@@ -83,7 +83,9 @@ ConvShape shape_of_call(const ConvCall& call) {
           int32_t(g.groups),
           int32_t(g.group_channels()),
           int32_t(call.rows / g.groups),
-          int32_t(call.samples)};
+          int32_t(call.samples),
+          int32_t(g.phases(0)),
+          int32_t(g.phases(1))};
 }
 
 bool is_product(const ConvGeometry& g) { return g.pointwise() && g.groups == 1; }
@@ -153,8 +155,9 @@ Tensor input_gradient(const Operands& o, const Tensor& g, const Tensor& values, 
   const ConvShape& of = o.of;
   const Rows& rows = o.weight.plan.rows;
   const int32_t* source = o.weight.plan.source;
-  const Tensor value = torch::stable::contiguous(values),
-               d_x = new_batch_inner(g, o.call.geometry.in_channels, o.call.in, of.samples);
+  const Tensor value = torch::stable::contiguous(values);
+  Tensor d_x = new_batch_inner(g, o.call.geometry.in_channels, o.call.in, of.samples);
+  if (!o.call.geometry.reaches_all_phases()) torch::stable::zero_(d_x);
   if (is_product(o.call.geometry))
     multiply_transposed(rows, source, value, g, of.pixels_in() * of.samples, d_x, stream);
   else

@@ -7,6 +7,7 @@
 #pragma once
 #include <algorithm>
 
+#include "common/sizes.h"
 #include "cuda/linear/sddmm.cuh"
 
 namespace sparseprune::cuda {
@@ -21,9 +22,10 @@ struct ConvShape {
   int32_t kernel_h, kernel_w, stride_h, stride_w, top, left, dilation_h, dilation_w;
   int32_t groups, channels, blocks;  // of a group: input channels, and block rows
   int32_t samples;
+  int32_t phases_h, phases_w;  // of the input, those that the kernel reaches (common/geometry.h)
 
   __host__ __device__ int32_t taps() const { return kernel_h * kernel_w; }
-  __host__ __device__ int32_t phases() const { return stride_h * stride_w; }
+  __host__ __device__ int32_t phases() const { return phases_h * phases_w; }
   __host__ __device__ int64_t pixels_in() const { return int64_t(in.height) * in.width; }
   __host__ __device__ int64_t pixels_out() const { return int64_t(out.height) * out.width; }
 };
@@ -37,8 +39,9 @@ struct Tap {
 constexpr int conv_threads = 128;
 constexpr int conv_blocks = 4;  // as spmm_blocks
 
-// The phase of the input whose gradient position k of the kernel adds to, along one axis, and where the output's
-// gradient then is, counted from the position within the phase (common/geometry.h).
+// Where the phase of the input begins whose gradient position k of the kernel adds to, along one axis, and where
+// the output's gradient then is, counted from the position within the phase. Phase number i is that of position i
+// (common/geometry.h).
 struct Reached {
   int32_t phase, step;
 };
@@ -91,8 +94,8 @@ __global__ void __launch_bounds__(conv_threads, conv_blocks)
   int32_t phase_h = 0, phase_w = 0, height = of.out.height, width = of.out.width, group_of_row = row / of.blocks;
   if (transposed) {
     const int32_t phase = row / of.channels % of.phases();
-    phase_h = phase / of.stride_w;
-    phase_w = phase % of.stride_w;
+    phase_h = reached_by(phase / of.phases_w, of.stride_h, of.top, of.dilation_h).phase;
+    phase_w = reached_by(phase % of.phases_w, of.stride_w, of.left, of.dilation_w).phase;
     height = positions_of(of.in.height, of.stride_h, phase_h);
     width = positions_of(of.in.width, of.stride_w, phase_w);
     group_of_row = row / of.channels / of.phases();
@@ -201,27 +204,29 @@ __global__ void __launch_bounds__(sddmm_threads, sddmm_blocks)
 
 // Numbers of the largest result, and taps, must fit what kernels count with.
 inline void check_sizes(const ConvShape& of, int64_t block_rows) {
-  const int64_t numbers = std::max(of.pixels_in(), of.pixels_out()) * of.samples;
+  const int64_t numbers = product({std::max(of.pixels_in(), of.pixels_out()), of.samples});
   if (numbers > INT32_MAX)
     throw std::invalid_argument("expected fewer than 2^31 numbers in a channel of a batch, got " +
                                 std::to_string(numbers) + "; use smaller batches");
   const int64_t reach_h = int64_t(of.kernel_h) * of.dilation_h + of.top + of.stride_h,
                 reach_w = int64_t(of.kernel_w) * of.dilation_w + of.left + of.stride_w;
+  const int64_t reach = std::max(reach_h, reach_w);
+  if (reach > INT16_MAX)
+    throw std::invalid_argument(
+        "expected kernels that reach less than 2^15 pixels, padding and stride included, got " +
+        std::to_string(reach));
   const auto farthest = [&](int64_t planes, const Extent& images) {
-    return (planes * images.height + reach_h) * images.width + reach_w;
+    const int64_t rows = product({planes, images.height});
+    return rows > INT32_MAX ? rows : (rows + reach_h) * images.width + reach_w;
   };
   const int64_t offset = std::max(farthest(of.channels, of.in), farthest(int64_t(of.blocks) * block_rows, of.out));
   if (offset > INT32_MAX)
     throw std::invalid_argument("expected fewer than 2^31 pixels in the channels of an image, got " +
                                 std::to_string(offset) + "; use smaller images");
-  const int64_t columns = std::max(of.channels, of.blocks) * (int64_t(of.kernel_h) * of.kernel_w);
+  const int64_t columns = product({std::max(of.channels, of.blocks), of.kernel_h, of.kernel_w});
   if (columns > INT32_MAX)
     throw std::invalid_argument("expected fewer than 2^31 weights of an output channel, got " +
                                 std::to_string(columns));
-  const int64_t reach = std::max(reach_h, reach_w);
-  if (reach > INT16_MAX)
-    throw std::invalid_argument("expected kernels that reach less than 2^15 pixels, padding included, got " +
-                                std::to_string(reach));
 }
 
 // Taps of a workspace for the kernels below.
@@ -266,8 +271,8 @@ void launch_conv(const Rows& rows, const T* value, const ConvShape& of, const T*
   run_conv<T, V, false>(rows, nullptr, value, of, x, bias, taps, y, stream);
 }
 
-// d_x [groups * channels, in height, in width, samples], of rows (group, phase, channel) with indices block row
-// within the group * taps + tap (common/conv_plan.h); workspace: conv_taps(of, true)
+// d_x [groups * channels, in height, in width, samples] where a phase is reached, of rows (group, phase, channel)
+// with indices block row within the group * taps + tap (common/conv_plan.h); workspace: conv_taps(of, true)
 template <class T, int V>
 void launch_conv_t(const Rows& rows, const int32_t* source, const T* value, const ConvShape& of, const T* g,
                    Tap* taps, T* d_x, cudaStream_t stream) {

@@ -37,8 +37,9 @@ std::vector<Tensor> topk_masks(std::vector<Tensor> scores, int64_t k) {
     check(Here::is_here(score) && score.get_device_index() == scores[0].get_device_index() &&
               type == scores[0].scalar_type() && (type == ScalarType::Float || type == ScalarType::Double),
           "topk_masks: expected scores on one GPU, all float32 or all float64; convert them with .to() first");
-    n += score.numel();
+    n = std::min(n + score.numel(), most_numbers);
   }
+  check(n < most_numbers, "topk_masks: expected fewer than 2^60 scores, got more");
   check(k >= 0 && k <= n, "topk_masks: expected k in 0..", n, " (number of scores), got ", k);
   std::vector<Tensor> masks;
   for (Tensor& score : scores) {

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.format.bsr import at_blocks, dense_weight
+from sparseprune.format.bsr import at_blocks, check_pattern_sizes, dense_weight
 from sparseprune.format.geometry import Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
+from sparseprune.format.sizes import check_numbers
 from sparseprune.ops.devices import widened
 
 
@@ -25,6 +26,7 @@ def _check_images(op: str, what: str, t: Tensor, channels: int, expected: str) -
             f"{op}: expected {what}.shape == [samples, {channels} ({expected}), height, width], "
             f"got {list(t.shape)}"
         )
+    check_numbers(op, what, t.shape)
 
 
 def _check_dtypes(op: str, like: Tensor, **others: Tensor | None) -> None:
@@ -35,6 +37,8 @@ def _check_dtypes(op: str, like: Tensor, **others: Tensor | None) -> None:
 
 
 def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input_size: Sequence[int]) -> None:
+    if len(input_size) != 2:
+        raise ValueError(f"{op}: expected input_size to be [height, width], got {len(input_size)} numbers")
     _check_images(op, "g", g, channels, "out_channels")
     height, width = geometry.output_size(input_size[0], input_size[1], op)
     if g.shape[2:] != (height, width):
@@ -44,12 +48,13 @@ def _check_gradient(op: str, g: Tensor, channels: int, geometry: Geometry, input
         )
 
 
-def _dense_weight(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: Geometry) -> Tensor:
+def dense_filters(op: str, values: Tensor, crow: Tensor, col: Tensor, geometry: Geometry) -> Tensor:
     if values.dim() != 2 or len(values) != len(col):
         raise ValueError(
             f"{op}: expected values.shape == [{len(col)} (nonzero blocks of the pattern), rows of a block], "
             f"got {list(values.shape)}"
         )
+    check_numbers(op, "a dense weight", ((len(crow) - 1) * values.shape[1], geometry.cols))
     weight = dense_weight(widened(values), crow, col, geometry.cols)
     channels = geometry.in_channels // geometry.groups
     return weight.reshape(len(weight), channels, geometry.kernel_h, geometry.kernel_w)
@@ -60,31 +65,46 @@ def _padded(x: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(widened(x), pad)
 
 
-def _steps(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
+def _steps(geometry: Geometry, padded: Tensor) -> tuple[list[int], list[int], list[int]]:
     """Stride, padding (there is none left in a padded input) and dilation, as torch's operators take them."""
-    return [geometry.stride_h, geometry.stride_w], [0, 0], [geometry.dilation_h, geometry.dilation_w]
+    # One output is the same with any stride, and torch divides by zero with some long ones.
+    most = [size - reach + 1 for size, reach in zip(padded.shape[2:], geometry.reach, strict=True)]
+    stride = [min(geometry.stride_h, most[0]), min(geometry.stride_w, most[1])]
+    return stride, [0, 0], [geometry.dilation_h, geometry.dilation_w]
+
+
+def dense_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+    padded = _padded(x, geometry)
+    return F.conv2d(padded, weight, bias, *_steps(geometry, padded), geometry.groups)
 
 
 def _convolution_backward(
     g: Tensor, padded: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the padded input and of the dense weight, those that are needed."""
+    steps = _steps(geometry, padded)
+    # With strides of tens of thousands the library that torch calls for float32 does not come to an end.
+    dtype = padded.dtype if max(steps[0]) < 4096 else torch.float64
     with torch.autocast(g.device.type, enabled=False):
         d_padded, d_weight, _ = torch.ops.aten.convolution_backward.default(
-            widened(g),
-            padded,
-            weight,
+            widened(g).to(dtype),
+            padded.to(dtype),
+            weight.to(dtype),
             None,
-            *_steps(geometry),
+            *steps,
             False,
             [0, 0],
             geometry.groups,
             [*needs, False],
         )
-    return d_padded, d_weight
+    return (
+        d_padded.to(padded.dtype) if needs[0] else d_padded,
+        d_weight.to(padded.dtype) if needs[1] else d_weight,
+    )
 
 
 def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
+    check_pattern_sizes("conv2d_plan", crow, Geometry.checked("conv2d_plan", geometry).cols, block_rows)
     return torch.empty(0, dtype=torch.int32, device=crow.device)
 
 
@@ -98,18 +118,19 @@ def conv2d(
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
 ) -> Tensor:
-    sizes = Geometry(*geometry)
+    sizes = Geometry.checked("conv2d", geometry)
     _check_images("conv2d", "x", x, sizes.in_channels, "in_channels")
     _check_dtypes("conv2d", x, values=values, bias=bias)
-    weight = _dense_weight("conv2d", values, crow, col, sizes)
+    weight = dense_filters("conv2d", values, crow, col, sizes)
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(
             f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
         )
-    sizes.output_size(x.shape[2], x.shape[3])
+    size = sizes.output_size(x.shape[2], x.shape[3])
+    check_numbers("conv2d", "a result", (len(x), len(weight), *size))
     with torch.autocast(x.device.type, enabled=False):
         bias = None if bias is None else widened(bias)
-        y = F.conv2d(_padded(x, sizes), weight, bias, *_steps(sizes), sizes.groups)
+        y = dense_conv2d(x, weight, sizes, bias)
     return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
 
 
@@ -136,11 +157,12 @@ def _conv2d_t(
     geometry: Sequence[int],
     input_size: Sequence[int],
 ) -> Tensor:
-    sizes = Geometry(*geometry)
+    sizes = Geometry.checked(op, geometry)
     _check_dtypes(op, g, values=values)
-    weight = _dense_weight(op, values, crow, col, sizes)
+    weight = dense_filters(op, values, crow, col, sizes)
     _check_gradient(op, g, len(weight), sizes, input_size)
     height, width = input_size
+    check_numbers(op, "a result", (len(g), sizes.in_channels, height, width))
     padded = _padded(g.new_zeros(len(g), sizes.in_channels, height, width), sizes)
     d_padded, _ = _convolution_backward(g, padded, weight, sizes, (True, False))
     return d_padded[:, :, sizes.pad_top : sizes.pad_top + height, sizes.pad_left : sizes.pad_left + width]
@@ -156,15 +178,17 @@ def conv2d_sddmm(
     block_rows: int,
     op: str = "conv2d_sddmm",
 ) -> Tensor:
-    sizes = Geometry(*geometry)
+    sizes = Geometry.checked(op, geometry)
     _check_dtypes(op, g, x=x)
     _check_images(op, "x", x, sizes.in_channels, "in_channels")
     if len(g) != len(x):
         raise ValueError(
             f"{op}: expected x and g of as many samples, got {list(x.shape)} and {list(g.shape)}"
         )
+    check_pattern_sizes(op, crow, sizes.cols, block_rows)
     channels = (len(crow) - 1) * block_rows
     _check_gradient(op, g, channels, sizes, x.shape[2:])
+    check_numbers(op, "a dense weight", (channels, sizes.cols))
     padded = _padded(x, sizes)
     weight = padded.new_zeros(channels, sizes.in_channels // sizes.groups, sizes.kernel_h, sizes.kernel_w)
     _, d_weight = _convolution_backward(g, padded, weight, sizes, (False, True))

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseprune.format.bsr import at_blocks, dense_weight
+from sparseprune.format.bsr import at_blocks, check_pattern_sizes, dense_weight
 from sparseprune.format.memory import empty_activation, is_batch_inner
+from sparseprune.format.sizes import check_numbers
 from sparseprune.ops.autograd import relu_backward
 from sparseprune.ops.devices import widened
 
 
 def plan(crow: Tensor, col: Tensor, cols: int, block_rows: int, transposed: bool) -> Tensor:
+    check_pattern_sizes("plan", crow, cols, block_rows)
     return torch.empty(0, dtype=torch.int32, device=crow.device)
 
 
@@ -24,6 +26,15 @@ def _activation(like: Tensor, y: Tensor, batch_inner: bool) -> Tensor:
     result = empty_activation(like, y.shape[0], y.shape[1], batch_inner)
     # Not y.contiguous(), which leaves the strides of dimensions of size 1 as they are.
     return y if y.stride() == result.stride() and y.dtype == result.dtype else result.copy_(y)
+
+
+def _weight(op: str, values: Tensor, crow: Tensor, col: Tensor, cols: int, batch: int) -> Tensor:
+    """The dense weight, if it and the results of its products with so many samples can be counted."""
+    check_pattern_sizes(op, crow, cols, values.shape[1])
+    rows = (len(crow) - 1) * values.shape[1]
+    check_numbers(op, "a dense weight", (rows, cols))
+    check_numbers(op, "a result", (max(rows, cols), batch))
+    return dense_weight(values, crow, col, cols)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -52,7 +63,7 @@ def spmm(
     rows = (len(crow) - 1) * values.shape[1]
     if bias is not None and tuple(bias.shape) != (rows,):
         raise ValueError(f"spmm: expected bias.shape == [{rows} (weight rows)], got {list(bias.shape)}")
-    y = _product(dense_weight(values, crow, col, x.shape[0]), x)
+    y = _product(_weight("spmm", values, crow, col, x.shape[0], x.shape[1]), x)
     if bias is not None:
         y = y + widened(bias)[:, None]
     if relu:
@@ -63,13 +74,14 @@ def spmm(
 def spmm_t(
     g: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, cols: int
 ) -> Tensor:
-    d_x = _product(dense_weight(values, crow, col, cols).t(), g)
+    d_x = _product(_weight("spmm_t", values, crow, col, cols, g.shape[1]).t(), g)
     return _activation(g, d_x, is_batch_inner(g))
 
 
 def sddmm(
     g: Tensor, x: Tensor, crow: Tensor, col: Tensor, plan: Tensor, plan_t: Tensor, block_rows: int
 ) -> Tensor:
+    check_numbers("sddmm", "a dense weight", (len(g), len(x)))
     d_weight = _product(g, x.t())
     return at_blocks(d_weight, crow, col, block_rows).to(g.dtype).contiguous()
 
@@ -86,7 +98,7 @@ def spmm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if y is not None:
         g = relu_backward(g, y)
-    d_x = _product(dense_weight(values, crow, col, x.shape[0]).t(), g)
+    d_x = _product(_weight("spmm_backward", values, crow, col, x.shape[0], g.shape[1]).t(), g)
     d_values = sddmm(g, x, crow, col, plan, plan_t, values.shape[1])
     return _activation(x, d_x, is_batch_inner(x)), d_values, widened(g).sum(1).to(g.dtype)
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     n = sum(s.numel() for s in scores)
+    if n >= 2**60:
+        raise ValueError("topk_masks: expected fewer than 2^60 scores, got more")
     if not 0 <= k <= n:
         raise ValueError(f"topk_masks: expected k in 0..{n} (number of scores), got {k}")
     for i, s in enumerate(scores):
