@@ -88,9 +88,8 @@ void PlanInUse::remember(const Tensor& crow, const Tensor& col, const Tensor& pl
   Known known{{alias(crow), alias(col), alias(plan)}, 0};
   const std::lock_guard lock(table().mutex);
   known.last_call = table().calls;
-  std::erase_if(table().plans, [](const auto& entry) {
-    return entry.second.last_call + calls_until_forgotten < table().calls;
-  });
+  std::erase_if(table().plans,
+                [](const auto& entry) { return entry.second.last_call + calls_until_forgotten < table().calls; });
   table().plans.insert_or_assign(*key_, std::move(known));
 }
 
