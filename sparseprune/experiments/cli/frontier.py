@@ -17,6 +17,7 @@ from sparseprune.experiments.frontier.points import frontier_points
 from sparseprune.experiments.frontier.results import FILE, Record
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.format import files
 from sparseprune.scores import METHODS
 from sparseprune.select.budget import EXPONENT
 
@@ -112,13 +113,17 @@ def frontier(
     inputs.require("frontier", "matplotlib", "pandas", "tabulate")
     file = out / FILE
     interrupted = False
+    # Pandas takes half a second, which other commands need not spend.
+    from sparseprune.experiments.frontier import report
+
     with Bars() as bars:
         if not report_only:
             dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
             if not network.has_width:
                 bars.say(networks.no_small_dense(network))
                 points = [point for point in points if point.kind != "small dense"]
-            out.mkdir(parents=True, exist_ok=True)
+            for name in (FILE, *report.FILES):
+                files.check(out / name)
             try:
                 run.frontier(
                     dataset,
@@ -148,10 +153,22 @@ def frontier(
 
 
 def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
-    # Pandas takes half a second.
+    from sparseprune.experiments.frontier import report
+
+    try:
+        report.write(records, folder)
+    finally:
+        # Also where nothing could be written.
+        _print(records, as_json)
+    if not as_json:
+        console = tables.console(width=WIDE)
+        told = f"{FILE}, table.md and frontier.png are in {folder}"
+        tables.print_line(console, f"{told}; bold: no other is as accurate in as little time")
+
+
+def _print(records: Sequence[Record], as_json: bool) -> None:
     from sparseprune.experiments.frontier import report, statistics
 
-    report.write(records, folder)
     table = statistics.statistics(records)
     if as_json:
         content = {"settings": records[0].settings, "machine": records[0].machine, "runs": len(records)}
@@ -165,7 +182,3 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
         texts = texts[list(report.NARROW)]
     console.print(tables.rich_table(texts, headline, report.WORDS, styles, padding=1))
     tables.print_line(console, report.facts(records[0]))
-    tables.print_line(
-        console,
-        f"{FILE}, table.md and frontier.png are in {folder}; bold: no other is as accurate in as little time",
-    )
