@@ -8,8 +8,10 @@ import pytest
 import torch
 
 pytest.importorskip("typer")
+pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
+import safetensors.torch
 from typer.testing import CliRunner
 
 import sparseprune as sp
@@ -74,7 +76,7 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
     blocks = [layer["block"] for layer in figures["summary"]["layers"]]
     assert (figures["block"], blocks) == ("4x1", ["4x1", "4x1", "1x1"])  # 10 rows are not divisible
     assert (figures["summary"]["weights"], figures["summary"]["kept"]) == (50_200, 50_200 // 4)
-    masks = torch.load(file)["masks"]
+    masks = safetensors.torch.load_file(file)
     assert sum(int(mask.sum()) for mask in masks.values()) == 50_200 // 4
 
     checkpoint = tmp_path / "trained.pt"
@@ -271,7 +273,7 @@ def test_train_reads_cifar_from_a_folder(run, tmp_path):
     )
 
 
-@pytest.mark.parametrize("package", ["typer", "rich"])
+@pytest.mark.parametrize("package", ["typer", "rich", "safetensors"])
 def test_main_without_its_packages_says_how_to_get_them(monkeypatch, capsys, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SystemExit) as caught:
@@ -375,7 +377,7 @@ def test_prune_within_a_budget(run, monkeypatch):
 
 
 def test_importing_the_library_imports_no_package_of_the_command_line():
-    optional = ("typer", "rich", "matplotlib", "pandas", "tabulate", "sparseprune.experiments")
+    optional = ("typer", "rich", "safetensors", "matplotlib", "pandas", "tabulate", "sparseprune.experiments")
     code = f"import sys, sparseprune; print([name for name in {optional} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
