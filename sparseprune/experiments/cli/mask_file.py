@@ -7,6 +7,7 @@ Safetensors: a bool tensor by parameter name, and as metadata, in JSON, "network
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +73,9 @@ def load(path: Path, network: Network, seed: int) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"--masks: there is no file {path}; make it with `sparseprune prune --out`")
     try:
-        content = _read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _read(path)
     # What is damaged may make safetensors, torch and json raise anything.
     except Exception as error:
         raise ValueError(
@@ -99,8 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
         masks, facts = content["masks"], json.loads(json.dumps({name: content[name] for name in FACTS}))
     else:
         with safetensors.safe_open(path, framework="pt") as stored:
-            # Copies: the file may change.
-            masks = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+            masks = {name: _copied(stored.get_tensor(name)) for name in stored.keys()}  # noqa: SIM118
             facts = {name: json.loads(stored.metadata()[name]) for name in FACTS}
     network, block = facts["network"], facts["block"]
     fields = {"name": str, "sample": list, "classes": int, "width": float, "args": dict}
@@ -110,6 +112,8 @@ def _read(path: Path) -> dict[str, Any]:
         and all(type(size) is int for size in network["sample"])
         and type(facts["seed"]) is int
         and type(facts["method"]) is str
+        # They are printed.
+        and (network["name"] + facts["method"]).isprintable()
         and type(facts["sparsity"]) is float
         and 0 <= facts["sparsity"] <= 1
         and (block == "auto" or block in [[rows, 1] for rows in BLOCK_ROWS])
@@ -118,6 +122,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not right:
         raise ValueError(f"not as `save` was given it: {facts}")
     return {**facts, "masks": dict(masks), "block": block if block == "auto" else tuple(block)}
+
+
+def _copied(mask: Tensor) -> Tensor:
+    """The same bytes, which no longer follow the file; what is not bool stays as it is, to be refused."""
+    return mask.view(torch.uint8).clone().view(torch.bool) if mask.dtype == torch.bool else mask
 
 
 def _check_masks(path: Path, masks: Mapping[str, Tensor], network: Network) -> None:
