@@ -239,3 +239,12 @@ def test_check_and_lock_leave_what_is_there(tmp_path: Path) -> None:
     with results.alone(tmp_path / "runs.jsonl"):
         pass
     assert {path.name for path in tmp_path.iterdir()} <= {"runs.jsonl.lock"}
+
+
+def test_names_that_are_no_text_are_printed_as_far_as_they_are(tmp_path: Path) -> None:
+    for command in COMMANDS:
+        out = tmp_path / f"{command[0]}-\udcff"
+        result = call(*command, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert f"{command[0]}-?" in result.stdout
+    assert "is a folder" in error_of(call(*TRAIN, "--out", out))

@@ -56,7 +56,10 @@ def compare(
         typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between: 1,4."),
     ] = "1",
     epochs: Annotated[
-        int, typer.Option("--epochs", min=1, help="Passes over the data in the first view (equal epochs).")
+        int,
+        typer.Option(
+            "--epochs", min=1, max=options.MOST, help="Passes over the data in the first view (equal epochs)."
+        ),
     ] = 4,
     limit: Annotated[
         str | None,
@@ -128,7 +131,7 @@ def compare(
         # Also where nothing could be written.
         _print(result, as_json)
     if out is not None and not as_json:
-        typer.echo(f"results.json, table.md and curves.png are in {out}")
+        typer.echo(f"results.json, table.md and curves.png are in {tables.shown(out)}")
 
 
 def _print(result: Comparison, as_json: bool) -> None:

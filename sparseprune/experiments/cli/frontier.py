@@ -34,6 +34,13 @@ def _list(text: str, read: Callable[[str], T], what: str) -> list[T]:
         raise typer.BadParameter(f"expected {what} with commas between, got {text!r}") from None
 
 
+def _seed(word: str) -> int:
+    lowest, highest = options.SEEDS
+    if not lowest <= int(word) <= highest:
+        raise ValueError
+    return int(word)
+
+
 def _known(text: str, known: Sequence[str], what: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if unknown := [word for word in words if word not in known]:
@@ -72,7 +79,9 @@ def frontier(
     seeds: Annotated[
         str, typer.Option("--seeds", help="Seeds, with one run of everything for each, commas between.")
     ] = "0,1,2",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data of each run.")] = 4,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, max=options.MOST, help="Passes over the data of each run.")
+    ] = 4,
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     rescale: Annotated[
         bool,
@@ -108,7 +117,7 @@ def frontier(
         block_rows=[rows for rows, _ in options.parse_blocks(blocks)],
         exponents=_list(exponents, float, "numbers"),
         shuffled=shuffled,
-        seeds=_list(seeds, int, "whole numbers"),
+        seeds=_list(seeds, _seed, "whole numbers of 64 bits"),
     )
     inputs.require("frontier", "matplotlib", "pandas", "tabulate")
     file = out / FILE

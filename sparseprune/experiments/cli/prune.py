@@ -12,7 +12,7 @@ import typer
 import sparseprune as sp
 from sparseprune.cost.speedup import TimedMasks
 from sparseprune.experiments import models
-from sparseprune.experiments.cli import inputs, mask_file, options
+from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars, Watched
 from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
 from sparseprune.format import files
@@ -121,4 +121,4 @@ def prune(
                     f"(asked for: {found.promised:g})"
                 )
     if out is not None and not as_json:
-        typer.echo(f"masks saved in {out}")
+        typer.echo(f"masks saved in {tables.shown(out)}")

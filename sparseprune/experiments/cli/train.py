@@ -15,7 +15,7 @@ import sparseprune as sp
 from sparseprune.cost import machine
 from sparseprune.experiments import models
 from sparseprune.experiments import train as training
-from sparseprune.experiments.cli import inputs, mask_file, options
+from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars
 from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
 from sparseprune.format import files
@@ -39,7 +39,12 @@ def train(
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", min=1, help="Passes over the data; 4 where --budget is not given either."),
+        typer.Option(
+            "--epochs",
+            min=1,
+            max=options.MOST,
+            help="Passes over the data; 4 where --budget is not given either.",
+        ),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option("--budget", help="Seconds to train, in place of --epochs.")
@@ -128,4 +133,4 @@ def train(
                 f"{result.steps} steps, {result.seconds:.1f} s ({1000 * result.step_seconds:.2f} ms per step)"
             )
     if out is not None and not as_json:
-        typer.echo(f"checkpoint saved in {out}")
+        typer.echo(f"checkpoint saved in {tables.shown(out)}")
