@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from sparseprune.experiments.frontier import results
 from sparseprune.experiments.models import Network
 from sparseprune.format import files
 
-MOMENTS = int(os.environ.get("SPARSEPRUNE_KILLS", "2"))  # of each command
+MOMENTS = int(os.environ.get("SPARSEPRUNE_KILLS", "4"))  # of each command
 TINY = ["--data", "digits", "--model", "lenet_300_100", "--samples", "200", "--threads", "1"]
 NETWORK = Network("lenet_300_100", (1, 8, 8), 10)
 
@@ -81,93 +81,115 @@ FRONTIER = [
 RUNS = 8  # of this frontier
 
 
-def start(command: list[str], out: Path) -> subprocess.Popen[str]:
-    """The command, from when it has imported all and begins."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sparseprune", *command, "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline()
-    assert first.startswith("data: digits"), first + process.stdout.read()
-    return process
+# Imports once what takes seconds, then runs commands as a terminal would, each in a process of its own.
+SERVER = """
+import json, os, sys, warnings
+import matplotlib.figure, sklearn.datasets, torch._dynamo
+from sparseprune.experiments.cli.app import app
+from sparseprune.experiments.compare import report
+from sparseprune.experiments.frontier import plot
+
+warnings.simplefilter("ignore")
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        app(json.loads(line))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-def end(command: list[str], out: Path) -> float:
-    """Let it run; the seconds from its beginning."""
-    with start(command, out) as process:
-        begin = time.monotonic()
-        text, _ = process.communicate()
-        assert process.returncode == 0, text
-    return time.monotonic() - begin
+class Server:
+    """Runs commands, and kills them if wanted."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(log)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, command: list[str], out: Path, seconds: float | None = None) -> float | None:
+        """The seconds that a command takes; None where it was killed after so many seconds."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([*command, "--out", str(out)]), file=self.process.stdin, flush=True)
+        child, begin = int(self.process.stdout.readline()), time.monotonic()
+        if seconds is not None:
+            time.sleep(seconds)
+            # A process that has ended is gone, and its number is not used again so soon.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        code = int(self.process.stdout.readline())
+        if seconds is not None and code == -signal.SIGKILL:
+            return None
+        assert code == 0, self.log.read_text()
+        return time.monotonic() - begin
 
 
-def kill(command: list[str], out: Path, seconds: float) -> float | None:
-    """Kill it after so many seconds; the seconds that it took if it had ended before."""
-    with start(command, out) as process:
-        begin = time.monotonic()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=seconds)
-        took = time.monotonic() - begin
-        process.kill()
-    assert process.returncode in (0, -signal.SIGKILL)
-    return took if process.returncode == 0 else None
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server") / "log")
+    yield made
+    assert made.process.stdin is not None
+    made.process.stdin.close()
+    made.process.wait()
+    assert made.process.stdout is not None
+    made.process.stdout.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_kill_leaves_a_whole_file_or_none(name: str, tmp_path: Path) -> None:
+def test_a_kill_leaves_a_whole_file_or_none(name: str, server: Server, tmp_path: Path) -> None:
     command, read = COMMANDS[name]
-    seconds = end(command, tmp_path / "whole")
-    read(tmp_path / "whole")
+    # The first measures layers; the others read what it measured.
+    seconds = min(server.run(command, tmp_path / f"whole-{number}") or 0.0 for number in range(2))
     moments, killed = random.Random(name), 0
     for number in range(MOMENTS):
         # Over the old file every other time.
         out = tmp_path / f"{number // 2}" / "out"
         there = out.exists()
-        took = kill(command, out, moments.uniform(0, seconds))
-        killed += took is None
-        # The first run measured layers; the others read what it measured.
-        seconds = min(seconds, took or seconds)
+        killed += server.run(command, out, moments.uniform(0, seconds)) is None
         if there or out.exists():
             read(out)
-    print(f"{name}: {killed} of {MOMENTS} killed in {seconds:.2f} s")
+    print(f"{name}: {killed} of {MOMENTS} killed within {seconds:.2f} s")
     assert killed > 0
-    end(command, out)
+    server.run(command, out)
     read(out)
-    for folder in {path.parent for path in tmp_path.rglob("*")}:
+    for folder in [path for path in tmp_path.rglob("*") if path.is_dir()]:
         assert sum(map(is_part, folder.iterdir())) <= 2
 
 
 @pytest.mark.slow
-def test_a_killed_frontier_goes_on(tmp_path: Path) -> None:
-    seconds = end(FRONTIER, tmp_path / "whole")
-    expected = [one.point for one in results.read(tmp_path / "whole" / results.FILE)]
+def test_a_killed_frontier_goes_on(server: Server, tmp_path: Path) -> None:
+    seconds = min(server.run(FRONTIER, tmp_path / f"whole-{number}") or 0.0 for number in range(2))
+    expected = [one.point for one in results.read(tmp_path / "whole-0" / results.FILE)]
     assert len(expected) == RUNS
     moments, killed, done = random.Random("frontier"), 0, 0
     out = tmp_path / "0"
     cut: list[str] = []
     for number in range(MOMENTS):
-        killed += kill(FRONTIER, out, moments.uniform(0, seconds)) is None
+        killed += server.run(FRONTIER, out, moments.uniform(0, seconds)) is None
         found = [one.point for one in results.read(out / results.FILE, warn=cut.append)]
         # All that were done before, and in their order.
         assert found == expected[: len(found)]
         assert len(found) >= done
         done = len(found)
-        for file in out.iterdir():
+        for file in out.iterdir() if out.exists() else ():
             if file.name == "frontier.png":
                 read_picture(file)
             elif file.name == "table.md":
-                assert "Bold" in file.read_text(encoding="utf-8")
+                assert "**Bold**" in file.read_text(encoding="utf-8")
             else:
                 assert is_part(file) or file.name in (results.FILE, f"{results.FILE}.lock")
         if done == RUNS:
+            server.run(FRONTIER, out)
+            assert [one.point for one in results.read(out / results.FILE)] == expected
             out, done = tmp_path / f"{number + 1}", 0
-    print(f"frontier: {killed} of {MOMENTS} killed in {seconds:.2f} s, {len(cut)} lines cut off")
+    print(f"frontier: {killed} of {MOMENTS} killed within {seconds:.2f} s, {len(cut)} lines cut off")
     assert killed > 0
-    end(FRONTIER, out)
+    server.run(FRONTIER, out)
     assert [one.point for one in results.read(out / results.FILE)] == expected
     for folder in tmp_path.iterdir():
         assert sum(map(is_part, folder.iterdir())) <= MOMENTS
