@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -117,10 +118,11 @@ class Server:
         print(json.dumps([*command, "--out", str(out)]), file=self.process.stdin, flush=True)
         child, begin = int(self.process.stdout.readline()), time.monotonic()
         if seconds is not None:
-            time.sleep(seconds)
-            # A process that has ended is gone, and its number is not used again so soon.
+            ended, _, _ = select.select([self.process.stdout], [], [], seconds)
+            # One that ends just now is gone, and its number is not used again so soon.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+                if not ended:
+                    os.kill(child, signal.SIGKILL)
         code = int(self.process.stdout.readline())
         if seconds is not None and code == -signal.SIGKILL:
             return None
@@ -150,7 +152,10 @@ def test_a_kill_leaves_a_whole_file_or_none(name: str, server: Server, tmp_path:
         # Over the old file every other time.
         out = tmp_path / f"{number // 2}" / "out"
         there = out.exists()
-        killed += server.run(command, out, moments.uniform(0, seconds)) is None
+        took = server.run(command, out, moments.uniform(0, seconds))
+        killed += took is None
+        # The machine may have been busy.
+        seconds = min(seconds, took or seconds)
         if there or out.exists():
             read(out)
     print(f"{name}: {killed} of {MOMENTS} killed within {seconds:.2f} s")
@@ -170,7 +175,8 @@ def test_a_killed_frontier_goes_on(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "0"
     cut: list[str] = []
     for number in range(MOMENTS):
-        killed += server.run(FRONTIER, out, moments.uniform(0, seconds)) is None
+        # At most half of it, most often: it goes on.
+        killed += server.run(FRONTIER, out, moments.uniform(0, seconds / 2)) is None
         found = [one.point for one in results.read(out / results.FILE, warn=cut.append)]
         # All that were done before, and in their order.
         assert found == expected[: len(found)]
