@@ -21,6 +21,7 @@ from bench.report.markdown import MARKED, fill, marked
 from sparseprune.experiments.compare.run import compare
 from sparseprune.experiments.data import load
 from sparseprune.experiments.watcher import Watcher
+from sparseprune.format import files
 
 FOLDER = Path(__file__).parent / "results" / "accuracy"
 # Settings of a file that must agree with what is asked for, or it would be another experiment.
@@ -44,7 +45,7 @@ def main(
     """Run what is missing in the folder, and write the table."""
     if threads is not None:
         torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
+    files.check(out / "README.md")
     dataset = load(data, data_dir, samples)
     for model in models.split(","):
         for seed in map(int, seeds.split(",")):
@@ -65,9 +66,7 @@ def main(
                 shuffled=True,
                 watcher=_Lines(f"{model}, seed {seed}"),
             )
-            unfinished = file.with_suffix(".part")
-            unfinished.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(file)
+            files.write(file, json.dumps(result.to_dict(), indent=1) + "\n")
             write_page(out)
     write_page(out)
 
@@ -99,7 +98,7 @@ def write_page(folder: Path) -> None:
     for name, content in sections.items():
         if name not in there:
             text += f"\n## {name.removeprefix(folder.name).strip()}\n\n{marked(name, content)}\n"
-    page.write_text(text, encoding="utf-8")
+    files.write(page, text)
 
 
 def section(comparisons: list[dict[str, Any]]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.rows import Row
+from sparseprune.format import files
 
 
 class Results(NamedTuple):
@@ -52,10 +54,20 @@ def json_line(type: str, content: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def writer(out: Path | None) -> Iterator[Callable[[str, dict[str, Any]], None]]:
-    """A function ``(type, content)`` that writes a line at once; None: it writes nothing."""
+    """A function ``(type, content)`` that writes a line at once; None: it writes nothing.
+
+    The lines go to OUT.part, which becomes OUT at the end: what ends a run early leaves an older OUT whole,
+    and the rows that there are in OUT.part.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if out is None:
         yield lambda type, content: None
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as file:
+    files.check(out)
+    part = out.with_name(f"{out.name}.part")
+    with part.open("w", encoding="utf-8") as file:
         yield lambda type, content: print(json_line(type, content), file=file, flush=True)
+        os.fsync(file.fileno())
+    part.replace(out)

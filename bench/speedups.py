@@ -28,6 +28,7 @@ from sparseprune.cost.speedup import TimedMasks
 from sparseprune.experiments import models
 from sparseprune.experiments.cli.options import parse_block_or_auto
 from sparseprune.experiments.networks import block_text
+from sparseprune.format import files
 
 # Time budget for each network and block.
 SECONDS = 10.0
@@ -75,6 +76,8 @@ def main(
     """Prune for speed-ups, and time what comes out."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if out is not None:
+        files.check(out)
     speedups = [float(target) for target in targets.split(",")]
     lines = [
         cells
@@ -88,7 +91,7 @@ def main(
     if out is None:
         print(text)
     else:
-        out.write_text(text, encoding="utf-8")
+        files.write(out, text)
 
 
 def measure(name: str, block: tuple[int, int] | Literal["auto"], targets: list[float]) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ import typer
 
 from bench.report.markdown import MARKED, fill
 from bench.report.tables import TABLES
+from sparseprune.format.files import write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +48,7 @@ def main(
                 stale = True
                 typer.echo(f"{file}: {found['name']}{' is stale' if check else ''}")
         if new != text and not check:
-            file.write_text(new, encoding="utf-8")
+            write(file, new)
     if check and stale:
         typer.echo("make tables writes them anew")
         raise typer.Exit(1)

@@ -23,7 +23,16 @@ def test_public_names() -> None:
 
 
 def test_importing_needs_no_package_of_the_command_line() -> None:
-    others = ("typer", "rich", "matplotlib", "pandas", "jinja2", "tabulate", "sparseprune.experiments")
+    others = (
+        "typer",
+        "rich",
+        "safetensors",
+        "matplotlib",
+        "pandas",
+        "jinja2",
+        "tabulate",
+        "sparseprune.experiments",
+    )
     code = f"import sys, sparseprune; print([name for name in {others} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

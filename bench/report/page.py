@@ -22,6 +22,7 @@ from bench.results_file import Results
 from bench.rows import Row
 from bench.workloads import CONV_BATCH, CONVOLUTIONS, NETWORK_STEP
 from sparseprune.cost.quiet import is_busy
+from sparseprune.format import files
 
 TEMPLATE = "page.html.j2"
 
@@ -35,7 +36,7 @@ def write(results: Path, page: Path) -> None:
     Raises:
         ValueError: the file has no header.
     """
-    page.write_text(html(results_file.read(results)), encoding="utf-8")
+    files.write(page, html(results_file.read(results)))
 
 
 def html(results: Results) -> str:

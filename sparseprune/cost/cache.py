@@ -10,7 +10,6 @@ import json
 import math
 import os
 import time
-import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import filelock
 
 from sparseprune import ops
 from sparseprune.cost.timer import SAME
+from sparseprune.format import files
 
 LOCK_SECONDS = 60.0  # a file is written in milliseconds, but a thousand may want to; or its holder hangs
 LARGEST = 2**26  # bytes: a hundred thousand layers
@@ -111,12 +111,12 @@ def save(file: Path | None, on: str, layer: str, choice: Choice) -> None:
                 "dense": choice.dense,
                 "when": time.time(),
             }
-            _write_whole(real, json.dumps(known, indent=1) + "\n")
+            files.write(real, json.dumps(known, indent=1) + "\n")
     except (OSError, NotImplementedError) as error:
         _unwritable.add(file)
         _warn(
             file,
-            f"cannot write {file} ({error}), so layers are measured anew each time; "
+            f"cannot write {file} ({error.__cause__ or error}), so layers are measured anew each time; "
             "name another file in SPARSEPRUNE_CHOICES, or none with an empty one",
         )
 
@@ -155,19 +155,6 @@ def _entry(found: dict[str, float]) -> dict[str, float]:
     if not all(0 < entry[name] < math.inf for name in ("sparse", "dense")):
         raise ValueError("seconds are not above 0")
     return entry
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file at once, so that nobody ever reads half of it, and nothing is lost where that fails."""
-    new = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        with new.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _warn(file: Path | None, message: str) -> None:

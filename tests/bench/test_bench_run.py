@@ -95,3 +95,29 @@ def test_sparseprune_bench_is_the_same_command():
     done = CliRunner().invoke(app, ["bench", "--list", "--quick", "--filter", "topk", "--contender", "torch"])
     assert done.exit_code == 0, done.output
     assert done.output == "topk/42.1M/density=0.02/float32: torch-kthvalue, torch-topk\n"
+
+
+def test_results_file_is_whole_or_as_it_was(tmp_path):
+    out = tmp_path / "new" / "results.jsonl"
+    with results_file.writer(out) as write:
+        write("header", {"a": 1})
+        assert not out.exists()
+    before = out.read_bytes()
+    assert results_file.read(out).header == {"a": 1}
+
+    def ends_early():
+        with results_file.writer(out) as write:
+            write("header", {"a": 2})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ends_early()
+    assert out.read_bytes() == before
+    # What was measured is there.
+    assert results_file.read(out.with_name("results.jsonl.part")).header == {"a": 2}
+    with results_file.writer(out) as write:
+        write("header", {"a": 3})
+    assert results_file.read(out).header == {"a": 3}
+    assert list(out.parent.iterdir()) == [out]
+    with pytest.raises(OSError, match="it is a folder"), results_file.writer(tmp_path):
+        pytest.fail("worked")

@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +44,18 @@ before = step()
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A source tree that was never built."""
+    """A source tree that was never built, in a folder with a space in its name."""
     if not jit.sources():
         pytest.skip("the sources are not beside the package")
+    tree = tmp_path / "a tree"
     for folder in ("csrc", "sparseprune"):
-        shutil.copytree(
-            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__")
-        )
-    return tmp_path
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return tree
 
 
-def run(tree: Path, code: str, **environment: str) -> Any:
-    """What the code prints as JSON in its last line, run with the tree's package."""
-    result = subprocess.run(
+def start(tree: Path, code: str, **environment: str) -> subprocess.Popen[str]:
+    """A process that runs the code with the tree's package."""
+    return subprocess.Popen(
         [sys.executable, "-c", code, str(tree / "built")],
         cwd=tree,
         env={
@@ -63,12 +64,36 @@ def run(tree: Path, code: str, **environment: str) -> Any:
             "SPARSEPRUNE_FALLBACK": "0",
             **environment,
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=900,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
+
+
+def end(process: subprocess.Popen[str]) -> Any:
+    """What it prints as JSON in its last line."""
+    with process:
+        output, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(output.splitlines()[-1])
+
+
+def run(tree: Path, code: str, **environment: str) -> Any:
+    """What the code prints as JSON in its last line, run with the tree's package."""
+    return end(start(tree, code, **environment))
+
+
+def compiler(tree: Path, script: str) -> str:
+    """A program in place of the compiler, for CXX; sources that take no time to read."""
+    for source in (tree / "csrc").rglob("*.cpp"):
+        source.unlink()
+    (tree / "csrc" / "ops.cpp").write_text("#error this cannot be compiled\n")
+    program = tree / "a compiler"
+    program.write_text(
+        f'#!/bin/sh\ncase "$1" in -v) echo clang version;; -dump*) echo 20.0.0;; *) {script};; esac\n'
+    )
+    program.chmod(0o755)
+    return str(program)
 
 
 FAILS = (
@@ -110,6 +135,21 @@ def test_load_builds_once_and_agrees_with_plain_torch(tree: Path, monkeypatch: p
     code = (
         PRELUDE
         + """
+import os
+compiler = os.environ.pop("CXX", None)
+os.environ["CXX"] = "false"
+try:
+    sp.jit.load(sys.argv[1])
+except RuntimeError as error:
+    assert "jit.load: false built nothing" in str(error), error
+else:
+    raise AssertionError("loaded what was not built")
+assert before[0].equal(step()[0])
+# In the same process, after a compile that failed and, as its kill leaves it, with torch's lock.
+del os.environ["CXX"]
+if compiler is not None:
+    os.environ["CXX"] = compiler
+open(os.path.join(sys.argv[1], "lock"), "x").close()
 module = sp.jit.load(sys.argv[1])
 layer = copy.deepcopy(layer)  # with plans of the operators that are in use now
 after = step()
@@ -139,7 +179,16 @@ report(name=module.__name__, isas=module.available_isas(), again=sp.jit.load() i
     assert built == {path.name: path.stat().st_mtime_ns for path in (tree / "built").glob("*.[so]*")}
 
 
-@pytest.mark.parametrize("environment", [{"CXX": "/nonexistent/g++"}, {"PATH": "/nonexistent", "CXX": "g++"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"CXX": "/nonexistent/g++"},
+        {"PATH": "/nonexistent", "CXX": "g++"},
+        {"CXX": ""},
+        {"CXX": "'g++"},
+        {"CXX": "/"},
+    ],
+)
 def test_load_without_a_compiler_says_so_and_leaves_plain_torch(
     environment: dict[str, str], tree: Path
 ) -> None:
@@ -178,17 +227,88 @@ def test_load_that_cannot_compile_cuda_leaves_plain_torch(tree: Path) -> None:
     assert facts["same"]
 
 
-def test_load_names_a_stale_lock(tree: Path) -> None:
-    lock = tree / "built" / "lock"
-    lock.parent.mkdir()
-    lock.touch()
-    facts = run(tree, FAILS)
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 1", "Error building extension 'sparseprune_jit'"),
+        ("true", "built nothing in .* that can be loaded"),
+        ("touch sparseprune_jit.so ops.o", "built nothing in .* that can be loaded"),
+    ],
+)
+def test_load_with_a_wrong_compiler_says_so(tree: Path, script: str, message: str) -> None:
+    facts = run(tree, FAILS, CXX=compiler(tree, script), USE_CUDA="0")
+    assert facts["error"] == "RuntimeError"
+    assert re.search(message, facts["message"])
+    assert facts["backend"] == "plain torch (fallback)"
+    assert facts["same"]
+
+
+def test_load_with_what_is_no_compiler_says_so(tree: Path) -> None:
+    facts = run(tree, FAILS, CXX="false", USE_CUDA="0")
+    assert facts["error"] == "RuntimeError"
+    assert facts["message"].startswith("jit.load: false built nothing in ")
+    assert facts["same"]
+
+
+def test_load_into_what_is_no_folder_says_so(tree: Path) -> None:
+    (tree / "built").touch()
+    facts = run(tree, FAILS, USE_CUDA="0")
     assert facts["error"] == "RuntimeError"
     assert facts["message"] == (
-        f"jit.load: {lock} exists: another build is running, or one was killed; "
-        "wait for the other build, or delete that file and call again"
+        f"jit.load: cannot write to the build folder {tree / 'built'} (File exists); "
+        "name another one as build_directory, or in TORCH_EXTENSIONS_DIR"
     )
     assert facts["same"]
+
+
+def test_load_waits_for_another_process_and_not_for_one_that_was_killed(tree: Path) -> None:
+    """With a compiler that tells when it works, for as long as there is a file."""
+    times, hold = tree / "times", tree / "hold"
+    script = (
+        f'echo begin >> "{times}"; while [ -e "{hold}" ]; do sleep 0.05; done; echo end >> "{times}"; exit 1'
+    )
+    environment = {"CXX": compiler(tree, script), "USE_CUDA": "0"}
+    hold.touch()
+    killed = start(tree, FAILS, **environment)
+    wait_for(lambda: times.exists())
+    second = start(tree, FAILS, **environment)
+    # It says that it waits.
+    assert second.stderr is not None
+    line = second.stderr.readline()
+    assert line == f"jit.load: another process builds in {tree / 'built'}; waiting for it\n"
+    assert times.read_text() == "begin\n"
+    assert (tree / "built" / "lock").exists()
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: times.read_text() == "begin\nbegin\n")
+    third = start(tree, FAILS, **environment)
+    assert third.stderr is not None
+    assert "waiting for it" in third.stderr.readline()
+    hold.unlink()
+    for process in (second, third):
+        facts = end(process)
+        assert facts["error"] == "RuntimeError"
+        assert "Error building extension 'sparseprune_jit'" in facts["message"]
+        assert facts["same"]
+    # The killed one's compiler ends by itself; the other two took turns.
+    wait_for(lambda: times.read_text().count("end\n") == 3)
+    assert times.read_text().endswith("begin\nend\n")
+    assert not (tree / "built" / "lock").exists()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_load_builds_in_the_folder_of_torch(tree: Path) -> None:
+    code = FAILS.replace("sp.jit.load(sys.argv[1])", "sp.jit.load()")
+    environment = {"CXX": compiler(tree, "exit 1"), "USE_CUDA": "0"}
+    facts = run(tree, code, TORCH_EXTENSIONS_DIR=str(tree / "cache"), **environment)
+    assert "Error building extension" in facts["message"]
+    assert (tree / "cache" / "sparseprune_jit" / "build.ninja").is_file()
 
 
 def test_load_without_sources_says_what_to_do(tree: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 pytest.importorskip("typer")
+pytest.importorskip("safetensors")
 pytest.importorskip("sklearn")
 
+import safetensors.torch
 from typer.testing import CliRunner
 
 import sparseprune as sp
@@ -76,7 +78,7 @@ def test_prune_saves_masks_that_train_takes(run, tmp_path):
     blocks = [layer["block"] for layer in figures["summary"]["layers"]]
     assert (figures["block"], blocks) == ("4x1", ["4x1", "4x1", "1x1"])  # 10 rows are not divisible
     assert (figures["summary"]["weights"], figures["summary"]["kept"]) == (50_200, 50_200 // 4)
-    masks = torch.load(file)["masks"]
+    masks = safetensors.torch.load_file(file)
     assert sum(int(mask.sum()) for mask in masks.values()) == 50_200 // 4
 
     checkpoint = tmp_path / "trained.pt"
@@ -187,6 +189,7 @@ def test_compare_prints_a_table(run):
             ["train", "--data", "cifar"],
             "unknown data set 'cifar'; known are fashion-mnist, cifar10, cifar100, mnist5k, digits, mnist1d",
         ),
+        (["train", *QUICK, "--model-args", "[" * 1200], "--model-args: expected keyword arguments as JSON"),
         (["train", *QUICK[:2], "--model", "vgg"], "unknown model 'vgg'; known are lenet_300_100"),
     ],
 )
@@ -200,12 +203,32 @@ def test_errors_are_one_message_and_exit_code_1(run, arguments, message):
 
 
 @pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")]
+)
+def test_too_little_memory_is_told(run, monkeypatch, error):
+    monkeypatch.setattr(models, "build", lambda *_: (_ for _ in ()).throw(error))
+    result = run("cost", "lenet_300_100", "--flops")
+    assert result.exit_code == 1
+    assert words(result.stderr) == "Error: not enough memory; try a smaller --batch-size, or smaller samples"
+
+
+def test_bugs_keep_their_traceback(run, monkeypatch):
+    monkeypatch.setattr(models, "build", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    assert isinstance(run("cost", "lenet_300_100", "--flops").exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--method", "snip", "--masks", "x"], "give --method or --masks, not both"),
         (["train", "--epochs", "1", "--budget", "1"], "give --epochs or --budget, not both"),
         (["train", "--threads", "0"], "--threads"),
         (["train", "--samples", "0"], "--samples"),
+        (["train", "--epochs", "99999999999999999999"], "--epochs"),
+        (["train", "--seed", "99999999999999999999"], "--seed"),
+        (["prune", "--batch-size", "99999999999999999999"], "--batch-size"),
+        (["prune", "--threads", "2000"], "--threads"),
+        (["cost", "lenet_300_100", "--sample", "99999x99999x99999"], "expected the shape of a sample"),
         (["train", "--optimizer", "lion"], "'lion' is unknown; known are adam, sgd"),
         (["prune", "--sparsity", "1.5"], "--sparsity"),
         (["compare", "--sparsities", "0.9,1"], "numbers in [0, 1) with commas between, got '0.9,1'"),
@@ -273,7 +296,7 @@ def test_train_reads_cifar_from_a_folder(run, tmp_path):
     )
 
 
-@pytest.mark.parametrize("package", ["typer", "rich"])
+@pytest.mark.parametrize("package", ["typer", "rich", "safetensors"])
 def test_main_without_its_packages_says_how_to_get_them(monkeypatch, capsys, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SystemExit) as caught:
@@ -389,7 +412,7 @@ def test_prune_within_a_budget(run, monkeypatch, tmp_path):
 
 
 def test_importing_the_library_imports_no_package_of_the_command_line():
-    optional = ("typer", "rich", "matplotlib", "pandas", "tabulate", "sparseprune.experiments")
+    optional = ("typer", "rich", "safetensors", "matplotlib", "pandas", "tabulate", "sparseprune.experiments")
     code = f"import sys, sparseprune; print([name for name in {optional} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,9 +8,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line on ``sys.argv``; without typer or rich, say so and exit with code 1."""
+    """Run the command line on ``sys.argv``; without a package that it needs, say so and exit with code 1."""
     try:
         import rich
+        import safetensors
         import typer
     except ModuleNotFoundError as error:
         print(

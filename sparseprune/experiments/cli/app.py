@@ -16,6 +16,7 @@ from sparseprune.experiments.cli.cost import cost
 from sparseprune.experiments.cli.frontier import frontier
 from sparseprune.experiments.cli.info import info
 from sparseprune.experiments.cli.prune import prune
+from sparseprune.experiments.cli.tables import shown
 from sparseprune.experiments.cli.train import train
 
 
@@ -26,9 +27,18 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ImportError) as error:
-            console = Console(stderr=True)
-            console.print(Text(f"Error: {error}", "bold red"), soft_wrap=not console.is_terminal)
-            raise typer.Exit(1) from error
+            raise _told(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            # Torch has no type of its own for the processor's memory.
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+                raise
+            raise _told("not enough memory; try a smaller --batch-size, or smaller samples") from error
+
+
+def _told(message: str) -> typer.Exit:
+    console = Console(stderr=True)
+    console.print(Text(f"Error: {shown(message)}", "bold red"), soft_wrap=not console.is_terminal)
+    return typer.Exit(1)
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

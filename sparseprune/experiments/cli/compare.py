@@ -12,7 +12,9 @@ import typer
 from sparseprune.experiments.cli import inputs, options, tables
 from sparseprune.experiments.cli.progress import Bars
 from sparseprune.experiments.compare import run
+from sparseprune.experiments.compare.run import Comparison
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.format import files
 
 
 def _numbers(text: str) -> list[float]:
@@ -54,7 +56,10 @@ def compare(
         typer.Option("--blocks", help="Rows of the blocks that are kept or removed, commas between: 1,4."),
     ] = "1",
     epochs: Annotated[
-        int, typer.Option("--epochs", min=1, help="Passes over the data in the first view (equal epochs).")
+        int,
+        typer.Option(
+            "--epochs", min=1, max=options.MOST, help="Passes over the data in the first view (equal epochs)."
+        ),
     ] = 4,
     limit: Annotated[
         str | None,
@@ -93,8 +98,12 @@ def compare(
     """
     fractions, seconds, shapes = _numbers(sparsities), _seconds(limit), options.parse_blocks(blocks)
     inputs.require("compare", "pandas", *(["matplotlib", "tabulate"] if out is not None else []))
+    # pandas takes half a second, which other commands need not spend.
+    from sparseprune.experiments.compare import report
+
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        for name in report.FILES:
+            files.check(out / name)
     with Bars() as bars:
         dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
         result = run.compare(
@@ -115,11 +124,19 @@ def compare(
             shuffled=shuffled,
             watcher=bars,
         )
-    # pandas takes half a second, which other commands need not spend.
+    try:
+        if out is not None:
+            report.write(result, out)
+    finally:
+        # Also where nothing could be written.
+        _print(result, as_json)
+    if out is not None and not as_json:
+        typer.echo(f"results.json, table.md and curves.png are in {tables.shown(out)}")
+
+
+def _print(result: Comparison, as_json: bool) -> None:
     from sparseprune.experiments.compare import report
 
-    if out is not None:
-        report.write(result, out)
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
         return
@@ -129,5 +146,3 @@ def compare(
         console.print(tables.rich_table(report.texts(runs), title, ["network"], styles))
         console.print()
     tables.print_line(console, report.facts(result))
-    if out is not None:
-        tables.print_line(console, f"results.json, table.md and curves.png are in {out}")

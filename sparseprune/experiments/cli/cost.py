@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -58,7 +59,7 @@ def _sample(text: str) -> tuple[int, ...]:
         sizes = tuple(int(word) for word in text.lower().replace(",", "x").split("x"))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
+    if not sizes or min(sizes) < 1 or math.prod(sizes) > options.MOST:
         raise typer.BadParameter(f"expected the shape of a sample like 3x32x32, got {text!r}")
     return sizes
 
@@ -81,7 +82,11 @@ def cost(
     classes: Annotated[
         int | None,
         typer.Option(
-            "--classes", min=1, rich_help_panel=options.INPUTS, help="Number of classes; 10 without --data."
+            "--classes",
+            min=1,
+            max=options.MOST,
+            rich_help_panel=options.INPUTS,
+            help="Number of classes; 10 without --data.",
         ),
     ] = None,
     data: Annotated[

@@ -17,6 +17,7 @@ from sparseprune.experiments.frontier.points import frontier_points
 from sparseprune.experiments.frontier.results import FILE, Record
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.format import files
 from sparseprune.scores import METHODS
 from sparseprune.select.budget import EXPONENT
 
@@ -31,6 +32,13 @@ def _list(text: str, read: Callable[[str], T], what: str) -> list[T]:
         return [read(word.strip()) for word in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"expected {what} with commas between, got {text!r}") from None
+
+
+def _seed(word: str) -> int:
+    lowest, highest = options.SEEDS
+    if not lowest <= int(word) <= highest:
+        raise ValueError
+    return int(word)
 
 
 def _known(text: str, known: Sequence[str], what: str) -> list[str]:
@@ -71,7 +79,9 @@ def frontier(
     seeds: Annotated[
         str, typer.Option("--seeds", help="Seeds, with one run of everything for each, commas between.")
     ] = "0,1,2",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data of each run.")] = 4,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, max=options.MOST, help="Passes over the data of each run.")
+    ] = 4,
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     rescale: Annotated[
         bool,
@@ -107,18 +117,22 @@ def frontier(
         block_rows=[rows for rows, _ in options.parse_blocks(blocks)],
         exponents=_list(exponents, float, "numbers"),
         shuffled=shuffled,
-        seeds=_list(seeds, int, "whole numbers"),
+        seeds=_list(seeds, _seed, "whole numbers of 64 bits"),
     )
     inputs.require("frontier", "matplotlib", "pandas", "tabulate")
     file = out / FILE
     interrupted = False
+    # Pandas takes half a second, which other commands need not spend.
+    from sparseprune.experiments.frontier import report
+
     with Bars() as bars:
         if not report_only:
             dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
             if not network.has_width:
                 bars.say(networks.no_small_dense(network))
                 points = [point for point in points if point.kind != "small dense"]
-            out.mkdir(parents=True, exist_ok=True)
+            for name in (FILE, *report.FILES):
+                files.check(out / name)
             try:
                 run.frontier(
                     dataset,
@@ -148,10 +162,22 @@ def frontier(
 
 
 def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
-    # Pandas takes half a second.
+    from sparseprune.experiments.frontier import report
+
+    try:
+        report.write(records, folder)
+    finally:
+        # Also where nothing could be written.
+        _print(records, as_json)
+    if not as_json:
+        console = tables.console(width=WIDE)
+        told = f"{FILE}, table.md and frontier.png are in {folder}"
+        tables.print_line(console, f"{told}; bold: no other is as accurate in as little time")
+
+
+def _print(records: Sequence[Record], as_json: bool) -> None:
     from sparseprune.experiments.frontier import report, statistics
 
-    report.write(records, folder)
     table = statistics.statistics(records)
     if as_json:
         content = {"settings": records[0].settings, "machine": records[0].machine, "runs": len(records)}
@@ -165,7 +191,3 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
         texts = texts[list(report.NARROW)]
     console.print(tables.rich_table(texts, headline, report.WORDS, styles, padding=1))
     tables.print_line(console, report.facts(records[0]))
-    tables.print_line(
-        console,
-        f"{FILE}, table.md and frontier.png are in {folder}; bold: no other is as accurate in as little time",
-    )

@@ -43,7 +43,7 @@ def parse_model_args(text: str) -> dict[str, Any]:
     expected = "expected keyword arguments as JSON, such as '{\"depth\": 3}'"
     try:
         args = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--model-args: {expected}, got {text!r} ({error})") from None
     if not isinstance(args, dict):
         raise ValueError(f"--model-args: {expected}, got {text!r}")

@@ -1,19 +1,30 @@
-"""The file that ``prune --out`` writes and ``train --masks`` reads: masks, and the network they belong to."""
+"""The file that ``prune --out`` writes and ``train --masks`` reads: masks, and the network they belong to.
+
+Safetensors: a bool tensor by parameter name, and as metadata, in JSON, "network", "seed", "method",
+"sparsity" and "block". Files of torch.save, as they were written before, are read too; neither can run code.
+"""
 
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparseprune.experiments import models
 from sparseprune.experiments.models import Network
+from sparseprune.format import files
+from sparseprune.format.bsr import BLOCK_ROWS
+from sparseprune.scores import prunable
 
-KEYS = {"masks", "network", "seed", "method", "sparsity", "block"}
+FACTS = ("network", "seed", "method", "sparsity", "block")
+ZIP = b"PK\x03\x04"  # what files of torch.save begin with
+REMEDY = "make it anew with `sparseprune prune --out`"
 
 
 def save(
@@ -36,17 +47,13 @@ def save(
         method: how the masks were made.
         sparsity: fraction of the weights that they remove.
         block: rows and columns that were kept or removed together; "auto" if each layer has its own.
+    Raises:
+        OSError: it cannot be written; what was there is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "masks": dict(masks),
-        "network": network.to_dict(),
-        "seed": seed,
-        "method": method,
-        "sparsity": sparsity,
-        "block": block,
-    }
-    torch.save(content, path)
+    facts = zip(FACTS, (network.to_dict(), seed, method, sparsity, block), strict=True)
+    # Safetensors takes no views of one storage.
+    own = {name: mask.clone(memory_format=torch.contiguous_format) for name, mask in masks.items()}
+    files.write(path, safetensors.torch.save(own, {name: json.dumps(fact) for name, fact in facts}))
 
 
 def load(path: Path, network: Network, seed: int) -> dict[str, Any]:
@@ -60,26 +67,82 @@ def load(path: Path, network: Network, seed: int) -> dict[str, Any]:
         what `save` was given: "masks", "network" (its fields), "seed", "method", "sparsity" and "block".
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no mask file, or its masks were made for another network or other initial weights.
+        ValueError: it is no mask file, or damaged, or its masks were made for another network or other
+            initial weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--masks: there is no file {path}; make it with `sparseprune prune --out`")
     try:
-        content = torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _read(path)
+    # What is damaged may make safetensors, torch and json raise anything.
+    except Exception as error:
         raise ValueError(
-            f"--masks: expected a file that `sparseprune prune --out` wrote, got {path}"
+            f"--masks: expected a file that `sparseprune prune --out` wrote, got {path}, which is another or "
+            f"damaged; {REMEDY}"
         ) from error
-    if not isinstance(content, dict) or content.keys() != KEYS:
-        raise ValueError(f"--masks: expected a file that `sparseprune prune --out` wrote, got {path}")
-    wanted = network.to_dict()
+    wanted = json.loads(json.dumps(network.to_dict()))
     if content["network"] != wanted or content["seed"] != seed:
         raise ValueError(
             f"--masks: {path} was made for {_text(content['network'])} with seed {content['seed']}, "
             f"but the network to train is {_text(wanted)} with seed {seed}; "
             "give the same --model, --model-args, --data and --seed"
         )
+    _check_masks(path, content["masks"], network)
     return content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What is in a file; any exception where it is no mask file."""
+    with path.open("rb") as stream:
+        head = stream.read(len(ZIP))
+    if head == ZIP:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        masks, facts = content["masks"], json.loads(json.dumps({name: content[name] for name in FACTS}))
+    else:
+        with safetensors.safe_open(path, framework="pt") as stored:
+            masks = {name: _copied(stored.get_tensor(name)) for name in stored.keys()}  # noqa: SIM118
+            facts = {name: json.loads(stored.metadata()[name]) for name in FACTS}
+    network, block = facts["network"], facts["block"]
+    fields = {"name": str, "sample": list, "classes": int, "width": float, "args": dict}
+    right = (
+        all(type(network[name]) is fields[name] for name in network)
+        and network.keys() | {"args"} == fields.keys()
+        and all(type(size) is int for size in network["sample"])
+        and type(facts["seed"]) is int
+        and type(facts["method"]) is str
+        # They are printed.
+        and (network["name"] + facts["method"]).isprintable()
+        and type(facts["sparsity"]) is float
+        and 0 <= facts["sparsity"] <= 1
+        and (block == "auto" or block in [[rows, 1] for rows in BLOCK_ROWS])
+        and all(type(name) is str and type(mask) is Tensor for name, mask in masks.items())
+    )
+    if not right:
+        raise ValueError(f"not as `save` was given it: {facts}")
+    return {**facts, "masks": dict(masks), "block": block if block == "auto" else tuple(block)}
+
+
+def _copied(mask: Tensor) -> Tensor:
+    """The same bytes, which no longer follow the file; what is not bool stays as it is, to be refused."""
+    return mask.view(torch.uint8).clone().view(torch.bool) if mask.dtype == torch.bool else mask
+
+
+def _check_masks(path: Path, masks: Mapping[str, Tensor], network: Network) -> None:
+    """Raise ValueError unless there is a mask of its shape, of 0 and 1, for each weight of the network."""
+    shapes = {name: weight.shape for name, weight in prunable(models.outline(network)).items()}
+    for name in shapes | dict(masks):
+        wanted = f"a bool mask of shape {tuple(shapes[name])}" if name in shapes else "none"
+        found = "none"
+        if (mask := masks.get(name)) is not None:
+            found = f"{str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            if mask.layout == torch.strided and mask.dtype == torch.bool and mask.shape == shapes.get(name):
+                mask = mask.contiguous()
+                if mask.numel() == 0 or mask.view(torch.uint8).max() <= 1:
+                    continue
+                found = "other bytes than 0 and 1"
+        raise ValueError(f"--masks: expected {wanted} for {name!r} in {path}, got {found}; {REMEDY}")
 
 
 def _text(network: Mapping[str, Any]) -> str:

@@ -56,6 +56,10 @@ def _one_block_or_auto(text: str) -> str:
     return text if text == "auto" else _one_block(text)
 
 
+# Numbers that are larger than any use, but fit into what computes with them.
+MOST, MOST_THREADS = 2**31 - 1, 1024
+SEEDS = (-(2**63), 2**64 - 1)  # torch's
+
 INPUTS = "Network and data"
 OWN_MODEL = (
     "package.module:function, a function of your own (in the current folder) that returns a torch module"
@@ -88,6 +92,7 @@ Samples = Annotated[
     typer.Option(
         "--samples",
         min=1,
+        max=MOST,
         rich_help_panel=INPUTS,
         help="Train on so many samples, drawn at random; all by default.",
     ),
@@ -140,9 +145,12 @@ Scope = Annotated[
     ),
 ]
 PruneBatches = Annotated[
-    int, typer.Option("--prune-batches", min=1, help="Number of training batches that score the weights.")
+    int,
+    typer.Option(
+        "--prune-batches", min=1, max=MOST, help="Number of training batches that score the weights."
+    ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples per batch.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=MOST, help="Samples per batch.")]
 LearningRate = Annotated[
     float | None,
     typer.Option(
@@ -161,12 +169,22 @@ OptimizerName = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", help="Seed of the initial weights and of the order of the samples.")
+    int,
+    typer.Option(
+        "--seed",
+        min=SEEDS[0],
+        max=SEEDS[1],
+        help="Seed of the initial weights and of the order of the samples.",
+    ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, callback=_set_threads, help="Processor threads; torch's choice by default."
+        "--threads",
+        min=1,
+        max=MOST_THREADS,
+        callback=_set_threads,
+        help="Processor threads; torch's choice by default.",
     ),
 ]
 Json = Annotated[

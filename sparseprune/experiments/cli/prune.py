@@ -12,13 +12,16 @@ import typer
 import sparseprune as sp
 from sparseprune.cost.speedup import TimedMasks
 from sparseprune.experiments import models
-from sparseprune.experiments.cli import inputs, mask_file, options
+from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars, Watched
 from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
+from sparseprune.format import files
 
 
 def prune(
-    out: Annotated[Path | None, typer.Option("--out", help="File to save the masks in (torch.save).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to save the masks in (safetensors).")
+    ] = None,
     method: Annotated[
         str, typer.Option("--method", help="Pruning method, such as snip, grasp, random.")
     ] = "snip",
@@ -54,6 +57,8 @@ def prune(
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
     shape = options.parse_block_or_auto(block)
+    if out is not None:
+        files.check(out)
     with Bars() as bars:
         dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
         dense = models.build(network, seed)
@@ -81,34 +86,40 @@ def prune(
         bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
     sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
     summary = sp.summary(sparse, input_size=dataset.sample)
-    if out is not None:
-        mask_file.save(out, masks, network=network, seed=seed, method=method, sparsity=sparsity, block=shape)
-    if as_json:
-        result = {
-            "network": network.to_dict(),
-            "data": dataset.name,
-            "method": method,
-            "sparsity": sparsity,
-            "block": block_text(shape),
-            "flops": flops,
-            "speedup": masks.speedup._asdict() if isinstance(masks, TimedMasks) else None,
-            "scope": scope,
-            "source": dataset.source,
-            "seed": seed,
-            "prune_batches": len(scored),
-            "prune_seconds": seconds,
-            "out": None if out is None else str(out),
-            "summary": summary.to_dict(),
-        }
-        typer.echo(json.dumps(result))
-        return
-    typer.echo(str(summary))
-    if isinstance(masks, TimedMasks):
-        found = masks.speedup
-        typer.echo(
-            f"a training step: {found.dense_seconds * 1e3:.3g} ms dense, {found.sparse_seconds * 1e3:.3g} ms "
-            f"sparse: {found.measured:.3g} times faster (asked for: {found.promised:g})"
-            + (f", disturbed: {found.disturbed}" if found.disturbed else "")
-        )
-    if out is not None:
-        typer.echo(f"masks saved in {out}")
+    found = masks.speedup if isinstance(masks, TimedMasks) else None
+    try:
+        if out is not None:
+            mask_file.save(
+                out, masks, network=network, seed=seed, method=method, sparsity=sparsity, block=shape
+            )
+    finally:
+        # Also where nothing could be written.
+        if as_json:
+            result = {
+                "network": network.to_dict(),
+                "data": dataset.name,
+                "method": method,
+                "sparsity": sparsity,
+                "block": block_text(shape),
+                "flops": flops,
+                "speedup": None if found is None else found._asdict(),
+                "scope": scope,
+                "source": dataset.source,
+                "seed": seed,
+                "prune_batches": len(scored),
+                "prune_seconds": seconds,
+                "out": None if out is None else str(out),
+                "summary": summary.to_dict(),
+            }
+            typer.echo(json.dumps(result))
+        else:
+            typer.echo(str(summary))
+            if found is not None:
+                typer.echo(
+                    f"a training step: {found.dense_seconds * 1e3:.3g} ms dense, "
+                    f"{found.sparse_seconds * 1e3:.3g} ms sparse: {found.measured:.3g} times faster "
+                    f"(asked for: {found.promised:g})"
+                    + (f", disturbed: {found.disturbed}" if found.disturbed else "")
+                )
+    if out is not None and not as_json:
+        typer.echo(f"masks saved in {tables.shown(out)}")

@@ -46,4 +46,9 @@ def console(width: int) -> Console:
 
 def print_line(console: Console, line: str) -> None:
     """Print a long line: folded between words on a terminal, as one line elsewhere."""
-    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    console.print(shown(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def shown(text: object) -> str:
+    """A text that can be printed: names of files may hold bytes that are no characters."""
+    return str(text).encode(errors="replace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,10 @@ import sparseprune as sp
 from sparseprune.cost import machine
 from sparseprune.experiments import models
 from sparseprune.experiments import train as training
-from sparseprune.experiments.cli import inputs, mask_file, options
+from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars
 from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
+from sparseprune.format import files
 
 
 def train(
@@ -37,7 +39,12 @@ def train(
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", min=1, help="Passes over the data; 4 where --budget is not given either."),
+        typer.Option(
+            "--epochs",
+            min=1,
+            max=options.MOST,
+            help="Passes over the data; 4 where --budget is not given either.",
+        ),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option("--budget", help="Seconds to train, in place of --epochs.")
@@ -66,7 +73,7 @@ def train(
     if epochs is None and seconds is None:
         epochs = 4
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        files.check(out)
     with Bars() as bars:
         dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
         trained = models.build(network, seed)
@@ -109,23 +116,21 @@ def train(
         "lr": training.learning_rate(optimizer, lr),
         "seed": seed,
     }
-    if out is not None:
-        torch.save(
-            {
-                "state_dict": sp.densify(trained).state_dict(),
-                "masks": masks,
-                "accuracy": result.accuracy,
-                **facts,
-            },
-            out,
-        )
-    if as_json:
-        figures = {**facts, "machine": machine.facts(), "result": dataclasses.asdict(result)}
-        typer.echo(json.dumps({**figures, "out": None if out is None else str(out)}))
-        return
-    typer.echo(
-        f"{label}: test accuracy {100 * result.accuracy:.2f} % after {result.epochs:.1f} epochs, "
-        f"{result.steps} steps, {result.seconds:.1f} s ({1000 * result.step_seconds:.2f} ms per step)"
-    )
-    if out is not None:
-        typer.echo(f"checkpoint saved in {out}")
+    try:
+        if out is not None:
+            state = sp.densify(trained).state_dict()
+            content = {"state_dict": state, "masks": masks, "accuracy": result.accuracy, **facts}
+            torch.save(content, checkpoint := io.BytesIO())
+            files.write(out, checkpoint.getvalue())
+    finally:
+        # Also where nothing could be written.
+        if as_json:
+            figures = {**facts, "machine": machine.facts(), "result": dataclasses.asdict(result)}
+            typer.echo(json.dumps({**figures, "out": None if out is None else str(out)}))
+        else:
+            typer.echo(
+                f"{label}: test accuracy {100 * result.accuracy:.2f} % after {result.epochs:.1f} epochs, "
+                f"{result.steps} steps, {result.seconds:.1f} s ({1000 * result.step_seconds:.2f} ms per step)"
+            )
+    if out is not None and not as_json:
+        typer.echo(f"checkpoint saved in {tables.shown(out)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from sparseprune.experiments.compare.run import Run
+from sparseprune.format import files
 
 # Okabe and Ito's colours: people with colour blindness can tell them apart. Black and gray: dense networks.
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -51,7 +53,8 @@ def save_curves(views: Sequence[tuple[str, Sequence[Run]]], headline: str, path:
     lines, labels = panels[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(headline, fontsize=11)
-    figure.savefig(path)
+    figure.savefig(picture := io.BytesIO(), format="png")
+    files.write(path, picture.getvalue())
 
 
 def _style(run: Run, everything: Sequence[Run]) -> dict[str, Any]:

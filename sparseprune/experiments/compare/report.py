@@ -11,8 +11,10 @@ import pandas as pd
 from sparseprune.experiments.compare.run import Comparison, Run
 from sparseprune.experiments.tables import markdown
 from sparseprune.experiments.train import TrainResult
+from sparseprune.format import files
 
 MEGA = 1e6
+FILES = ("results.json", "table.md", "curves.png")
 
 # Headings and what a run shows under them; the line breaks let the table fit into 80 columns.
 COLUMNS: dict[str, Callable[[Run], str]] = {
@@ -87,15 +89,17 @@ def write(comparison: Comparison, folder: Path) -> None:
 
     Args:
         comparison: what to report.
-        folder: an existing folder; files of these names are replaced.
+        folder: it is made if need be; files of these names are replaced.
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
+        OSError: a file cannot be written.
     """
     from sparseprune.experiments.compare.plot import save_curves
 
-    (folder / "results.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(page(comparison), encoding="utf-8")
-    save_curves(views(comparison), headline(comparison), folder / "curves.png")
+    results, table, curves = (folder / name for name in FILES)
+    files.write(results, json.dumps(comparison.to_dict(), indent=1) + "\n")
+    files.write(table, page(comparison))
+    save_curves(views(comparison), headline(comparison), curves)
 
 
 def _training_bytes(result: TrainResult) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sparseprune.experiments.compare.plot import LINES, MARKERS, METHOD_COLOURS
 from sparseprune.experiments.frontier.points import Point
 from sparseprune.experiments.frontier.rules import RULES
+from sparseprune.format import files
 
 FEW = 6  # sparse families that one panel holds
 COLUMNS = 3  # panels side by side
@@ -94,7 +96,8 @@ def save_frontier(table: pd.DataFrame, headline: str, path: Path) -> None:
     figure.suptitle(
         f"{headline}\n{bars}; numbers: budget, % of the dense training FLOPs{below}", fontsize=10.5
     )
-    figure.savefig(path)
+    figure.savefig(picture := io.BytesIO(), format="png")
+    files.write(path, picture.getvalue())
 
 
 def _draw(

@@ -11,7 +11,9 @@ import pandas as pd
 from sparseprune.experiments.frontier.results import Record
 from sparseprune.experiments.frontier.statistics import statistics
 from sparseprune.experiments.tables import markdown, number, plus_minus
+from sparseprune.format import files
 
+FILES = ("table.md", "frontier.png")
 # Headings and what a line of the statistics shows under them.
 COLUMNS: dict[str, Callable[[Any], str]] = {
     "network": lambda line: line.network.method_text,
@@ -86,9 +88,12 @@ def write(records: Sequence[Record], folder: Path) -> None:
 
     Args:
         records: one at least.
-        folder: an existing folder; files of these names are replaced.
+        folder: it is made if need be; files of these names are replaced.
+    Raises:
+        OSError: a file cannot be written.
     """
     from sparseprune.experiments.frontier.plot import save_frontier
 
-    (folder / "table.md").write_text(page(records), encoding="utf-8")
-    save_frontier(statistics(records), headline(records[0]), folder / "frontier.png")
+    table, picture = (folder / name for name in FILES)
+    files.write(table, page(records))
+    save_frontier(statistics(records), headline(records[0]), picture)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from sparseprune.experiments.frontier.points import Point
 
@@ -87,7 +90,7 @@ class Record:
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Record:
-        """Undo `to_line`; ValueError, KeyError or TypeError for anything else."""
+        """Undo `to_line`; ValueError, KeyError, TypeError or AttributeError for anything else."""
         content = json.loads(line)
         measured = content["measured"]
         measured["curve"] = tuple(tuple(point) for point in measured["curve"])
@@ -109,16 +112,18 @@ def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
     Returns:
         records; none if there is no file.
     Raises:
-        ValueError: a line is not a record, or two records have different settings.
+        ValueError: a line is not a record, two records are of one run, or they have different settings.
     """
-    if not file.is_file():
+    if not file.exists():
         return []
+    if not file.is_file():
+        raise ValueError(f"frontier: expected a file of runs, got {file}, which is none; give another --out")
     *lines, rest = file.read_bytes().split(b"\n")
     records = []
     for number, line in enumerate(lines, 1):
         try:
             records.append(Record.from_line(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"frontier: expected a run in line {number} of {file}, got something else ({error}); "
                 "delete the line to do its run again"
@@ -127,17 +132,76 @@ def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
         warn(f"frontier: the last line of {file} was cut off; its run is not counted")
     for record in records[1:]:
         check_alike(records[0], record.settings, record.machine, file)
+    _check_once(records, file)
     return records
 
 
+def _check_once(records: list[Record], file: Path) -> None:
+    first: dict[Point, int] = {}
+    again = [
+        (number, first[record.point], record.point.label)
+        for number, record in enumerate(records, 1)
+        if first.setdefault(record.point, number) != number
+    ]
+    if again:
+        number, before, label = again[0]
+        raise ValueError(
+            f"frontier: expected each run once in {file}, got {label} in lines {before} and {number}; "
+            f"delete what is there again, lines {', '.join(str(line) for line, _, _ in again)}"
+        )
+
+
 def append(file: Path, record: Record) -> None:
-    """Add a line that is on the disk when this returns, in place of a last line that was cut off."""
-    with file.open("ab") as stream:
-        written = file.read_bytes()
-        stream.truncate(written.rfind(b"\n") + 1)
-        stream.write(record.to_line().encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add a line that is on the disk when this returns, in place of a last line that was cut off.
+
+    A kill or a full disk leaves all lines before it, and at worst one more that is cut off.
+
+    Args:
+        file: JSON lines; made if missing. Its folder must exist, and `alone` guard it.
+        record: a run that is not in the file.
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        with file.open("ab") as stream:
+            written = file.read_bytes()
+            stream.truncate(written.rfind(b"\n") + 1)
+            stream.write(record.to_line().encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(
+            f"frontier: cannot add {record.point.label} to {file} ({error.strerror or error}); finished runs "
+            "are kept: make room, and the same command goes on"
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Keep other processes from training for the same file; a kill ends that as well.
+
+    Raises:
+        BlockingIOError: another process does.
+        OSError: the file that says so, .lock, cannot be written.
+    """
+    lock = filelock.FileLock(f"{file}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        # Both would store the runs of both, and take time from what the other measures.
+        raise BlockingIOError(
+            f"frontier: expected no other process to train for {file}, but one does; "
+            "wait until it has finished, or give another --out"
+        ) from None
+    except OSError as error:
+        raise OSError(
+            f"frontier: cannot write {file}.lock ({error.strerror or error}); "
+            "give another --out, a folder that can be written to"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_alike(record: Record, settings: dict[str, Any], machine: dict[str, Any], file: Path) -> None:

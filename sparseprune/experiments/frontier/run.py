@@ -64,7 +64,8 @@ def frontier(
         data: what to train and test on.
         model, model_args: name and arguments; see `sparseprune.experiments.models.Network`.
         points: what to train, see `frontier_points`; small dense only of models that have a width.
-        file: JSON lines, a `Record` each; made if missing. Its folder must exist.
+        file: JSON lines, a `Record` each; made if missing. Its folder must exist. Beside it a file .lock
+            keeps other processes away while this one trains.
         epochs: passes over the data of each run.
         batch_size: samples per training step and per batch of scoring.
         optimizer, lr: see `sparseprune.experiments.train.train`.
@@ -77,7 +78,10 @@ def frontier(
     Returns:
         the file's records of these points, in the points' order.
     Raises:
-        ValueError: a setting is out of range, a budget cannot be met, or the file has runs of other settings.
+        ValueError: a setting is out of range, a budget cannot be met, or the file has runs of other settings
+            or a run twice.
+        BlockingIOError: another process trains for this file.
+        OSError: the file cannot be written.
     """
     if epochs < 1:
         raise ValueError(f"frontier: expected epochs >= 1, got {epochs}")
@@ -100,23 +104,26 @@ def frontier(
     )
     # Mistakes cost seconds: all that can be wrong is looked for before the first run.
     work.check(points)
-    records = results.read(file, **({} if warn is None else {"warn": warn}))
-    settings, here = work.settings(), machine.facts()
-    for record in records[:1]:
-        results.check_alike(record, settings, here, file)
-    done = {record.point: record for record in records}
-    todo = [point for point in points if point not in done]
-    for number, point in enumerate(todo, len(points) - len(todo) + 1):
-        work.watcher.begin(point.label, number, len(points))
-        record = Record(point, settings, here, work.measure(point))
-        results.append(file, record)
-        done[point] = record
-        measured = record.measured
-        work.watcher.end(
-            f"{number}/{len(points)} {point.label}",
-            f"{100 * measured.accuracy:.2f} % after {measured.total_seconds:.1f} s, "
-            f"{100 * measured.flops_vs_dense:.3g} % FLOPs, {measured.weights:,} weights",
-        )
+    with results.alone(file):
+        records = results.read(file, **({} if warn is None else {"warn": warn}))
+        settings, here = work.settings(), machine.facts()
+        for record in records[:1]:
+            results.check_alike(record, settings, here, file)
+        done = {record.point: record for record in records}
+        todo = [point for point in dict.fromkeys(points) if point not in done]
+        for number, point in enumerate(todo, len(points) - len(todo) + 1):
+            work.watcher.begin(point.label, number, len(points))
+            record = done[point] = Record(point, settings, here, work.measure(point))
+            try:
+                results.append(file, record)
+            finally:
+                # Also where it could not be written.
+                measured = record.measured
+                work.watcher.end(
+                    f"{number}/{len(points)} {point.label}",
+                    f"{100 * measured.accuracy:.2f} % after {measured.total_seconds:.1f} s, "
+                    f"{100 * measured.flops_vs_dense:.3g} % FLOPs, {measured.weights:,} weights",
+                )
     return [done[point] for point in points]
 
 
