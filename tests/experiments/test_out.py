@@ -99,7 +99,6 @@ def test_results_are_printed_where_they_cannot_be_saved(
     assert call(*command, "--out", out).exit_code == 0
     before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
     monkeypatch.setattr(os, "fsync", no_space)
-    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")  # which could not be written either
     result = call(*command, "--out", out)
     assert re.match(
         rf"cannot write {out}\S* \(No space left on device\); what was there is as it was", error_of(result)
@@ -112,6 +111,12 @@ def test_results_are_printed_where_they_cannot_be_saved(
     error_of(result)
     for path, content in before.items():
         assert path.read_bytes() == content
+
+
+@pytest.fixture(autouse=True)
+def no_choices_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None that could not be written either."""
+    monkeypatch.setenv("SPARSEPRUNE_CHOICES", "")
 
 
 @pytest.fixture
