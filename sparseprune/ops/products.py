@@ -248,7 +248,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.pattern = pattern
         with without_views():
-            y = spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
+            y = torch.ops.sparseprune.spmm.default(x.t(), values, *pattern, bias, batch_inner, relu).t()
         ctx.save_for_backward(x, values, y if relu else None)
         return y
 

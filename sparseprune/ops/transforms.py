@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _in_functorch
+from torch._C import _is_tracing
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from sparseprune.format.bsr import dense_weight
 from sparseprune.format.geometry import Geometry
@@ -23,8 +26,7 @@ from sparseprune.ops.plain.convolution import dense_conv2d, dense_filters
 
 def transformed() -> bool:
     """Whether there may be tensors that only torch's transforms understand."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active or forward_ad._current_level >= 0
+    return _in_functorch() or forward_ad._current_level >= 0
 
 
 def one_node() -> bool:
@@ -32,9 +34,13 @@ def one_node() -> bool:
 
     Graphs that are compiled or traced hold operators, which bring their own gradients.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._is_tracing():
-        return False
-    return not transformed()
+    return not (
+        is_compiling()
+        or not torch.is_grad_enabled()
+        or _is_tracing()
+        or _in_functorch()
+        or forward_ad._current_level >= 0
+    )
 
 
 def _nested_forward() -> bool:
