@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace sparseprune {
 namespace {
@@ -58,20 +59,30 @@ std::optional<int64_t> version_of(const Tensor& t) {
   return torch::stable::detail::to<int64_t>(stack[0]);
 }
 
-// The same memory, whatever becomes of the tensor.
-Tensor alias(const Tensor& t) {
-  std::array<StableIValue, 1> stack{torch::stable::detail::from(t)};
-  if (torch_call_dispatcher("aten::alias", "", stack.data(), TORCH_ABI_VERSION))
-    throw std::runtime_error("aten::alias failed");
-  return torch::stable::detail::to<Tensor>(stack[0]);
+// The memory of a tensor. Not a view of it, which would keep the tensor itself, and what Python has of it.
+Tensor memory_of(const Tensor& t) {
+  const int64_t size = t.numel(), stride = t.stride(0);
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(t.get(), 1, &size, &stride, 0, &result));
+  return Tensor(result);
 }
 
 constexpr int plan_at = (PlanInUse::tensors - 1) * PlanInUse::numbers;
 
-// Under the lock.
+// Drops plans under the lock, and their memory after it: memory may be Python's, and need to wait for others.
 template <class Predicate>
 void erase_plans(Predicate predicate) {
-  if (std::erase_if(table().plans, predicate)) table().losses.fetch_add(1, std::memory_order_release);
+  std::vector<Known> dropped;
+  const std::lock_guard lock(table().mutex);
+  auto& plans = table().plans;
+  for (auto entry = plans.begin(); entry != plans.end();)
+    if (predicate(*entry)) {
+      dropped.push_back(std::move(entry->second));
+      entry = plans.erase(entry);
+    } else {
+      ++entry;
+    }
+  if (!dropped.empty()) table().losses.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace
@@ -107,16 +118,14 @@ bool PlanInUse::known() const {
 
 void PlanInUse::remember(const Tensor& crow, const Tensor& col, const Tensor& plan) const {
   if (!key_) return;
-  Known known{{alias(crow), alias(col), alias(plan)}, 0};
+  Known known{{memory_of(crow), memory_of(col), memory_of(plan)}, 0};
+  erase_plans([](const auto& entry) { return entry.second.last_call + calls_until_forgotten < table().calls; });
   const std::lock_guard lock(table().mutex);
   known.last_call = table().calls;
-  std::erase_if(table().plans,
-                [](const auto& entry) { return entry.second.last_call + calls_until_forgotten < table().calls; });
-  table().plans.insert_or_assign(*key_, std::move(known));
+  table().plans.try_emplace(*key_, std::move(known));
 }
 
 void forget_plan(int64_t address) {
-  const std::lock_guard lock(table().mutex);
   erase_plans([&](const auto& entry) { return entry.first[plan_at] == address; });
 }
 

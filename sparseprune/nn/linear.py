@@ -1,6 +1,7 @@
 """``SparseLinear``: a drop-in for ``nn.Linear`` that stores and computes only the weights that were kept."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,11 @@ class SparseLinear(SparseLayer):
                 f"got x.shape {list(x.shape)}"
             )
         samples = x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), self.in_features)
-        y = ops.linear(samples, self.values, self.pattern, self.bias, self.batch_inner, self.relu)
+        # Not self.values, for which nn.Module takes a microsecond; unless it is parametrized.
+        own = self._parameters
+        values: Any = own["values"] if "values" in own else self.values
+        bias = own["bias"] if "bias" in own else self.bias
+        y = ops.linear(samples, values, self.pattern, bias, self.batch_inner, self.relu)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from bounds import assert_half_the_digits
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
