@@ -1,7 +1,6 @@
 """``SparseLinear``: a drop-in for ``nn.Linear`` that stores and computes only the weights that were kept."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +112,11 @@ class SparseLinear(SparseLayer):
         samples = x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), self.in_features)
         # Not self.values, for which nn.Module takes a microsecond; unless it is parametrized.
         own = self._parameters
-        values: Any = own["values"] if "values" in own else self.values
-        bias = own["bias"] if "bias" in own else self.bias
+        values, bias = own.get("values"), own.get("bias")
+        if values is None:
+            values = self.values
+        if bias is None:
+            bias = self.bias
         y = ops.linear(samples, values, self.pattern, bias, self.batch_inner, self.relu)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
