@@ -25,7 +25,7 @@ class PatternBuffers(nn.Module):
     col: Tensor
 
     _checked: Any  # what operators get: (crow, col, *plans)
-    _seen: tuple[Any, ...]  # what `_look_at` found when it was last compared with the buffers
+    _seen: tuple[Any, ...]  # the buffers, and their state, when they were last compared with it
     _seen_memory: tuple[Tensor, Tensor]
 
     @property
@@ -81,7 +81,7 @@ class PatternBuffers(nn.Module):
     def _write_buffers(self, pattern: Any) -> None:
         for name, numbers in (("crow", pattern[0]), ("col", pattern[1])):
             buffer = getattr(self, name)
-            if buffer.shape == numbers.shape and buffer.device == numbers.device:
+            if (buffer.shape, buffer.dtype, buffer.device) == (numbers.shape, numbers.dtype, numbers.device):
                 buffer.copy_(numbers)
             else:
                 setattr(self, name, numbers.clone())

@@ -234,6 +234,8 @@ class SparseLayer(PatternBuffers):
         own = [name for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None]
         given = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
         try:
+            if not {"crow", "col"} <= given.keys():
+                self._follow_buffers()
             pattern = self._check_given(given, local_metadata.get("assign_to_params_buffers", False))
         except (RuntimeError, TypeError, ValueError) as error:
             error_msgs.append(f"{prefix.removesuffix('.') or type(self).__name__}: {error}")
@@ -243,8 +245,8 @@ class SparseLayer(PatternBuffers):
             if shape != self.values.shape:
                 resize(self.values, shape, type(self).__name__, living_optimizers(error_msgs))
             self.values.grad = None
-            with torch.no_grad():
-                self._write_buffers(pattern)
+        with torch.no_grad():
+            self._write_buffers(pattern)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -131,8 +131,13 @@ def test_what_is_no_pattern_is_an_error(
         with pytest.raises(ValueError, match=message):
             use()
     # The way out: load_state_dict, of anything.
-    module.load_state_dict(other.state_dict())
-    assert_computes_like(module, other, kind)
+    for source in (other, layer(kind)):
+        module.load_state_dict(source.state_dict())
+        assert_computes_like(module, source, kind)
+        assert torch.equal(module.state_dict()["col"], source.col)
+        spoil(module)
+    module.load_state_dict(source.state_dict())
+    assert_computes_like(module, source, kind)
 
 
 def exponential_average(tensors: Callable[[nn.Module], Any], decay: float) -> Callable[..., None]:
