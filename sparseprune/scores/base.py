@@ -1,15 +1,17 @@
-"""What scores are computed from: prunable weights, batches, and a frozen, functional view of the model."""
+"""What scores are computed from: prunable weights and batches."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, Tensor]
+Masks = Mapping[str, Tensor]
+
+QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
@@ -25,8 +27,9 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
     Returns:
         ``{parameter name: parameter}``.
     Raises:
-        TypeError: ``model`` is not a module.
-        ValueError: ``exclude`` names nothing in the model, or a lazy layer has no weight yet.
+        TypeError: ``model`` is not a module, or a weight is complex.
+        ValueError: ``exclude`` names nothing in the model, a lazy layer has no weight yet, or a layer is
+            quantised.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"prunable: expected model to be a torch.nn.Module, got {type(model).__name__}")
@@ -38,8 +41,17 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
             "exclude: expected names of parameters or modules of the model, "
             f"got {', '.join(map(repr, unknown))}; see model.named_parameters() and model.named_modules()"
         )
+
+    def is_excluded(name: str) -> bool:
+        return any(name == out or name.startswith(f"{out}.") for out in excluded)
+
     names: dict[nn.Parameter, list[str]] = {}
     for prefix, module in modules.items():
+        if type(module).__module__.startswith(QUANTISED) and not is_excluded(prefix):
+            raise ValueError(
+                f"prunable: expected floating-point layers, got quantised {prefix!r} "
+                f"({type(module).__name__}); prune and train first and quantise afterwards, or exclude it"
+            )
         if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             continue
         name = f"{prefix}.weight" if prefix else "weight"
@@ -50,11 +62,14 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
             )
         if weight is not None:
             names.setdefault(weight, []).append(name)
-
-    def is_excluded(name: str) -> bool:
-        return any(name == out or name.startswith(f"{out}.") for out in excluded)
-
-    return {aliases[0]: weight for weight, aliases in names.items() if not any(map(is_excluded, aliases))}
+    found = {aliases[0]: weight for weight, aliases in names.items() if not any(map(is_excluded, aliases))}
+    for name, weight in found.items():
+        if weight.is_complex():
+            raise TypeError(
+                f"prunable: expected real weights, got {dtype_of(weight)} in {name!r}; "
+                f"exclude it: exclude=[{name!r}]"
+            )
+    return found
 
 
 def pairs(method: str, batches: Batches | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -83,90 +98,59 @@ def pairs(method: str, batches: Batches | None) -> Iterator[tuple[Tensor, Tensor
         )
 
 
+def parts(
+    method: str, batches: Batches | None, micro_batch_size: int | None
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Yield micro-batches of at most so many samples, each with its share of its batch; see :func:`pairs`."""
+    if micro_batch_size is not None and (
+        isinstance(micro_batch_size, bool) or not isinstance(micro_batch_size, int) or micro_batch_size < 1
+    ):
+        raise ValueError(
+            f"micro_batch_size: expected a number of samples, 1 or more, got {micro_batch_size!r}"
+        )
+    for x, target in pairs(method, batches):
+        if micro_batch_size is None or len(x) <= micro_batch_size:
+            yield x, target, 1.0
+            continue
+        if len(target) != len(x):
+            raise ValueError(
+                f"{method}: expected as many targets as inputs, to divide a batch, got {len(target)} targets "
+                f"and {len(x)} inputs"
+            )
+        for i in range(0, len(x), micro_batch_size):
+            rows = slice(i, i + micro_batch_size)
+            yield x[rows], target[rows], len(x[rows]) / len(x)
+
+
+def repeatable(batches: Batches | None) -> Batches | None:
+    """What can be iterated again: an iterator is held in memory as a list."""
+    return list(batches) if isinstance(batches, Iterator) else batches
+
+
 def _kind(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of ({', '.join(type(part).__name__ for part in value)})"
     return f"a {type(value).__name__}"
 
 
-@contextmanager
-def functional(
-    model: nn.Module, weights: dict[str, nn.Parameter], bn: str
-) -> Iterator[tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
-    """Give ``call(input)`` and the leaf tensors that stand in for ``weights`` in it.
+def dtype_of(tensor: Tensor) -> str:
+    """A tensor's dtype in error texts."""
+    return str(tensor.dtype).removeprefix("torch.")
 
-    The model runs on leaves that share the weights' memory, and on copies of everything else, so that
-    whatever a forward pass writes (running statistics, a renormalised embedding) and whatever autograd
-    accumulates is dropped.
+
+def numbers(seed: int, method: str) -> numpy.random.Generator:
+    """Random numbers of a method, independent of weights that torch or NumPy drew from the same seed.
+
+    Of weights drawn from the same numbers, the largest would be kept.
+
+    Raises:
+        ValueError: ``seed`` is negative.
     """
-    if bn not in ("train", "eval"):
-        raise ValueError(f'bn: expected "train" or "eval", got {bn!r}')
-    if not weights:
-        raise ValueError("scores: expected a model with Linear or Conv weights to score, found none")
-    device = next(iter(weights.values())).device
-    modes = [(module, module.training) for module in model.modules()]
-    cuda = [device] if device.type == "cuda" else []
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=cuda):
-        leaf_of = {weight: weight.detach().requires_grad_() for weight in weights.values()}
-        state = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        for name, parameter in model.named_parameters():
-            state[name] = leaf_of[parameter] if parameter in leaf_of else parameter.detach().clone()
-
-        def call(x: Tensor) -> Tensor:
-            return torch.func.functional_call(model, state, (x.to(device),))
-
-        try:
-            for module, _ in modes:
-                module.training = bn == "train" and isinstance(module, nn.modules.batchnorm._NormBase)
-            yield call, list(leaf_of.values())
-        finally:
-            for module, mode in modes:
-                module.training = mode
+    if seed < 0:
+        raise ValueError(f"{method}: expected seed >= 0, got {seed}")
+    return numpy.random.default_rng([*b"sparseprune", seed])
 
 
-def gradients(value: Tensor, leaves: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
-    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss: expected a scalar tensor that depends on the weights, got {shape}")
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
-
-
-def sum_of_gradients(
-    call: Callable[[Tensor], Tensor], leaves: list[Tensor], pairs: Iterator[tuple[Tensor, Tensor]], loss: Loss
-) -> list[Tensor]:
-    """Gradient at the leaves, summed with signs over the batches, in tensors that may be overwritten."""
-    total: list[Tensor] = []
-    for x, target in pairs:
-        g = gradients(loss(call(x), target.to(leaves[0].device)), leaves)
-        if total:
-            for total_l, g_l in zip(total, g, strict=True):
-                total_l.add_(g_l)
-        else:
-            total = _writable(g)
-    return total
-
-
-def _writable(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors themselves where in-place arithmetic is safe; autograd may return views, or one twice."""
-    owners: set[int] = set()
-    result = []
-    for tensor in tensors:
-        storage = tensor.untyped_storage().data_ptr()
-        dtype = torch.promote_types(tensor.dtype, torch.float32)
-        if tensor.is_contiguous() and storage not in owners:
-            result.append(tensor.to(dtype))
-        else:
-            result.append(tensor.to(dtype, memory_format=torch.contiguous_format, copy=True))
-        owners.add(storage)
-    return result
-
-
-def normalised(weights: dict[str, nn.Parameter], scores: list[Tensor]) -> Scores:
-    """Scores in float32, divided by the sum of all."""
-    scores = [score.detach().to(torch.float32) for score in scores]
-    total = sum(float(score.sum()) for score in scores)
-    # All zero stays all zero; selection refuses scores that are not finite, with their name.
-    if 0 < total < math.inf:
-        for score in scores:
-            score.div_(total)
-    return dict(zip(weights, scores, strict=True))
+def score_dtype(weight: Tensor) -> torch.dtype:
+    """float64 for weights in float64, else float32."""
+    return torch.promote_types(weight.dtype, torch.float32)

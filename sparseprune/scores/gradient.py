@@ -5,16 +5,8 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import (
-    Batches,
-    Loss,
-    Scores,
-    functional,
-    normalised,
-    pairs,
-    prunable,
-    sum_of_gradients,
-)
+from sparseprune.scores.base import Batches, Loss, Masks, Scores, parts, prunable
+from sparseprune.scores.frozen import functional, normalised, sum_of_gradients
 
 
 def gradient(
@@ -24,6 +16,8 @@ def gradient(
     *,
     bn: str = "train",
     exclude: Iterable[str] = (),
+    masks: Masks | None = None,
+    micro_batch_size: int | None = None,
 ) -> Scores:
     """Score weights by the normalised magnitude of their gradient, |g| / Σ|g|.
 
@@ -32,12 +26,12 @@ def gradient(
     sums). Σ runs over all prunable weights.
 
     Args:
-        model, batches, loss, bn, exclude: see :mod:`sparseprune.scores`; what is excluded does not count in
-        Σ.
+        model, batches, loss, bn, exclude, masks, micro_batch_size: see :mod:`sparseprune.scores`; what is
+            excluded does not count in Σ.
     Returns, raises:
         see :mod:`sparseprune.scores`.
     """
     weights = prunable(model, exclude)
-    with functional(model, weights, bn) as (call, leaves):
-        g = sum_of_gradients(call, leaves, pairs("gradient", batches), loss)
-        return normalised(weights, [g_l.abs_() for g_l in g])
+    with functional(model, weights, bn, masks=masks) as frozen:
+        g = sum_of_gradients(frozen, parts("gradient", batches, micro_batch_size), loss)
+        return normalised(frozen, [g_l.abs_() for g_l in g])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Scores, prunable
+from sparseprune.scores.base import Batches, Loss, Scores, prunable, score_dtype
 
 
 def magnitude(
@@ -23,4 +23,7 @@ def magnitude(
     Returns:
         see :mod:`sparseprune.scores`.
     """
-    return {name: weight.detach().abs().float() for name, weight in prunable(model, exclude).items()}
+    return {
+        name: weight.detach().abs().to(score_dtype(weight))
+        for name, weight in prunable(model, exclude).items()
+    }

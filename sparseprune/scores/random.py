@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Scores, prunable
+from sparseprune.scores.base import Batches, Loss, Scores, numbers, prunable
 
 
 def random(
@@ -26,14 +26,11 @@ def random(
         seed: seed of the noise, 0 or more; the same seed gives the same scores on every device. They are
             independent of weights that torch or NumPy drew from the same seed.
     Returns:
-        see :mod:`sparseprune.scores`.
+        ``{parameter name: float32 tensor of the weight's shape}``.
     Raises:
         ValueError: ``seed`` is negative.
     """
-    if seed < 0:
-        raise ValueError(f"random: expected seed >= 0, got {seed}")
-    # Not torch's numbers of this seed: of weights drawn from the same ones, the largest would be kept.
-    generator = numpy.random.default_rng([*b"sparseprune", seed])
+    generator = numbers(seed, "random")
     return {
         name: torch.from_numpy(generator.random(tuple(weight.shape), dtype=numpy.float32)).to(weight.device)
         for name, weight in prunable(model, exclude).items()
