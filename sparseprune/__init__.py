@@ -1,6 +1,7 @@
 """Prune a network before training, then train and run it faster than dense."""
 
 from sparseprune import ops, scores
+from sparseprune._controls import Control, controls
 from sparseprune._prune import prune
 from sparseprune._sparsify import densify, sparsify
 from sparseprune._summary import Summary, summary
@@ -11,12 +12,14 @@ from sparseprune.select.apply import apply_masks, rescale_weights
 from sparseprune.select.topk import topk_masks
 
 __all__ = [
+    "Control",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",
     "Summary",
     "__version__",
     "apply_masks",
+    "controls",
     "densify",
     "jit",
     "ops",

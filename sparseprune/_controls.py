@@ -1,0 +1,123 @@
+"""Controls: what of a mask matters, its places or only how many weights each layer keeps?"""
+
+import copy
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from sparseprune.format.bsr import check_mask, largest_block
+from sparseprune.scores.base import numbers
+
+
+class Control(NamedTuple):
+    """A network and masks, to be trained in place of the pruned network.
+
+    Attributes:
+        model: the network; the given one itself where its weights stay.
+        masks: ``{parameter name: bool tensor}``, True = keep.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+
+
+def controls(
+    masks: Mapping[str, Tensor],
+    model: nn.Module,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> dict[str, Control]:
+    """Give the networks that a pruned one should be compared with; every layer keeps as many weights in each.
+
+    - ``"shuffled"``: each layer's mask in a random order. If it trains as well, only the layers' densities
+      matter.
+    - ``"reinitialised"``: the masks as they are, on other initial weights: each layer's own in a random
+      order, which is a fresh draw for weights that were drawn independently.
+    - ``"inverted"``: the weights that the method ranks last: those with the lowest ``scores``, or without
+      them a random choice among the removed ones (all of these and some others, where more are kept).
+    - ``"random"``: fresh random masks of the same densities: as "shuffled" in distribution, another draw.
+
+    Blocks of V × 1 that a layer's mask is made of stay whole. All are drawn anew from ``seed``.
+
+    Args:
+        masks: ``{parameter name: bool tensor of the weight's shape}``, as :func:`sparseprune.prune` gives.
+        model: the network that they were made for, at its initial weights; left untouched.
+        scores: scores that the masks were made of, higher = keep.
+        seed: seed of all random choices, 0 or more.
+    Returns:
+        ``{"shuffled" | "reinitialised" | "inverted" | "random": (model, masks)}``.
+    Raises:
+        TypeError: a mask is not a bool tensor.
+        ValueError: a name is not a parameter of the model, a shape differs, or a score is missing.
+    Reference:
+        Frankle, Dziugaite, Roy, Carbin, "Pruning neural networks at initialization: why are we missing the
+        mark?", 2021, arXiv:2009.08576, section 5.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(
+                f"controls: expected names of the model's parameters, got {name!r}; "
+                "were the masks made for another model?"
+            )
+        check_mask(mask, parameters[name].shape, f"controls: {name!r}")
+        if scores is not None and (name not in scores or scores[name].shape != mask.shape):
+            raise ValueError(
+                f"controls: expected scores of every mask's shape, got none of {list(mask.shape)} "
+                f"for {name!r}"
+            )
+    generator = numbers(seed, "controls")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for name in masks:
+            weight = other.get_parameter(name)
+            weight.copy_(_reordered(weight.flatten(), generator).view_as(weight))
+    return {
+        "shuffled": Control(model, {n: _shuffled(mask, generator) for n, mask in masks.items()}),
+        "reinitialised": Control(other, {n: mask.clone() for n, mask in masks.items()}),
+        "inverted": Control(
+            model,
+            {n: _inverted(m, None if scores is None else scores[n], generator) for n, m in masks.items()},
+        ),
+        "random": Control(model, {n: _shuffled(mask, generator) for n, mask in masks.items()}),
+    }
+
+
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Each layer's mask in a random order; the blocks of V × 1 that it is made of stay whole."""
+    generator = numbers(seed, "shuffled")
+    return {name: _shuffled(mask, generator) for name, mask in masks.items()}
+
+
+def _reordered(values: Tensor, generator: numpy.random.Generator) -> Tensor:
+    return values[torch.from_numpy(generator.permutation(len(values))).to(values.device)]
+
+
+def _shuffled(mask: Tensor, generator: numpy.random.Generator) -> Tensor:
+    blocks, rows = _blocks(mask)
+    return _whole(_reordered(blocks, generator), rows, mask)
+
+
+def _inverted(mask: Tensor, score: Tensor | None, generator: numpy.random.Generator) -> Tensor:
+    blocks, rows = _blocks(mask)
+    if score is None:
+        # Any order among the removed, and among the kept after them.
+        worth = torch.from_numpy(generator.random(len(blocks))).to(mask.device) + blocks
+    else:
+        worth = score.detach().flatten(1).unflatten(0, (-1, rows)).double().mean(1).flatten()
+    lowest = worth.argsort(stable=True)[: int(blocks.sum())]
+    return _whole(torch.zeros_like(blocks).index_fill(0, lowest, True), rows, mask)
+
+
+def _blocks(mask: Tensor) -> tuple[Tensor, int]:
+    """The blocks of a mask, flat, and their rows V."""
+    rows = largest_block(mask.flatten(1))
+    return mask.flatten(1)[::rows].flatten(), rows
+
+
+def _whole(blocks: Tensor, rows: int, mask: Tensor) -> Tensor:
+    return blocks.view(len(mask) // rows, -1).repeat_interleave(rows, 0).view_as(mask)
