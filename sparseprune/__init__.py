@@ -5,6 +5,7 @@ from sparseprune._controls import Control, controls
 from sparseprune._prune import prune
 from sparseprune._sparsify import densify, sparsify
 from sparseprune._summary import Summary, summary
+from sparseprune._ticket import Ticket, TicketRound, lottery_ticket
 from sparseprune._version import __version__
 from sparseprune.build import jit
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
@@ -17,11 +18,14 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "Summary",
+    "Ticket",
+    "TicketRound",
     "__version__",
     "apply_masks",
     "controls",
     "densify",
     "jit",
+    "lottery_ticket",
     "ops",
     "prune",
     "rescale_weights",

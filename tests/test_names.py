@@ -7,11 +7,21 @@ import sparseprune as sp
 
 
 def test_public_names() -> None:
-    for name in ("prune", "sparsify", "densify", "apply_masks", "rescale_weights", "summary", "topk_masks"):
+    for name in (
+        "prune",
+        "sparsify",
+        "densify",
+        "apply_masks",
+        "rescale_weights",
+        "summary",
+        "topk_masks",
+        "controls",
+        "lottery_ticket",
+    ):
         assert callable(getattr(sp, name))
     for name in ("SparseLinear", "SparseConv1d", "SparseConv2d"):
         assert isinstance(getattr(sp, name), type)
-    for name in ("random", "magnitude", "gradient", "snip", "grasp"):
+    for name in sp.scores.METHODS:
         assert callable(getattr(sp.scores, name))
     for name in ("spmm", "spmm_t", "sddmm", "spmm_backward", "linear", "plans", "info", "has_kernels"):
         assert callable(getattr(sp.ops, name))

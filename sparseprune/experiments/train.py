@@ -12,7 +12,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,8 @@ class TrainResult:
 
     Attributes:
         accuracy: fraction of the test samples that the model got right at the end.
-        epochs: passes over the training data, a fraction where the time ended within one.
-        steps: optimizer steps.
+        epochs: passes over the training data since step 0, a fraction where the training ended within one.
+        steps: optimizer steps of this run.
         seconds: wall-clock time of the whole loop, data included, evaluation excluded.
         evaluation_seconds: wall-clock time of all evaluations.
         step_seconds: median time of one step, its data included.
@@ -99,6 +99,8 @@ def train(
     optimizer: str = "adam",
     lr: float | None = None,
     seed: int = 0,
+    start: int = 0,
+    stop: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[float], None] | None = None,
 ) -> TrainResult:
@@ -116,8 +118,10 @@ def train(
         optimizer: one of `OPTIMIZERS`, "adam" or "sgd".
         lr: learning rate at the start; the optimizer's default when None.
         seed: seed of the order of the samples.
+        start, stop: first step of the run and the one before which it ends, of those of `epochs`; samples and
+            learning rates are those of a run of all steps. The optimizer starts anew.
         clock: function that returns seconds; replaced in tests.
-        on_progress: function that is called after every step with the part done, 0 ... 1.
+        on_progress: function that is called after every step with the part of the run that is done, 0 ... 1.
     Returns:
         the figures of the run; the model is left trained, in training mode, with its last gradients.
     Raises:
@@ -135,31 +139,42 @@ def train(
     order = torch.Generator().manual_seed(seed)
     updates = _optimizer(model, optimizer, lr)
     steps_per_epoch = math.ceil(len(data.train_x) / batch_size) if batch_size > 0 else 0
+    # 1 with a batch size of which batches() says what is wrong.
+    steps = 0 if epochs is None else epochs * max(steps_per_epoch, 1)
+    stop = steps if stop is None else stop
+    if (start, stop) != (0, steps) and not 0 <= start < stop <= steps:
+        raise ValueError(
+            f"train: expected 0 <= start < stop <= {steps} (steps of its epochs), got {start} and {stop}"
+        )
+    samples = _rest_of_pass(data, batch_size, order, *divmod(start, max(steps_per_epoch, 1)))
     step_seconds: list[float] = []
     curve: list[CurvePoint] = []
-    evaluation_seconds = elapsed = done = 0.0
+    evaluation_seconds = elapsed = part = 0.0
+    # Done of the whole schedule; `part` is that of this run.
+    done = start / steps if steps else 0.0
     model.train()
-    start = stamp = clock()
-    while done < 1:
-        for x, y in batches(data.train_x, data.train_y, batch_size, order):
+    begin = stamp = clock()
+    while part < 1:
+        for x, y in samples:
             for group in updates.param_groups:
                 group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
             _step(model, updates, x, y)
             now = clock()
             step_seconds.append(now - stamp)
             stamp = now
-            elapsed = now - start - evaluation_seconds
-            if epochs is not None:
-                done = len(step_seconds) / (epochs * steps_per_epoch)
+            elapsed = now - begin - evaluation_seconds
+            if seconds is None:
+                done = (start + len(step_seconds)) / steps
+                part = len(step_seconds) / (stop - start)
             else:
-                assert seconds is not None
-                done = min(elapsed / seconds, 1.0)
+                done = part = min(elapsed / seconds, 1.0)
             if on_progress is not None:
-                on_progress(done)
-            if done >= 1:
+                on_progress(part)
+            if part >= 1:
                 break
         accuracy = evaluate(model, data.test_x, data.test_y)
-        curve.append(CurvePoint(len(step_seconds) / steps_per_epoch, elapsed, accuracy))
+        curve.append(CurvePoint((start + len(step_seconds)) / steps_per_epoch, elapsed, accuracy))
+        samples = batches(data.train_x, data.train_y, batch_size, order)
         now = clock()
         evaluation_seconds += now - stamp
         stamp = now
@@ -258,6 +273,19 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
         "optimizer": sum(v.nbytes for v in state),
         "buffers": sum(t.nbytes for t in (*model.buffers(), *checked)),
     }
+
+
+def _rest_of_pass(
+    data: Dataset, batch_size: int, order: torch.Generator, passes: int, skipped: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches that are left after so many passes over the data and so many batches."""
+    for _ in range(passes):
+        # The first batch draws the order of its pass.
+        next(batches(data.train_x, data.train_y, batch_size, order))
+    samples = batches(data.train_x, data.train_y, batch_size, order)
+    for _ in range(skipped):
+        next(samples)
+    return samples
 
 
 def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
