@@ -10,6 +10,7 @@ from sparseprune._version import __version__
 from sparseprune.build import jit
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
 from sparseprune.select.apply import apply_masks, rescale_weights
+from sparseprune.select.overlap import overlap
 from sparseprune.select.topk import topk_masks
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "jit",
     "lottery_ticket",
     "ops",
+    "overlap",
     "prune",
     "rescale_weights",
     "scores",

@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseprune import ops
+from sparseprune._sparsify import densify
 from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.flops import kept_weights
 from sparseprune.format.bsr import largest_block
 from sparseprune.nn.kinds import Sparse
 from sparseprune.nn.masked import DenseLayer, Masked
+from sparseprune.scores.paths import NoPathsError, dead_units, live
+
+TOTALS = ("weights", "kept", "sparsity", "flops", "bytes", "alive", "dead_units", "effective_sparsity")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class SummaryRow:
     bytes: int | None
     computes: str
     choice: str = ""
+    # Kept weights on a path from the input to the output, and output units without any; None where paths are
+    # unknown.
+    alive: int | None = None
+    dead_units: int | None = None
 
     @property
     def sparsity(self) -> float:
@@ -44,6 +52,8 @@ class Summary:
     """Rows and totals; ``str()`` is a table, ``to_dict()`` is JSON-able."""
 
     rows: list[SummaryRow]
+    # Why it is unknown which weights are alive; None where nobody asked, empty where it is known.
+    why_unknown: str | None = None
 
     @property
     def weights(self) -> int:
@@ -65,28 +75,39 @@ class Summary:
     def bytes(self) -> int | None:
         return _total([row.bytes for row in self.rows])
 
+    @property
+    def alive(self) -> int | None:
+        return _total([row.alive for row in self.rows])
+
+    @property
+    def dead_units(self) -> int | None:
+        return _total([row.dead_units for row in self.rows])
+
+    @property
+    def effective_sparsity(self) -> float | None:
+        """Fraction of the weights that are removed or on no path from the input to the output."""
+        if self.alive is None:
+            return None
+        return 1 - self.alive / self.weights if self.weights else 0.0
+
     def to_dict(self) -> dict[str, Any]:
-        totals = {k: getattr(self, k) for k in ("weights", "kept", "sparsity", "flops", "bytes")}
+        totals = {k: getattr(self, k) for k in TOTALS}
         return {"layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows], **totals}
 
     def __str__(self) -> str:
-        head = ("layer", "shape", "block", "weights", "kept", "sparsity", "FLOPs", "bytes", "computes")
-        lines = [head] + [
-            (
-                row.name,
-                "x".join(map(str, row.shape)),
-                row.block,
-                f"{row.weights:,}",
-                f"{row.kept:,}",
-                f"{row.sparsity:.2%}",
-                _count(row.flops),
-                _count(row.bytes),
-                row.computes + (f" ({row.choice})" if row.choice else ""),
+        paths = self.why_unknown is not None
+        head = ["layer", "shape", "block", "weights", "kept", "sparsity"]
+        head += ["alive", "dead units"] * paths + ["FLOPs", "bytes", "computes"]
+        lines = [head]
+        for row in self.rows:
+            line = [row.name, "x".join(map(str, row.shape)), row.block, f"{row.weights:,}", f"{row.kept:,}"]
+            line += [f"{row.sparsity:.2%}", *[_count(row.alive), _dead(row)] * paths, _count(row.flops)]
+            lines.append(
+                [*line, _count(row.bytes), row.computes + (f" ({row.choice})" if row.choice else "")]
             )
-            for row in self.rows
-        ]
-        total = ("total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}")
-        lines.append((*total, _count(self.flops), _count(self.bytes), ""))
+        total = ["total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}"]
+        total += [_count(self.alive), _count(self.dead_units)] * paths
+        lines.append([*total, _count(self.flops), _count(self.bytes), ""])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = ["<" if i in (0, 1, 2, len(head) - 1) else ">" for i in range(len(head))]
         table = [
@@ -94,21 +115,40 @@ class Summary:
             for line in lines
         ]
         rule = "-" * len(table[0])
-        return "\n".join(line.rstrip() for line in (table[0], rule, *table[1:-1], rule, table[-1]))
+        notes = [self._note()] if paths else []
+        return "\n".join(line.rstrip() for line in (table[0], rule, *table[1:-1], rule, table[-1], *notes))
+
+    def _note(self) -> str:
+        if self.effective_sparsity is None:
+            return f"alive: unknown{f' ({self.why_unknown})' if self.why_unknown else ''}"
+        note = f"effective sparsity {self.effective_sparsity:.2%}: what is on no path counts as removed"
+        dead = [row.name for row in self.rows if row.alive == 0 < row.weights]
+        if dead and self.alive == 0:
+            return note + "; there is none: the network is cut"
+        return note + (f"; dead layers: {', '.join(dead)}" if dead else "")
 
 
 def summary(
-    model_or_masks: nn.Module | Mapping[str, Tensor], *, input_size: Sequence[int] | None = None
+    model_or_masks: nn.Module | Mapping[str, Tensor],
+    *,
+    input_size: Sequence[int] | None = None,
+    model: nn.Module | None = None,
 ) -> Summary:
     """A printable table of every prunable layer: shape, block, kept, FLOPs, bytes, how it computes.
+
+    With ``input_size`` also what is alive: how many of the kept weights lie on a path from the input to the
+    output, and how many output units no such weight leads to; see :func:`sparseprune.scores.paths.live`. The
+    *effective sparsity* counts the others as removed. Where paths cannot be followed through a model, the
+    table says so.
 
     Args:
         model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
         input_size: shape of one sample that the model takes, such as (3, 32, 32), with which the FLOPs of
-            convolutions are counted: a copy of the model runs once.
+            convolutions and the paths are counted: a copy of the model runs.
+        model: the dense model that masks belong to; with ``input_size``.
     Raises:
         TypeError: neither a module nor a mapping of bool tensors.
-        ValueError: the model does not take such samples.
+        ValueError: the model does not take such samples; of ``model`` and ``input_size`` masks got one alone.
     """
     if isinstance(model_or_masks, nn.Module):
         calls = {} if input_size is None else record_calls(model_or_masks, input_size, "summary")
@@ -117,11 +157,50 @@ def summary(
             for name, module in model_or_masks.named_modules()
             if isinstance(module, Sparse | Masked | DenseLayer)
         ]
-        return Summary(rows)
+        return Summary(rows) if input_size is None else _with_paths(rows, model_or_masks, {}, input_size)
     given = model_or_masks
     if not isinstance(given, Mapping) or not all(isinstance(mask, Tensor) for mask in given.values()):
         raise TypeError(f"summary: expected a model or a mapping of masks, got {type(given).__name__}")
-    return Summary([_row_of_mask(name, mask) for name, mask in given.items()])
+    if (model is None) != (input_size is None):
+        one, other = ("input_size", "model") if model is None else ("model", "input_size")
+        raise ValueError(
+            f"summary: expected both model and input_size beside masks, got {one} without {other}"
+        )
+    of_masks = [_row_of_mask(name, mask) for name, mask in given.items()]
+    if model is None or input_size is None:
+        return Summary(of_masks)
+    record_calls(model, input_size, "summary")
+    return _with_paths(of_masks, model, given, input_size)
+
+
+def _with_paths(
+    rows: list[SummaryRow], model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int]
+) -> Summary:
+    """The rows with what is alive in them, or why that is unknown."""
+    own = {
+        f"{name}.weight" if name else "weight": module.mask
+        for name, module in model.named_modules()
+        if isinstance(module, Sparse | Masked)
+    }
+    try:
+        dense = _dense(model) if own else model
+        alive = live(dense, {**own, **masks}, input_size)
+    except NoPathsError as error:
+        return Summary(rows, str(error))
+    # A weight that layers share has one mask, and a row for each of them.
+    names = dict(dense.named_parameters(remove_duplicate=False))
+    known: dict[nn.Parameter | None, dict[str, Any]] = {
+        names[name]: {"alive": int(of.sum()), "dead_units": dead}
+        for (name, of), dead in zip(alive.items(), dead_units(alive).values(), strict=True)
+    }
+    return Summary([replace(row, **known.get(names.get(row.name), {})) for row in rows], "")
+
+
+def _dense(model: nn.Module) -> nn.Module:
+    try:
+        return densify(model)
+    except ValueError as error:
+        raise NoPathsError(str(error)) from error
 
 
 def _row_of_mask(name: str, mask: Tensor) -> SummaryRow:
@@ -153,6 +232,11 @@ def _flops(shape: tuple[int, ...], kept: int, calls: list[Call] | None) -> int |
 def _total(numbers: list[int | None]) -> int | None:
     known = [n for n in numbers if n is not None]
     return sum(known) if len(known) == len(numbers) else None
+
+
+def _dead(row: SummaryRow) -> str:
+    """Dead units; "all" of them where the layer is cut."""
+    return f"all {row.dead_units:,}" if row.alive == 0 < row.weights else _count(row.dead_units)
 
 
 def _count(n: int | None) -> str:

@@ -136,9 +136,131 @@ def test_summary_is_jsonable() -> None:
     model, masks = network()
     for given in (model, masks, sp.sparsify(model, masks, layers="sparse"), nn.ReLU(), {}):
         result = json.loads(json.dumps(sp.summary(given).to_dict(), allow_nan=False))
-        assert set(result) == {"layers", "weights", "kept", "sparsity", "flops", "bytes"}
+        totals = {
+            "weights",
+            "kept",
+            "sparsity",
+            "flops",
+            "bytes",
+            "alive",
+            "dead_units",
+            "effective_sparsity",
+        }
+        assert set(result) == {"layers", *totals}
         assert sum(layer["kept"] for layer in result["layers"]) == result["kept"]
         assert all(0 <= layer["sparsity"] <= 1 for layer in result["layers"])
+
+
+def cut_network() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """The second layer uses half of the first, and a third of it leads on."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    masks = {name: torch.zeros(p.shape).bool() for name, p in model.named_parameters() if p.dim() > 1}
+    masks["0.weight"][:] = True
+    masks["2.weight"][:, :2] = True
+    masks["4.weight"][:, :2] = True
+    return model, masks
+
+
+@pytest.mark.parametrize("layers", ["masks", "sparse", "dense"])
+def test_summary_tells_what_is_alive(layers: str) -> None:
+    model, masks = cut_network()
+    if layers == "masks":
+        result = sp.summary(masks, model=model, input_size=(4,))
+    else:
+        result = sp.summary(sp.sparsify(model, masks, layers=layers), input_size=(4,))
+    assert [(row.kept, row.alive, row.dead_units) for row in result.rows] == [
+        (16, 8, 2),
+        (12, 4, 4),
+        (4, 4, 0),
+    ]
+    assert (result.kept, result.alive, result.dead_units) == (32, 16, 6)
+    assert result.effective_sparsity == 1 - 16 / 52
+    assert result.to_dict()["effective_sparsity"] == 1 - 16 / 52
+    assert [row["alive"] for row in result.to_dict()["layers"]] == [8, 4, 4]
+
+
+def test_summary_shows_what_is_alive_and_marks_dead_layers() -> None:
+    class Main(nn.Module):
+        def __init__(self, main: nn.Module) -> None:
+            super().__init__()
+            self.main, self.side = main, nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.main(x)
+
+    model, masks = cut_network()
+    model = Main(model)
+    masks = {f"main.{name}": mask for name, mask in masks.items()}
+    assert str(sp.summary(sp.sparsify(model, masks, layers="dense"), input_size=(4,))).split("\n") == [
+        "layer          shape  block  weights  kept  sparsity  alive  dead units  FLOPs  bytes  computes",
+        "-----------------------------------------------------------------------------------------------------"
+        "-----------",
+        "main.0.weight  4x4    4x1         16    16     0.00%      8           2     32     80  "
+        "dense, masked (asked for)",
+        "main.2.weight  6x4    2x1         24    12    50.00%      4           4     24    120  "
+        "dense, masked (asked for)",
+        "main.4.weight  2x6    2x1         12     4    66.67%      4           0      8     60  "
+        "dense, masked (asked for)",
+        "side.weight    2x4                 8     8     0.00%      0       all 2     16     32  dense",
+        "-----------------------------------------------------------------------------------------------------"
+        "-----------",
+        "total                             60    40    33.33%     16           8     80    292",
+        "effective sparsity 73.33%: what is on no path counts as removed; dead layers: side.weight",
+    ]
+
+
+def test_summary_says_where_a_network_is_cut() -> None:
+    model, masks = cut_network()
+    masks["2.weight"][:] = False
+    result = sp.summary(masks, model=model, input_size=(4,))
+    assert [row.alive for row in result.rows] == [0, 0, 0]
+    assert result.effective_sparsity == 1.0
+    assert str(result).endswith("counts as removed; there is none: the network is cut")
+
+
+def test_summary_of_a_shared_weight_counts_it_in_both_rows() -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    rows = sp.summary(nn.Sequential(first, second), input_size=(2,)).rows
+    assert [row.alive for row in rows] == [4, 4]
+
+
+def test_summary_says_why_it_is_unknown_what_is_alive() -> None:
+    class Largest(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.max(1, keepdim=True).values
+
+    result = sp.summary(nn.Sequential(nn.Linear(2, 2), Largest()), input_size=(2,))
+    assert [row.alive for row in result.rows] == [None]
+    assert (result.alive, result.dead_units, result.effective_sparsity) == (None, None, None)
+    *_, total, note = str(result).split("\n")
+    assert total.split() == ["total", "4", "4", "0.00%", "-", "-", "8", "16"]
+    assert note.startswith("alive: unknown (live: expected a model through which paths can be followed")
+    assert note.endswith("got Sequential: no paths can be counted through torch's max)")
+
+
+def test_summary_leaves_the_model_as_it_is() -> None:
+    model, masks = cut_network()
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    before = {name: x.clone() for name, x in sparse.state_dict().items()}
+    kinds = [type(module) for module in sparse.modules()]
+    sp.summary(sparse, input_size=(4,))
+    assert [type(module) for module in sparse.modules()] == kinds
+    assert all(torch.equal(x, before[name]) for name, x in sparse.state_dict().items())
+
+
+def test_summary_of_masks_refuses_half_of_what_paths_need() -> None:
+    model, masks = cut_network()
+    with pytest.raises(
+        ValueError, match="both model and input_size beside masks, got model without input_size"
+    ):
+        sp.summary(masks, model=model)
+    with pytest.raises(ValueError, match="beside masks, got input_size without model"):
+        sp.summary(masks, input_size=(4,))
+    with pytest.raises(ValueError, match=r"summary: expected input_size to be .* got \(5,\)"):
+        sp.summary(masks, model=model, input_size=(5,))
+    with pytest.raises(ValueError, match="live: expected names of the model's parameters, got 'x'"):
+        sp.summary({"x": masks["0.weight"]}, model=model, input_size=(4,))
 
 
 def test_summary_of_nothing() -> None:

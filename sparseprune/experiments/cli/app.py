@@ -16,7 +16,9 @@ from sparseprune.experiments.cli.cost import cost
 from sparseprune.experiments.cli.frontier import frontier
 from sparseprune.experiments.cli.info import info
 from sparseprune.experiments.cli.prune import prune
+from sparseprune.experiments.cli.show import show
 from sparseprune.experiments.cli.tables import shown
+from sparseprune.experiments.cli.ticket import ticket
 from sparseprune.experiments.cli.train import train
 
 
@@ -47,6 +49,8 @@ app.command()(train)
 app.command()(compare)
 app.command()(cost)
 app.command()(frontier)
+app.command()(ticket)
+app.command()(show)
 app.command()(info)
 # Its options are those of the suite, help included.
 app.command(

@@ -1,0 +1,1 @@
+"""What masks keep, layer by layer: numbers, and a picture."""
