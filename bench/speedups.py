@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -26,8 +26,8 @@ from sparseprune.cost import machine
 from sparseprune.cost.flops import flops_per_step
 from sparseprune.cost.speedup import TimedMasks
 from sparseprune.experiments import models
-from sparseprune.experiments.cli.options import parse_block_or_auto
-from sparseprune.experiments.networks import block_text
+from sparseprune.experiments.cli.options import parse_block_or_name
+from sparseprune.experiments.networks import Block, block_text
 from sparseprune.format import files
 
 # Time budget for each network and block.
@@ -82,7 +82,7 @@ def main(
     lines = [
         cells
         for name in networks.split(",")
-        for block in map(parse_block_or_auto, blocks.split(","))
+        for block in map(parse_block_or_name, blocks.split(","))
         for cells in measure(name, block, speedups)
     ]
     facts = machine.facts()
@@ -94,7 +94,7 @@ def main(
         files.write(out, text)
 
 
-def measure(name: str, block: tuple[int, int] | Literal["auto"], targets: list[float]) -> Iterator[list[str]]:
+def measure(name: str, block: Block, targets: list[float]) -> Iterator[list[str]]:
     """A row of the table for each target."""
     setting = SETTINGS[name]
     dense = models.build(models.Network(name, setting.sample, CLASSES), 0)
@@ -134,12 +134,7 @@ def measure(name: str, block: tuple[int, int] | Literal["auto"], targets: list[f
         ]
 
 
-def _prune(
-    dense: nn.Module,
-    batches: list[tuple[Tensor, Tensor]],
-    block: tuple[int, int] | Literal["auto"],
-    target: float,
-) -> Pruned:
+def _prune(dense: nn.Module, batches: list[tuple[Tensor, Tensor]], block: Block, target: float) -> Pruned:
     x, _ = batches[0]
     start = time.perf_counter()
     try:

@@ -2,6 +2,7 @@
 
 from sparseprune import ops, scores
 from sparseprune._controls import Control, controls
+from sparseprune._group import group_rows
 from sparseprune._prune import prune
 from sparseprune._sparsify import densify, sparsify
 from sparseprune._summary import Summary, summary
@@ -25,6 +26,7 @@ __all__ = [
     "apply_masks",
     "controls",
     "densify",
+    "group_rows",
     "jit",
     "lottery_ticket",
     "ops",

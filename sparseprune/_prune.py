@@ -1,25 +1,32 @@
 """Prune a network before training: score, then select."""
 
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseprune import scores
+from sparseprune._collapse import living_floor
 from sparseprune._sparsify import sparsify
 from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import check_batch_size, measured_costs, same_dense
 from sparseprune.cost.speedup import masks_for
-from sparseprune.scores.base import pairs
+from sparseprune.scores.base import pairs, repeatable
+from sparseprune.scores.ranks import same_on_all_ranks
 from sparseprune.select import budget, quotas
 from sparseprune.select.blocks import Blocks, check_blocks
+from sparseprune.select.patterns import NofM, Pattern, check_n_of_m, check_pattern, fan_in, n_of_m
 from sparseprune.select.quotas import Scope
+from sparseprune.select.rounds import in_rounds, sparsity_after
+from sparseprune.select.targets import check_block_for, check_targets
 
 SPARSITY = 0.9  # where no target is named
+# From scores, and the part of the rounds that is done, to masks.
+Choose = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
 AUTO_BLOCKS = (1, 4, 16)  # each is timed in each layer
 
 
@@ -35,13 +42,17 @@ def prune(
     batch_size: int = 128,
     cost_exponent: float = budget.EXPONENT,
     scope: Scope = "global",
-    block: tuple[int, int] | Literal["auto"] = (1, 1),
+    block: tuple[int, int] | Literal["auto", "channel"] = (1, 1),
+    pattern: str | None = None,
+    keep: str | Iterable[str] = (),
     rounds: int | None = None,
+    preset: str = "paper",
     loss: scores.Loss = F.cross_entropy,
     exclude: Iterable[str] = (),
     seed: int = 0,
     bn: str | None = None,
     temperature: float | None = None,
+    micro_batch_size: int | None = None,
     min_per_layer: int = 0,
     allow_empty: bool = False,
 ) -> dict[str, Tensor]:
@@ -52,10 +63,15 @@ def prune(
     for a weight of an early convolution, used at a thousand positions, costs a thousand times one of a
     linear layer. The model is left untouched; give the masks to ``sparsify`` or ``apply_masks``.
 
+    Under torch.distributed every rank must call this, with its own batches: scores are summed over the ranks,
+    and all get the same masks, bit for bit.
+
     Args:
         model: the network, at its initialisation.
-        batches: iterable of (input, target) to score on; ``"random"`` and ``"magnitude"`` need none.
-        method: ``"random"``, ``"magnitude"``, ``"gradient"``, ``"snip"`` or ``"grasp"`` (see
+        batches: iterable of (input, target) to score on; ``"random"`` and ``"magnitude"`` need none, nor does
+            ``"synflow"`` with ``input_size``.
+        method: ``"random"``, ``"magnitude"``, ``"gradient"``, ``"snip"``, ``"iter_snip"``, ``"force"``,
+            ``"grasp"``, ``"grasp_abs"``, ``"synflow"``, ``"prospr"`` or ``"ntk_sap"`` (see
             ``sparseprune.scores``), or a function of your own, ``(model, batches, loss)`` to
             ``{parameter name: score}``, higher = keep.
         sparsity: fraction of the prunable weights that is removed, in [0, 1); 0.9 where no target is named.
@@ -66,27 +82,49 @@ def prune(
             ``sparsify`` makes of the masks is timed and the budget corrected, up to twice; the masks have it
             as ``masks.speedup``. Where the closest masks fall short by more than 10 %, a RuntimeWarning says
             by how much and why.
-        input_size: shape of one sample, for ``flops`` and ``speedup``; by default that of the first of
-            ``batches``.
+        input_size: shape of one sample, for ``flops``, ``speedup`` and ``"synflow"``; by default that of the
+            first of ``batches``.
         batch_size: samples in a training step, for ``speedup``.
         cost_exponent: weights are ranked by score / cost^exponent, 0 to 1, for ``flops`` and ``speedup``.
         scope: how ``sparsity`` is divided among layers. ``"global"`` ranks all weights together; ``"layer"``
             prunes every layer to the same sparsity; ``"erk"`` gives layers the densities of
-            Erdős-Rényi-kernel graphs (Evci et al., 2020, arXiv:1911.11134), more to small ones; and
-            ``{name of a parameter or module: density}`` names the fraction that each layer keeps, in place of
-            ``sparsity``.
+            Erdős-Rényi-kernel graphs (Evci et al., 2020, arXiv:1911.11134), more to small ones;
+            ``"balanced"`` gives all layers equally many weights, at most all of them; ``"smart_ratio"`` gives
+            the last layer density 0.3 and the others less and less with depth (Su et al., 2020,
+            arXiv:2009.11094); and ``{name of a parameter or module: density}`` names the fraction that each
+            layer keeps, in place of ``sparsity``.
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
             ``weight.flatten(1)`` by the mean of their scores; n and k then count blocks. A layer whose rows V
             does not divide, such as one of 10 classes, is pruned weight by weight, ranked together with the
             others' blocks; n and k then count weights. ``"auto"``, with ``speedup``, chooses V for each layer
             of 1, 4 and 16: the blocks whose scores sum to most in the layer's share of the time.
-        rounds: None, one round; pruning in several rounds is not supported.
+            ``"channel"`` keeps or removes whole output channels (rows of ``weight.flatten(1)``): as many as
+            fit into k, up to one of the widest layer fewer. The network's last layer, whose rows are the
+            classes, keeps all of them.
+        pattern: None, or where weights lie within a layer. ``"N:M"``, such as ``"2:4"``: the N best of every
+            M consecutive inputs (dim 1 of the weight, for each position of a kernel) stay, in place of
+            ``sparsity``; a layer whose inputs M does not divide keeps all its weights. ``"fan_in"``: all rows
+            of a layer keep equally many, round(count / rows) of the layer's count and at least one, so that
+            what stays is a multiple of the rows and may be off k. With ``block=(V, 1)`` both are about rows
+            of blocks.
+        keep: names of parameters or modules that keep all their weights and count among the k (with
+            ``scope="layer"`` and densities they come on top); ``"first"`` and ``"last"`` are the first and
+            the last layer, unless a module has that name.
+        rounds: how often weights are scored, each time in the network that is left, of which a round removes
+            always the same share (for ``"N:M"``, rounded to whole numbers of M); by default once, with
+            ``"iter_snip"`` and ``"force"`` 60 times, with ``"ntk_sap"`` 20 and with ``"synflow"`` 100 times,
+            as in their papers. What a round removed stays so, but for ``"force"``, where it may return. A
+            function of your own is given a copy of the model with zeros. Not with ``speedup``.
+        preset: ``"paper"``, the method as its paper has it, or ``"authors"``, as its authors' code has it
+            where that differs; see the methods in ``sparseprune.scores``.
         loss: function of (model(input), target) that returns a scalar.
         exclude: names of parameters or modules that stay dense; they have no mask.
-        seed: seed of the method ``"random"``.
+        seed: seed of the methods ``"random"`` and ``"ntk_sap"``.
         bn: statistics that batch-norm uses while weights are scored, ``"train"`` (the batch's, the default)
-            or ``"eval"`` (the running ones), for ``"gradient"``, ``"snip"`` and ``"grasp"``.
+            or ``"eval"`` (the running ones), for all methods of data but ``"ntk_sap"``.
         temperature: T of ``"grasp"``, which divides the logits by it; 200 by default.
+        micro_batch_size: samples that are scored at once, where a batch does not fit into memory; see
+            ``sparseprune.scores``.
         min_per_layer: number of weights that each layer keeps at least.
         allow_empty: accept layers that keep no weight.
     Returns:
@@ -98,87 +136,147 @@ def prune(
             keep no weight, or ``speedup`` is more than twice what one weight in each layer would give.
     """
     # Whatever is wrong with the arguments is said before the data is read.
-    if rounds is not None:
-        raise ValueError(f"prune: expected rounds=None (all weights are scored once), got {rounds!r}")
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
-    score = scores.scorer(method, excluded, seed=seed, bn=bn, temperature=temperature)
+    score = scores.scorer(
+        method,
+        excluded,
+        preset=preset,
+        seed=seed,
+        input_size=input_size,
+        bn=bn,
+        temperature=temperature,
+        micro_batch_size=micro_batch_size,
+    )
+    times = scores.rounds_of(method, rounds)
+    if times > 1 and speedup is not None:
+        raise ValueError(
+            f"speedup: expected a method of one round, got {times} rounds; give rounds=1, or flops= in place "
+            "of speedup="
+        )
     weights = scores.prunable(model, excluded)
     if not weights:
         raise ValueError(
             "prune: expected a model with Linear or Conv1d/2d/3d layers, found none to prune"
             + ("; exclude leaves nothing" if excluded else "")
         )
-    _check_target({"sparsity": sparsity, "flops": flops, "speedup": speedup}, scope)
-    shape = _check_block(block, speedup)
+    targets = {"sparsity": sparsity, "flops": flops, "speedup": speedup}
+    within = None if pattern is None else check_pattern(pattern, block, targets, scope)
+    check_targets(targets, scope)
+    shape = check_block_for(block, flops, speedup)
     budget.check_exponent(cost_exponent)
     check_batch_size(batch_size)
     shapes = {name: weight.shape for name, weight in weights.items()}
     wanted = SPARSITY if sparsity is None and flops is None and speedup is None else sparsity or 0.0
     block_rows = check_blocks(shapes, shape, min_per_layer, allow_empty)
-    blocks = Blocks.unscored(shapes, block_rows, min_per_layer)
-    quotas.check_scope(blocks, wanted, scope)
+    kept = quotas.layers_of(shapes, keep, dict(model.named_modules()))
+    if block == "channel":
+        # Also where the very last is excluded, the one before is not the classes'.
+        *_, last = scores.prunable(model)
+        kept = [name for name in shapes if name in kept or name == last]
+    blocks = Blocks.unscored(shapes, block_rows, min_per_layer, kept, whole_rows=block == "channel")
+    if isinstance(within, NofM):
+        check_n_of_m(blocks, within, kept)
+    else:
+        quotas.check_scope(blocks, wanted, scope, kept)
 
     if flops is None and speedup is None:
-        blocks = blocks.scored(score(model, batches, loss))
-        return blocks.masks(quotas.of_scope(blocks, wanted, scope), allow_empty=allow_empty)
-    if input_size is None:
-        input_size, batches = _sample_of(batches)
-    if flops is not None:
-        layers = {shape[0]: flops_costs(model, input_size, exclude=excluded)}
-        limit = budget.limit_of_flops(flops, layers[shape[0]], blocks)
+        floor = functools.partial(living_floor, model, batches, input_size)
+        choose: Choose = functools.partial(_select, blocks, wanted, scope, within, kept, allow_empty, floor)
     else:
-        layers = same_dense(
-            {
-                v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded)
-                for v in (AUTO_BLOCKS if block == "auto" else shape[:1])
-            }
-        )
-    scored = budget.scores_for(method, score(model, batches, loss))
+        if input_size is None:
+            input_size, batches = _sample_of(batches)
+        layers = _costs_of_layers(model, input_size, batch_size, block, shape[0], excluded, flops)
 
-    def select(limit: float) -> budget.Selected:
-        return budget.select_blocks_within(scored, layers, limit, cost_exponent, min_per_layer, allow_empty)
-
-    if speedup is None:
-        return select(limit).masks
-    # As the budget is first divided: with one V for all layers.
-    cheapest = min(layers.values(), key=lambda costs: math.fsum(cost.total(0) for cost in costs.values()))
-    return masks_for(model, select, sparsify, cheapest, speedup, input_size, batch_size)
-
-
-def _check_block(block: tuple[int, int] | str, speedup: float | None) -> tuple[int, int]:
-    """The block of all layers; any that fits all where they are chosen."""
-    if not isinstance(block, str):
-        return block
-    if block != "auto":
-        raise ValueError(f'block: expected (V, 1) or "auto", got {block!r}')
-    if speedup is None:
-        raise ValueError('block: expected (V, 1); "auto" chooses V by measured time, for speedup= only')
-    return (1, 1)
-
-
-def _check_target(targets: dict[str, float | None], scope: Scope) -> None:
-    named = {name: value for name, value in targets.items() if value is not None}
-    if len(named) > 1:
-        raise ValueError(
-            f"prune: expected one of sparsity, flops and speedup, got {' and '.join(named)}; choose one"
-        )
-    for name, value in named.items():
-        if isinstance(scope, Mapping):
-            raise ValueError(
-                f"{name}: expected none beside scope={{layer: density}}, which says what stays, got {value}"
+        def within_limit(scored: Mapping[str, Tensor], limit: float) -> budget.Selected:
+            ranked = budget.scores_for(method, scored)
+            return budget.select_blocks_within(
+                ranked, layers, limit, cost_exponent, min_per_layer, allow_empty, kept
             )
-        if name == "sparsity":
-            continue
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-        if name == "flops" and not 0 < value <= 1:
-            raise ValueError(
-                f"flops: expected the fraction of the operations that stays, in (0, 1], got {value}"
-            )
-        if name == "speedup" and not value >= 1:
-            raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
-        if scope != "global":
-            raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')
+
+        if speedup is not None:
+            scored = score(model, batches, loss)
+            # As the budget is first divided: with one V for all layers.
+            cheapest = min(layers.values(), key=lambda of: math.fsum(cost.total(0) for cost in of.values()))
+            select = functools.partial(within_limit, scored)
+            timed = masks_for(model, select, sparsify, cheapest, speedup, input_size, batch_size)
+            same_on_all_ranks(timed)
+            return timed
+        assert flops is not None
+        limit = budget.limit_of_flops(flops, layers[shape[0]], blocks, kept)
+        everything = math.fsum(cost.dense for cost in layers[shape[0]].values())
+
+        def choose(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
+            return within_limit(
+                scored, limit if part == 1 else everything * (limit / everything) ** part
+            ).masks
+
+    batches = repeatable(batches) if times > 1 else batches
+
+    def agreed(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
+        masks = choose(scored, part)
+        same_on_all_ranks(masks)
+        return masks
+
+    def scores_at(masks: dict[str, Tensor] | None) -> Mapping[str, Tensor]:
+        return score(model, batches, loss, masks)
+
+    return in_rounds(times, scores_at, agreed, revives=method in scores.REVIVING)
+
+
+def _select(
+    blocks: Blocks,
+    sparsity: float,
+    scope: Scope,
+    pattern: Pattern | None,
+    kept: Sequence[str],
+    allow_empty: bool,
+    floor: Callable[[Blocks, Callable[[Blocks], quotas.Counts]], int],
+    scored: Mapping[str, Tensor],
+    part: float,
+) -> dict[str, Tensor]:
+    """From scores to masks: blocks are scored, a quota counts them, and the best of each layer stay.
+
+    Args:
+        blocks: blocks of the weights, with their floors.
+        sparsity: fraction removed in the end; N:M has its own.
+        scope: the rule that divides it among layers.
+        pattern: where weights lie within a layer.
+        kept: layers that keep all their weights.
+        allow_empty: accept layers that keep no weight.
+        floor: gives the ``min_per_layer`` that would do where a layer is empty, for the error.
+        scored: scores of the weights, higher = keep.
+        part: the part of the rounds that is done, 1 in the last.
+    """
+    blocks = blocks.scored(scored)
+    if isinstance(pattern, NofM):
+        return n_of_m(blocks, pattern.after(part), kept)
+    sparsity = sparsity_after(part, sparsity)
+    if isinstance(scope, Mapping):
+        scope = {name: float(density) ** part for name, density in scope.items()}
+    count = functools.partial(quotas.of_scope, sparsity=sparsity, scope=scope)
+    counts = count(blocks)
+    if pattern == "fan_in":
+        return fan_in(blocks, counts, allow_empty=allow_empty)
+    scopes = functools.partial(quotas.scopes_that_fill, blocks, sparsity) if isinstance(scope, str) else tuple
+    return blocks.masks(counts, allow_empty=allow_empty, scopes=scopes, floor=lambda: floor(blocks, count))
+
+
+def _costs_of_layers(
+    model: nn.Module,
+    input_size: Sequence[int],
+    batch_size: int,
+    block: tuple[int, int] | str,
+    block_rows: int,
+    excluded: list[str],
+    flops: float | None,
+) -> dict[int, dict[str, budget.LayerCost]]:
+    """Costs of each layer by V, counted for ``flops`` and measured for ``speedup``."""
+    if flops is not None:
+        return {block_rows: flops_costs(model, input_size, exclude=excluded)}
+    choices = AUTO_BLOCKS if block == "auto" else (block_rows,)
+    return same_dense(
+        {v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded) for v in choices}
+    )
 
 
 def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.Batches]:

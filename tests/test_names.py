@@ -17,6 +17,8 @@ def test_public_names() -> None:
         "topk_masks",
         "controls",
         "lottery_ticket",
+        "group_rows",
+        "overlap",
     ):
         assert callable(getattr(sp, name))
     for name in ("SparseLinear", "SparseConv1d", "SparseConv2d"):

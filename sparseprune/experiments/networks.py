@@ -19,6 +19,8 @@ from sparseprune.experiments.models import Network
 # Batches that score the weights, by default: 5,120 samples at batch size 256. SNIP's error falls with the
 # number of scored samples up to some thousands, and the cost stays well below one pass over the data.
 PRUNE_BATCHES = 20
+# What is kept or removed together; see `sparseprune.prune`.
+Block = tuple[int, int] | Literal["auto", "channel"]
 
 
 @dataclass(frozen=True)
@@ -155,15 +157,21 @@ def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tup
     return list(itertools.islice(batches(data.train_x, data.train_y, batch_size, order), count))
 
 
-def label_of(method: str, sparsity: float, block: tuple[int, int] | Literal["auto"]) -> str:
+def sparsity_of(masks: Mapping[str, Tensor]) -> float:
+    """Fraction of the weights that masks remove."""
+    removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+    return removed / max(sum(mask.numel() for mask in masks.values()), 1)
+
+
+def label_of(method: str, sparsity: float, block: Block) -> str:
     """Name of a pruned network in tables and plots: "snip 90 %", with blocks "snip 90 % 4x1"."""
     label = f"{method} {100 * sparsity:.4g} %"
     return label if block == (1, 1) else f"{label} {block_text(block)}"
 
 
-def block_text(block: tuple[int, int] | Literal["auto"]) -> str:
-    """(4, 1) as "4x1"; "auto" as it is."""
-    return block if block == "auto" else "x".join(map(str, block))
+def block_text(block: Block) -> str:
+    """(4, 1) as "4x1"; "auto" and "channel" as they are."""
+    return block if isinstance(block, str) else "x".join(map(str, block))
 
 
 def no_small_dense(network: Network) -> str:

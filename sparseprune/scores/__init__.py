@@ -178,7 +178,10 @@ def rounds_of(method: str | Method, rounds: int | None) -> int:
 
 
 def _with_masks(score: Callable[..., Scores]) -> Scorer:
-    return lambda model, batches, loss, masks=None: score(model, batches, loss, masks=masks)
+    def score_at(model: nn.Module, batches: Batches | None, loss: Loss, masks: Masks | None = None) -> Scores:
+        return score(model, batches, loss, **({} if masks is None else {"masks": masks}))
+
+    return score_at
 
 
 def _in_turn(score: Callable[..., Scores]) -> Scorer:

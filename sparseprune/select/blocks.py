@@ -1,7 +1,8 @@
 """Scores of the blocks that are kept or removed together, made once and handed from quotas to masks."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,61 +15,95 @@ Shapes = Mapping[str, torch.Size]
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The blocks of V rows × 1 column of every layer.
+    """The blocks of every layer: V rows × 1 column, or whole rows, which are output channels.
 
     A layer whose rows V does not divide, such as one of 10 classes, is made of single weights.
 
     Attributes:
         scores: ``{parameter name: (rows / V, cols) means of the scores of each block}``; of single weights
-            the scores themselves.
+            the scores themselves, of whole rows ``(rows, 1)``.
         block_rows: V of each layer.
         shapes: shapes of the weights.
         floors: number of blocks that each layer keeps at least.
+        whole_rows: whether a block has all columns of ``weight.flatten(1)``, and not one; V is 1 then.
     """
 
     scores: Mapping[str, Tensor]
     block_rows: Mapping[str, int]
     shapes: Shapes
     floors: Mapping[str, int]
+    whole_rows: bool = False
     # The masks of the last ranking over layers: a quota that counts them has already chosen the blocks.
     _ranked: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def unscored(cls, shapes: Shapes, block_rows: Mapping[str, int], min_per_layer: int = 0) -> "Blocks":
+    def unscored(
+        cls,
+        shapes: Shapes,
+        block_rows: Mapping[str, int],
+        min_per_layer: int = 0,
+        keep: Collection[str] = (),
+        *,
+        whole_rows: bool = False,
+    ) -> "Blocks":
         """Blocks of weights of these shapes, before there are scores.
 
         Args:
             shapes: shapes of the weights.
             block_rows: V of each layer; see :func:`rows_of_blocks`.
             min_per_layer: number of weights that each layer keeps at least.
+            keep: names of the parameters that keep all their weights.
+            whole_rows: whether blocks are whole rows.
         """
-        numbers = {name: shape.numel() // block_rows[name] for name, shape in shapes.items()}
-        floors = {name: min(-(-min_per_layer // block_rows[name]), n) for name, n in numbers.items()}
-        return cls({}, {name: block_rows[name] for name in shapes}, shapes, floors)
+        blocks = cls({}, {name: block_rows[name] for name in shapes}, shapes, {}, whole_rows)
+        sizes, numbers = blocks.sizes, blocks.numbers
+        least = {name: -(-min_per_layer // sizes[name]) for name in shapes}
+        floors = {name: n if name in keep else min(least[name], n) for name, n in numbers.items()}
+        return replace(blocks, floors=floors)
 
     def scored(self, scores: Mapping[str, Tensor]) -> "Blocks":
         """The same blocks with the means of these scores, of the weights' shapes, higher = keep."""
-        means = {name: mean_of_blocks(scores[name], v) for name, v in self.block_rows.items()}
-        return Blocks(means, self.block_rows, self.shapes, self.floors)
+        if self.whole_rows:
+            means = {name: mean_of_rows(scores[name]) for name in self.shapes}
+        else:
+            means = {name: mean_of_blocks(scores[name], v) for name, v in self.block_rows.items()}
+        return replace(self, scores=means, _ranked={})
 
     @classmethod
-    def of(cls, scores: Mapping[str, Tensor], block_rows: Mapping[str, int], floor: int = 0) -> "Blocks":
+    def of(
+        cls,
+        scores: Mapping[str, Tensor],
+        block_rows: Mapping[str, int],
+        floor: int = 0,
+        keep: Collection[str] = (),
+    ) -> "Blocks":
         """Blocks of these scores at once."""
         shapes = {name: score.shape for name, score in scores.items()}
-        return cls.unscored(shapes, block_rows, floor).scored(scores)
+        return cls.unscored(shapes, block_rows, floor, keep).scored(scores)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many weights a block of each layer has."""
+        if not self.whole_rows:
+            return dict(self.block_rows)
+        # A layer without weights has no blocks, whatever their size.
+        return {name: max(math.prod(shape[1:]), 1) for name, shape in self.shapes.items()}
 
     @property
     def numbers(self) -> dict[str, int]:
         """How many blocks each layer has."""
-        return {name: shape.numel() // self.block_rows[name] for name, shape in self.shapes.items()}
+        sizes = self.sizes
+        return {name: shape.numel() // sizes[name] for name, shape in self.shapes.items()}
 
     def weights_of(self, counts: Mapping[str, int]) -> int:
         """How many weights so many blocks of each layer hold."""
-        return sum(count * self.block_rows[name] for name, count in counts.items())
+        sizes = self.sizes
+        return sum(count * sizes[name] for name, count in counts.items())
 
     def kept_at(self, sparsity: float) -> int:
-        """Number of weights that stay, k = round(n · (1 − sparsity)): of blocks where all have the same V."""
-        unit = min(self.block_rows.values(), default=1)
+        """Number of weights that stay, k = round(n · (1 − sparsity)): of blocks where all have one size."""
+        sizes = set(self.sizes.values())
+        unit = sizes.pop() if len(sizes) == 1 else 1
         return unit * round(self.weights_of(self.numbers) // unit * (1 - float(sparsity)))
 
     def top(self, names: Sequence[str], count: int) -> dict[str, int]:
@@ -85,25 +120,66 @@ class Blocks:
             mask = topk_named({name: self.scores[name]}, count)[name]
         return mask
 
-    def masks(self, counts: Mapping[str, int], *, allow_empty: bool = False) -> dict[str, Tensor]:
+    def masks(
+        self,
+        counts: Mapping[str, int],
+        *,
+        allow_empty: bool = False,
+        scopes: Callable[[], Collection[str]] = tuple,
+        floor: Callable[[], int] = lambda: 1,
+    ) -> dict[str, Tensor]:
         """The best so many blocks of each layer, as masks of the weights' shapes.
 
+        Args:
+            counts: number of blocks of each layer.
+            allow_empty: accept layers that keep no weight.
+            scopes: gives the scopes that would leave none empty, for the error.
+            floor: gives the ``min_per_layer`` that would do, for the error.
         Raises:
             ValueError: a layer would keep no weight, which cuts the network, unless ``allow_empty``; or a
                 score is not finite (the errors name the layers).
         """
-        empty = [name for name, number in self.numbers.items() if number > 0 and counts[name] == 0]
-        if empty and not allow_empty:
-            raise ValueError(
-                f"masks: expected every layer to keep a weight, got none kept in "
-                f"{', '.join(map(repr, empty))}; keep more weights, give each layer a floor with "
-                "min_per_layer=, or accept empty layers with allow_empty=True"
-            )
-        masks = {}
-        for name, v in self.block_rows.items():
-            mask = self.best(name, counts[name])
-            masks[name] = mask if v == 1 else mask.repeat_interleave(v, 0).reshape(self.shapes[name])
-        return masks
+        if not allow_empty:
+            self.check_none_empty(counts, scopes, floor)
+        return {name: self.spread(name, self.best(name, counts[name])) for name in self.shapes}
+
+    def spread(self, name: str, mask: Tensor) -> Tensor:
+        """A mask of a layer's blocks as one of its weights."""
+        shape = self.shapes[name]
+        if self.whole_rows:
+            return mask.reshape(-1, *(1 for _ in shape[1:])).expand(shape).clone()
+        v = self.block_rows[name]
+        return mask if v == 1 else mask.repeat_interleave(v, 0).reshape(shape)
+
+    def check_none_empty(
+        self,
+        counts: Mapping[str, int],
+        scopes: Callable[[], Collection[str]] = tuple,
+        floor: Callable[[], int] = lambda: 1,
+    ) -> None:
+        """Raise ValueError where a layer keeps no block; the error names remedies that work."""
+        numbers = self.numbers
+        empty = [name for name, number in numbers.items() if number > 0 and counts[name] == 0]
+        if not empty:
+            return
+        kept, one_each = self.weights_of(counts), self.weights_of({n: min(1, m) for n, m in numbers.items()})
+        if kept < one_each:
+            remedies = [f"keep more weights (one block in each layer takes {one_each}, these are {kept})"]
+        else:
+            remedies = [f"give each layer a floor with min_per_layer={floor()}"]
+            if fitting := " or ".join(f'"{scope}"' for scope in scopes()):
+                remedies.append(f"choose scope={fitting}")
+            remedies.append("keep more weights")
+        raise ValueError(
+            f"masks: expected every layer to keep a weight, got none kept in {listed(empty)}; "
+            f"{', '.join(remedies)}, or accept empty layers with allow_empty=True"
+        )
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names in quotes, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def rows_of_blocks(shapes: Shapes, block_rows: int) -> dict[str, int]:
@@ -138,3 +214,11 @@ def mean_of_blocks(score: Tensor, block_rows: int) -> Tensor:
         return score
     dtype = torch.promote_types(score.dtype, torch.float32)
     return score.reshape(score.shape[0] // block_rows, block_rows, -1).mean(1, dtype=dtype)
+
+
+def mean_of_rows(score: Tensor) -> Tensor:
+    """``(rows, 1)`` means of a score over its rows, which are output channels."""
+    dtype = torch.promote_types(score.dtype, torch.float32)
+    # The sum of a long row of numbers as low as those of removed weights is finite in float64 alone.
+    rows = score.reshape(score.shape[0], math.prod(score.shape[1:]))
+    return rows.mean(1, dtype=torch.float64, keepdim=True).to(dtype)

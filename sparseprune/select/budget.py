@@ -7,7 +7,7 @@ no longer fits; with exponent 0 the plain global ranking.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple
@@ -98,6 +98,7 @@ def select_blocks_within(
     exponent: float = EXPONENT,
     min_per_layer: int = 0,
     allow_empty: bool = False,
+    keep: Collection[str] = (),
 ) -> Selected:
     """Masks by :func:`within`, of blocks of V rows × 1 column where V is chosen for each layer.
 
@@ -111,13 +112,14 @@ def select_blocks_within(
         limit: what the masks may cost, in the unit of the costs.
         exponent: see :func:`within`.
         min_per_layer, allow_empty: see :func:`sparseprune.prune`.
+        keep: names of the parameters that keep all their weights.
     Returns:
         the masks, and the layers' costs in their blocks.
     Raises:
         BudgetError, ValueError: see :func:`within`; a layer would keep no weight.
     """
     shapes = {name: score.shape for name, score in scores.items()}
-    by_rows = {v: Blocks.of(scores, rows_of_blocks(shapes, v), min_per_layer) for v in costs}
+    by_rows = {v: Blocks.of(scores, rows_of_blocks(shapes, v), min_per_layer, keep) for v in costs}
     error: BudgetError | None = None
     for v, blocks in by_rows.items():
         try:
@@ -136,7 +138,7 @@ def select_blocks_within(
         own = {name: costs[u][name] for name, u in chosen.items()}
         if any(u != v for u in chosen.values()):
             block_rows = {name: by_rows[u].block_rows[name] for name, u in chosen.items()}
-            blocks = Blocks.of(scores, block_rows, min_per_layer)
+            blocks = Blocks.of(scores, block_rows, min_per_layer, keep)
             counts = within(blocks, own, limit, exponent)
         return Selected(blocks.masks(counts, allow_empty=allow_empty), own)
     assert error is not None
@@ -186,7 +188,9 @@ def costs_of(
     return {name: costs[name].total(count * block_rows[name]) for name, count in counts.items()}
 
 
-def limit_of_flops(flops: float, costs: Mapping[str, LayerCost], blocks: Blocks) -> float:
+def limit_of_flops(
+    flops: float, costs: Mapping[str, LayerCost], blocks: Blocks, keep: Collection[str] = ()
+) -> float:
     """So many operations as a fraction of all; ValueError where the weights that must stay take more."""
     everything = math.fsum(cost.dense for cost in costs.values())
     least = costs_of(blocks.floors, blocks.block_rows, costs)
@@ -194,8 +198,9 @@ def limit_of_flops(flops: float, costs: Mapping[str, LayerCost], blocks: Blocks)
         # Rounded up, so that what the error names suffices.
         needed = math.ceil(math.fsum(least.values()) / everything * 1e4) / 1e4
         shares = {name: cost / everything for name, cost in least.items()}
+        takes = "keep and min_per_layer take" if keep else "min_per_layer takes"
         raise ValueError(
-            f"flops: expected at least {needed:g}, what min_per_layer takes, got {flops:g}; "
+            f"flops: expected at least {needed:g}, what {takes}, got {flops:g}; "
             f"most of it is {_dearest(shares, '.2g')}"
         )
     return flops * everything

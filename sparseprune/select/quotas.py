@@ -4,40 +4,87 @@ The rule that spends a budget, :func:`sparseprune.select.budget.within`, has a f
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 
-from sparseprune.select.blocks import Blocks, Shapes
+from sparseprune.select.blocks import Blocks, Shapes, listed
 
 Counts = dict[str, int]
 Scope = str | Mapping[str, float]
 
 
 def of_scope(blocks: Blocks, sparsity: float, scope: Scope) -> Counts:
-    """The counts by the rule of a scope: ``"global"``, ``"layer"``, ``"erk"`` or densities by hand."""
-    if isinstance(scope, Mapping):
+    """The counts by the rule of a scope: a name in ``SCOPES``, or densities by hand."""
+    if not isinstance(scope, str):
         return by_hand(blocks, densities_of(blocks.shapes, scope))
-    if scope == "layer":
-        return uniform(blocks, sparsity)
-    k = blocks.kept_at(sparsity)
-    return erk(blocks, k) if scope == "erk" else global_(blocks, k)
+    return SCOPES[scope](blocks, sparsity)
 
 
-def check_scope(blocks: Blocks, sparsity: float, scope: Scope) -> None:
-    """Raise TypeError or ValueError for what :func:`of_scope` cannot do; the scores do not matter."""
+def check_scope(blocks: Blocks, sparsity: float, scope: Scope, kept: Sequence[str] = ()) -> None:
+    """Raise TypeError or ValueError for what :func:`of_scope` cannot do; the scores do not matter.
+
+    Args:
+        blocks: blocks of the weights, with their floors.
+        sparsity: fraction removed.
+        scope: a name, or densities.
+        kept: layers that keep all their weights, for the error.
+    """
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
         raise TypeError(f"sparsity: expected a number in [0, 1), got {type(sparsity).__name__}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity: expected the fraction removed, in [0, 1), got {sparsity}")
     if isinstance(scope, Mapping):
         densities_of(blocks.shapes, scope)
-    elif scope not in ("global", "layer", "erk"):
-        raise ValueError(f'scope: expected "global", "layer", "erk" or {{layer: density}}, got {scope!r}')
+    elif not isinstance(scope, str) or scope not in SCOPES:
+        known = ", ".join(f'"{name}"' for name in SCOPES)
+        raise ValueError(f"scope: expected {known} or {{layer: density}}, got {scope!r}")
     elif scope != "layer" and (floor := blocks.weights_of(blocks.floors)) > blocks.kept_at(sparsity):
+        option, whole, fewer = ("keep, min_per_layer", f" with {listed(kept)} whole", "keep fewer layers, ")
+        if not kept:
+            option, whole, fewer = "min_per_layer", "", ""
         raise ValueError(
-            f"min_per_layer: expected floors of {blocks.kept_at(sparsity)} weights in total at most "
-            f"(kept at sparsity {sparsity}), got {floor}; lower min_per_layer or the sparsity"
+            f"{option}: expected floors of {blocks.kept_at(sparsity)} weights in total at most "
+            f"(kept at sparsity {sparsity}), got {floor}{whole}; {fewer}lower min_per_layer or the sparsity"
         )
+
+
+def layers_of(shapes: Shapes, keep: str | Iterable[str], modules: Collection[str] = ()) -> list[str]:
+    """The layers that are to keep all their weights, from names of parameters or of modules.
+
+    ``"first"`` and ``"last"`` are the first and the last layer, unless a module has that name.
+
+    Args:
+        shapes: shapes of the prunable weights, in the order of the modules.
+        keep: the names; a module's stands for all layers in it.
+        modules: names of all modules of the model.
+    Raises:
+        TypeError: something else than strings.
+        ValueError: a name fits no prunable layer; the error lists all such names.
+    """
+    given = [keep] if isinstance(keep, str) else list(keep)
+    if wrong := [name for name in given if not isinstance(name, str)]:
+        raise TypeError(f"keep: expected names of parameters or modules, got {type(wrong[0]).__name__}")
+    ends = {"first": list(shapes)[:1], "last": list(shapes)[-1:]}
+    fitting = {
+        name: ends[name]
+        if name in ends and name not in modules
+        else [layer for layer in shapes if layer == name or layer.startswith(f"{name}.")]
+        for name in given
+    }
+    if unknown := [name for name, layers in fitting.items() if not layers]:
+        raise ValueError(
+            f'keep: expected names of prunable layers ({", ".join(map(repr, shapes))}), "first" or "last", '
+            f"got {', '.join(map(repr, unknown))}"
+        )
+    chosen = {layer for layers in fitting.values() for layer in layers}
+    return [layer for layer in shapes if layer in chosen]
+
+
+def scopes_that_fill(blocks: Blocks, sparsity: float) -> list[str]:
+    """Scopes under which every layer keeps a block, whatever the scores."""
+    numbers = blocks.numbers
+    counts = {scope: SCOPES[scope](blocks, sparsity) for scope in ("erk", "layer")}
+    return [scope for scope, of in counts.items() if all(of[n] > 0 for n in numbers if numbers[n] > 0)]
 
 
 def global_(blocks: Blocks, k: int) -> Counts:
@@ -45,9 +92,11 @@ def global_(blocks: Blocks, k: int) -> Counts:
 
     A layer that falls below its floor keeps that, and the others share less: the total stays k. Where blocks
     of V and single weights are ranked together and the next block does not fit, the best single weights make
-    up the number (where they run out, up to V - 1 fewer than k stay).
+    up the number (where they run out, up to V - 1 fewer than k stay). Of whole rows as many stay as fit in
+    the order of the ranking: up to one of the widest layer fewer than k weights.
     """
     counts: Counts = {}
+    sizes = blocks.sizes
     free = list(blocks.scores)
     while True:
         taken, missing = _best(blocks, free, k)
@@ -58,9 +107,11 @@ def global_(blocks: Blocks, k: int) -> Counts:
         for name in below:
             free.remove(name)
             counts[name] = blocks.floors[name]
-            k -= counts[name] * blocks.block_rows[name]
+            k -= counts[name] * sizes[name]
     counts |= taken
-    return _with_single_weights(blocks, counts, missing) if missing else counts
+    if missing and not blocks.whole_rows:
+        return _with_single_weights(blocks, counts, missing)
+    return counts
 
 
 def uniform(blocks: Blocks, sparsity: float) -> Counts:
@@ -126,31 +177,71 @@ def erk_density(shape: tuple[int, ...]) -> float:
     return sum(shape) / max(math.prod(shape), 1)
 
 
-def in_proportion(blocks: Blocks, density: Mapping[str, float], k: int) -> Counts:
-    """Exactly k weights, at densities in proportion to these and at most 1; see :func:`erk`."""
-    block_rows, numbers = blocks.block_rows, blocks.numbers
+def balanced(blocks: Blocks, k: int) -> Counts:
+    """Exactly k weights, equally many of every layer; one that has fewer stays dense, the others share."""
+    return in_proportion(blocks, {n: 1 / max(shape.numel(), 1) for n, shape in blocks.shapes.items()}, k)
+
+
+def smart_ratio(blocks: Blocks, k: int) -> Counts:
+    """Exactly k weights, at densities in proportion to (L - l + 1)² + (L - l + 1) of layer l = 1 ... L.
+
+    The last layer keeps 0.3 of its weights instead, and fewer (or more) only where the others' floors (or
+    sizes) leave no other way to k. A layer that would exceed density 1 stays dense, and the others share.
+    (The paper gives linear layers 0.3; its networks have one, the last.)
+
+    Reference:
+        Su, Chen, Cai, Wu, Gao, Wang, Lee, "Sanity-checking pruning methods: random tickets can win the
+        jackpot", 2020, arXiv:2009.11094, section 4.
+    """
+    *first, last = blocks.shapes
+    numbers, sizes = blocks.numbers, blocks.sizes
+    most = (k - blocks.weights_of({name: blocks.floors[name] for name in first})) // sizes[last]
+    least = -((blocks.weights_of({name: numbers[name] for name in first}) - k) // sizes[last])
+    count = max(min(max(round(0.3 * numbers[last]), blocks.floors[last]), most), least)
+    # Counted from the end: L - l + 1.
+    density = {name: float(i * i + i) for i, name in enumerate(reversed(list(blocks.shapes)), start=1)}
+    return in_proportion(blocks, density, k, {last: min(count, numbers[last])})
+
+
+def in_proportion(
+    blocks: Blocks, density: Mapping[str, float], k: int, fixed: Mapping[str, int] | None = None
+) -> Counts:
+    """Exactly k weights, at densities in proportion to these and at most 1; see :func:`erk`.
+
+    Args:
+        blocks: blocks of the weights, with their floors.
+        density: of every layer, up to a factor.
+        k: number of weights.
+        fixed: counts of layers that are already settled, and part of the k.
+    """
+    sizes, numbers = blocks.sizes, blocks.numbers
+    counts = dict(fixed or {})
+    free = [name for name in numbers if name not in counts]
+    k -= blocks.weights_of(counts)
 
     # Not rounded, between the floor and all.
     def weights(epsilon: float) -> dict[str, float]:
         return {
-            name: min(max(epsilon * density[name] * n, blocks.floors[name]), n) * block_rows[name]
-            for name, n in numbers.items()
+            name: min(max(epsilon * density[name] * numbers[name], blocks.floors[name]), numbers[name])
+            * sizes[name]
+            for name in free
         }
 
-    everything = 1 / min(density.values(), default=1.0)
+    everything = 1 / min((density[name] for name in free), default=1.0)
     share = weights(largest(lambda epsilon: math.fsum(weights(epsilon).values()) <= k, everything))
-    counts = {name: int(share[name] // block_rows[name]) for name in share}
-    left = k - blocks.weights_of(counts)
-    for name in sorted(share, key=lambda name: counts[name] * block_rows[name] - share[name]):
-        if counts[name] < numbers[name] and block_rows[name] <= left:
+    shared = {name: int(share[name] // sizes[name]) for name in free}
+    left = k - blocks.weights_of(shared)
+    counts |= shared
+    for name in sorted(share, key=lambda name: counts[name] * sizes[name] - share[name]):
+        if counts[name] < numbers[name] and sizes[name] <= left:
             counts[name] += 1
-            left -= block_rows[name]
+            left -= sizes[name]
     # What is too little for a block of V goes to single weights.
-    for name in share:
-        more = min(left // block_rows[name], numbers[name] - counts[name])
+    for name in [*free, *(fixed or {})]:
+        more = min(left // sizes[name], numbers[name] - counts[name])
         counts[name] += more
-        left -= more * block_rows[name]
-    return counts
+        left -= more * sizes[name]
+    return {name: counts[name] for name in numbers}
 
 
 def largest(fits: Callable[[float], bool], high: float) -> float:
@@ -165,18 +256,20 @@ def largest(fits: Callable[[float], bool], high: float) -> float:
 
 def _best(blocks: Blocks, names: list[str], k: int) -> tuple[Counts, int]:
     """Blocks of each layer among the best that k weights suffice for, and how many weights are missing."""
-    sizes = {blocks.block_rows[name] for name in names}
+    of_layers = blocks.sizes
+    sizes = {of_layers[name] for name in names}
     most = max(sizes, default=1)
     if len(sizes) < 2:
         return blocks.top(names, k // most if names else 0), k % most
-    count, missing = 0, k
+    count, missing, taken = 0, k, dict.fromkeys(names, 0)
     while True:
-        # As many more as surely fit, until not even one block does.
-        count += missing // most
-        taken = blocks.top(names, count)
-        missing = k - blocks.weights_of(taken)
-        if missing < most:
+        # As many more as surely fit, until not even one block does; whole rows then one by one.
+        more = missing // most or (1 if blocks.whole_rows and missing else 0)
+        next_ = blocks.top(names, count + more)
+        left = k - blocks.weights_of(next_)
+        if left < 0 or more == 0:
             return taken, missing
+        count, missing, taken = count + more, left, next_
 
 
 def _with_single_weights(blocks: Blocks, counts: Counts, missing: int) -> Counts:
@@ -186,3 +279,12 @@ def _with_single_weights(blocks: Blocks, counts: Counts, missing: int) -> Counts
     rest = Blocks.of(left, dict.fromkeys(single, 1))
     more = rest.top(single, min(missing, sum(rest.numbers.values())))
     return counts | {name: counts[name] + n for name, n in more.items()}
+
+
+SCOPES: dict[str, Callable[[Blocks, float], Counts]] = {
+    "global": lambda blocks, sparsity: global_(blocks, blocks.kept_at(sparsity)),
+    "layer": uniform,
+    "erk": lambda blocks, sparsity: erk(blocks, blocks.kept_at(sparsity)),
+    "balanced": lambda blocks, sparsity: balanced(blocks, blocks.kept_at(sparsity)),
+    "smart_ratio": lambda blocks, sparsity: smart_ratio(blocks, blocks.kept_at(sparsity)),
+}

@@ -1,7 +1,7 @@
-"""Pruning in several rounds: the network is scored anew after each, and what was removed stays so, or may return.
+"""Pruning in several rounds: the network is scored anew after each; what was removed stays so, or may return.
 
-After round r of T a fraction density^(r / T) of the weights stays: every round removes the same share of what is
-left.
+After round r of T a fraction density^(r / T) of the weights stays: every round removes the same share of what
+is left.
 """
 
 import math

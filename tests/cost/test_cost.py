@@ -245,7 +245,7 @@ def test_the_sample_comes_from_the_first_batch_which_is_scored_too() -> None:
             ValueError,
             r'"auto" chooses V by measured time, for speedup= only',
         ),
-        ({"speedup": 2, "block": "4x1"}, ValueError, r"""block: expected \(V, 1\) or "auto", got '4x1'"""),
+        ({"speedup": 2, "block": "4x1"}, ValueError, r'expected \(V, 1\), "auto" or "channel", got'),
         ({"speedup": 2, "batch_size": 0}, ValueError, "batch_size: expected a whole number of samples"),
         (
             {"flops": 0.01, "input_size": SAMPLE, "min_per_layer": 5},

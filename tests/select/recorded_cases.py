@@ -120,6 +120,11 @@ def digest(masks: Mapping[str, Tensor]) -> str:
     return f"{kept} {known.hexdigest()[:16]}"
 
 
+def without_remedies(outcome: str) -> str:
+    """An outcome as far as it is recorded: of an error what was expected and what came."""
+    return outcome.partition(";")[0]
+
+
 def outcome(call: Callable[[], Mapping[str, Tensor]]) -> str:
     """The digest of the masks, or the error."""
     try:

@@ -332,8 +332,8 @@ COLLAPSING = {"a": torch.arange(10.0), "b": torch.arange(10.0) - 100, "c": torch
 
 def test_select_masks_names_layers_left_empty() -> None:
     message = re.escape(
-        "masks: expected every layer to keep a weight, got none kept in 'b', 'c'; keep more weights, "
-        "give each layer a floor with min_per_layer=, or accept empty layers with allow_empty=True"
+        "masks: expected every layer to keep a weight, got none kept in 'b', 'c'; give each layer a floor "
+        "with min_per_layer=1, keep more weights, or accept empty layers with allow_empty=True"
     )
     with pytest.raises(ValueError, match=message):
         select_masks(COLLAPSING, 0.8)
@@ -407,7 +407,7 @@ def test_select_masks_floor_by_layer_comes_on_top() -> None:
         (
             {"scope": "network"},
             ValueError,
-            'scope: expected "global", "layer", "erk" or {layer: density}, got \'network\'',
+            'scope: expected "global", "layer", "erk", "balanced", "smart_ratio" or {layer: density}, got',
         ),
         (
             {"block": (3, 1)},

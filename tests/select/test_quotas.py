@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -76,22 +77,68 @@ def test_erk_density_is_the_sum_over_the_product_of_the_sizes() -> None:
     assert quotas.erk_density(torch.Size((8, 4, 3, 3))) == 18 / 288
 
 
+def test_balanced_gives_all_layers_equally_many() -> None:
+    scores = {"wide": torch.rand(100, 100), "tiny": torch.rand(2, 2), "narrow": torch.rand(10, 100)}
+    of = Blocks.of(scores, dict.fromkeys(scores, 1))
+    assert quotas.balanced(of, 9) == {"wide": 3, "tiny": 3, "narrow": 3}
+    # The tiny layer stays dense; of what two cannot share equally the earlier has one more.
+    assert quotas.balanced(of, 505) == {"wide": 251, "tiny": 4, "narrow": 250}
+    assert quotas.balanced(of, 11_004) == {"wide": 10_000, "tiny": 4, "narrow": 1000}
+
+
+def test_smart_ratio_falls_with_depth() -> None:
+    scores = {"a": torch.rand(100, 100), "b": torch.rand(100, 100), "c": torch.rand(10, 10)}
+    of = Blocks.of(scores, dict.fromkeys(scores, 1))
+    # 30 of the last; 1800 at densities as 12 (3 * 3 + 3) to 6 (2 * 2 + 2).
+    assert quotas.smart_ratio(of, 1830) == {"a": 1200, "b": 600, "c": 30}
+    # The first would exceed density 1.
+    assert quotas.smart_ratio(of, 16_030) == {"a": 10_000, "b": 6000, "c": 30}
+
+
+@pytest.mark.parametrize(
+    ("k", "floor", "counts"),
+    [
+        (20, 0, {"a": 0, "b": 0, "c": 20}),  # 0.3 of the last is more than all that stays
+        (20, 3, {"a": 3, "b": 3, "c": 14}),  # ... and floors come first
+        (20_050, 0, {"a": 10_000, "b": 10_000, "c": 50}),  # the others can hold no more
+        (1840, 40, {"a": 1200, "b": 600, "c": 40}),  # a floor above 0.3
+    ],
+)
+def test_smart_ratio_moves_the_last_layer_only_where_it_must(
+    k: int, floor: int, counts: dict[str, int]
+) -> None:
+    scores = {"a": torch.rand(100, 100), "b": torch.rand(100, 100), "c": torch.rand(10, 10)}
+    assert quotas.smart_ratio(Blocks.of(scores, dict.fromkeys(scores, 1), floor), k) == counts
+
+
+def test_smart_ratio_of_a_single_layer_is_all_there_is() -> None:
+    assert quotas.smart_ratio(Blocks.of({"a": torch.rand(4, 5)}, {"a": 1}), 13) == {"a": 13}
+
+
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 12)), min_size=1, max_size=5),
     block_rows=st.sampled_from([1, 2, 4]),
     floor=st.integers(0, 3),
+    kept=st.sets(st.sampled_from("01234")),
     sparsity=st.floats(0, 0.99),
+    rule=st.sampled_from([quotas.erk, quotas.balanced, quotas.smart_ratio]),
 )
-def test_erk_keeps_exactly_k(
-    shapes: list[tuple[int, int]], block_rows: int, floor: int, sparsity: float
+def test_shares_add_up_to_exactly_k(
+    shapes: list[tuple[int, int]],
+    block_rows: int,
+    floor: int,
+    kept: set[str],
+    sparsity: float,
+    rule: Callable[[Blocks, int], quotas.Counts],
 ) -> None:
     scores = {str(i): torch.rand(shape) for i, shape in enumerate(shapes)}
     rows = rows_of_blocks({name: score.shape for name, score in scores.items()}, block_rows)
-    of = Blocks.of(scores, rows, floor)
+    of = Blocks.of(scores, rows, floor, kept)
     k = of.kept_at(sparsity)
     if k < of.weights_of(of.floors):
         return
-    counts = quotas.erk(of, k)
+    counts = rule(of, k)
+    assert list(counts) == list(scores)
     assert all(of.floors[name] <= count <= of.numbers[name] for name, count in counts.items())
     missing = k - of.weights_of(counts)
     # Only what no block fits into, where there are no single weights left, may be missing.
@@ -155,6 +202,6 @@ def test_densities_that_cannot_be(options: dict, error: type[Exception], message
 
 
 def test_select_masks_takes_every_scope() -> None:
-    for scope in ("global", "layer", "erk", {"a": 0.5, "b": 0.5}):
+    for scope in (*quotas.SCOPES, {"a": 0.5, "b": 0.5}):
         masks = select_masks(SCORES, 0.5, scope=scope)
         assert sum(int(mask.sum()) for mask in masks.values()) == 5

@@ -94,9 +94,10 @@ def test_masks_of_prune_are_those_that_were_recorded(model: str, method: str) ->
                     cases.exact_model(name), cases.exact_batches(name), loss=cases.exact_loss, **given
                 )
             )
-            assert got == RECORDED[id], id
+            assert cases.without_remedies(got) == cases.without_remedies(RECORDED[id]), id
 
 
 def test_selections_are_those_that_were_recorded() -> None:
     for id, call in SELECTIONS.items():
-        assert cases.outcome(call) == RECORDED[id], id
+        got = cases.without_remedies(cases.outcome(call))
+        assert got == cases.without_remedies(RECORDED[id]), id

@@ -99,7 +99,7 @@ def cost(
         ),
     ] = None,
     data_dir: options.DataDir = None,
-    block: options.Block = "1",
+    block: options.OneBlock = "1",
     flops: Annotated[bool, typer.Option("--flops", help="Count operations only; measure nothing.")] = False,
     batch_size: options.BatchSize = 128,
     threads: options.Threads = None,

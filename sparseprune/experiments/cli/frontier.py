@@ -13,12 +13,11 @@ from sparseprune.experiments import networks
 from sparseprune.experiments.cli import inputs, options, tables
 from sparseprune.experiments.cli.progress import Bars
 from sparseprune.experiments.frontier import results, run
-from sparseprune.experiments.frontier.points import frontier_points
+from sparseprune.experiments.frontier.points import ONE_SHOT, frontier_points
 from sparseprune.experiments.frontier.results import FILE, Record
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.experiments.networks import PRUNE_BATCHES
 from sparseprune.format import files
-from sparseprune.scores import METHODS
 from sparseprune.select.budget import EXPONENT
 
 INTERRUPTED = 130  # exit code, as shells have it after Ctrl-C
@@ -56,7 +55,7 @@ def frontier(
         str, typer.Option("--budgets", help="Fractions of the dense training FLOPs, commas between.")
     ] = "0.5,0.3,0.2,0.1,0.05",
     methods: Annotated[
-        str, typer.Option("--methods", help=f"Pruning methods, commas between: {', '.join(METHODS)}.")
+        str, typer.Option("--methods", help=f"Pruning methods, commas between: {', '.join(ONE_SHOT)}.")
     ] = "random,snip,grasp",
     rules: Annotated[
         str,
@@ -112,7 +111,7 @@ def frontier(
     """
     points = frontier_points(
         flops=_list(flops, float, "numbers"),
-        methods=_known(methods, list(METHODS), "method"),
+        methods=_known(methods, ONE_SHOT, "method"),
         rules=_known(rules, RULES, "rule"),
         block_rows=[rows for rows, _ in options.parse_blocks(blocks)],
         exponents=_list(exponents, float, "numbers"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import typer
 
 from sparseprune.experiments.data import DATASETS
 from sparseprune.experiments.models import MODELS
+from sparseprune.experiments.networks import Block
 from sparseprune.experiments.train import OPTIMIZERS
 from sparseprune.format.bsr import BLOCK_ROWS
+from sparseprune.scores import METHODS, ROUNDS
 
 
 def one_of(known: Iterable[str]) -> Callable[[str], str]:
@@ -41,9 +43,11 @@ def parse_blocks(text: str) -> list[tuple[int, int]]:
     return [known[word] for word in words]
 
 
-def parse_block_or_auto(text: str) -> tuple[int, int] | Literal["auto"]:
-    """Leave ``"auto"`` as it is, read ``"4"`` or ``"4x1"`` as (4, 1)."""
-    return "auto" if text == "auto" else parse_blocks(text)[0]
+def parse_block_or_name(text: str) -> Block:
+    """Leave ``"auto"`` and ``"channel"`` as they are, read ``"4"`` or ``"4x1"`` as (4, 1)."""
+    if text == "auto":
+        return "auto"
+    return "channel" if text == "channel" else parse_blocks(text)[0]
 
 
 def _one_block(text: str) -> str:
@@ -52,8 +56,8 @@ def _one_block(text: str) -> str:
     return text
 
 
-def _one_block_or_auto(text: str) -> str:
-    return text if text == "auto" else _one_block(text)
+def _one_block_or_name(text: str) -> str:
+    return text if text in ("auto", "channel") else _one_block(text)
 
 
 # Numbers that are larger than any use, but fit into what computes with them.
@@ -117,9 +121,15 @@ ModelArgs = Annotated[
     ),
 ]
 Sparsity = Annotated[
-    float, typer.Option("--sparsity", min=0.0, max=1.0, help="Fraction of the weights to remove.")
+    float | None,
+    typer.Option(
+        "--sparsity",
+        min=0.0,
+        max=1.0,
+        help="Fraction of the weights to remove; 0.9 if there is no other target.",
+    ),
 ]
-Block = Annotated[
+OneBlock = Annotated[
     str,
     typer.Option(
         "--block",
@@ -128,21 +138,57 @@ Block = Annotated[
         help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1).",
     ),
 ]
-BlockOrAuto = Annotated[
+BlockOrName = Annotated[
     str,
     typer.Option(
         "--block",
-        callback=_one_block_or_auto,
+        callback=_one_block_or_name,
         metavar="V",
-        help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1); with --speedup "
-        "also auto: of 1, 4 and 16, what suits each layer.",
+        help="Keep or remove blocks of so many rows x 1 column: 1, 2, 4, 8 or 16 (or 4x1); channel: whole "
+        "output channels; with --speedup also auto: of 1, 4 and 16, what suits each layer.",
     ),
 ]
 Scope = Annotated[
     str,
     typer.Option(
-        "--scope", help="Rank the scores of all layers together (global) or within each layer (layer)."
+        "--scope",
+        help="Rank the scores of all layers together (global) or within each layer (layer), or give layers "
+        "the densities of erk, balanced or smart_ratio.",
     ),
+]
+MethodName = Annotated[str, typer.Option("--method", help=f"Pruning method: {', '.join(METHODS)}.")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        min=1,
+        max=MOST,
+        help="Score so many times, each time in the network that is left; by default "
+        + ", ".join(f"{rounds} for {name}" for name, rounds in ROUNDS.items())
+        + ", else 1.",
+    ),
+]
+Preset = Annotated[
+    str,
+    typer.Option("--preset", help="The method as in its paper (paper) or in its authors' code (authors)."),
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="N:M|fan_in",
+        help="Keep N of every M consecutive inputs, such as 2:4, in place of a sparsity; or equally many "
+        "weights in all rows of a layer (fan_in).",
+    ),
+]
+Keep = Annotated[
+    list[str],
+    typer.Option(
+        "--keep", metavar="NAME", help="Layer that keeps all its weights, or first or last; may be repeated."
+    ),
+]
+MinPerLayer = Annotated[
+    int, typer.Option("--min-per-layer", min=0, max=MOST, help="Weights that each layer keeps at least.")
 ]
 PruneBatches = Annotated[
     int,

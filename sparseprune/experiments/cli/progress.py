@@ -92,13 +92,15 @@ class Bars(Watcher):
 
 
 class Watched:
-    """Batches that advance a bar while they are consumed, from the start again in every pass over them."""
+    """Batches that advance a bar while they are consumed, so many times; it starts again after that."""
 
-    def __init__(self, batches: list[tuple[Tensor, Tensor]], bars: Bars) -> None:
-        self._batches, self._bars = batches, bars
+    def __init__(self, batches: list[tuple[Tensor, Tensor]], bars: Bars, passes: int = 1) -> None:
+        self._batches, self._bars, self._passes, self._done = batches, bars, passes, 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        done = self._done % self._passes
         for number, batch in enumerate(self._batches):
-            self._bars.advance(number / len(self._batches))
+            self._bars.advance((done + number / len(self._batches)) / self._passes)
             yield batch
-        self._bars.advance(1.0)
+        self._done += 1
+        self._bars.advance((done + 1) / self._passes)

@@ -14,26 +14,17 @@ from sparseprune.cost.speedup import TimedMasks
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars, Watched
-from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
+from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set, sparsity_of
 from sparseprune.format import files
+from sparseprune.scores import rounds_of
 
 
 def prune(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to save the masks in (safetensors).")
     ] = None,
-    method: Annotated[
-        str, typer.Option("--method", help="Pruning method, such as snip, grasp, random.")
-    ] = "snip",
-    sparsity: Annotated[
-        float | None,
-        typer.Option(
-            "--sparsity",
-            min=0.0,
-            max=1.0,
-            help="Fraction of the weights to remove; 0.9 if there is no target.",
-        ),
-    ] = None,
+    method: options.MethodName = "snip",
+    sparsity: options.Sparsity = None,
     flops: Annotated[
         float | None,
         typer.Option("--flops", help="In its place: fraction of a training step's operations that stays."),
@@ -42,8 +33,13 @@ def prune(
         float | None,
         typer.Option("--speedup", help="Or: how many times faster than dense a training step is to be here."),
     ] = None,
-    block: options.BlockOrAuto = "1",
+    block: options.BlockOrName = "1",
     scope: options.Scope = "global",
+    pattern: options.Pattern = None,
+    keep: options.Keep = [],  # noqa: B006
+    min_per_layer: options.MinPerLayer = 0,
+    rounds: options.Rounds = None,
+    preset: options.Preset = "paper",
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     data: options.Data = "mnist5k",
     data_dir: options.DataDir = None,
@@ -56,7 +52,7 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Score the initial weights of a network on training data, keep the best, and save the masks."""
-    shape = options.parse_block_or_auto(block)
+    shape = options.parse_block_or_name(block)
     if out is not None:
         files.check(out)
     with Bars() as bars:
@@ -67,7 +63,7 @@ def prune(
         start = time.perf_counter()
         masks = sp.prune(
             dense,
-            Watched(scored, bars),
+            Watched(scored, bars, rounds_of(method, rounds)),
             method=method,
             sparsity=sparsity,
             flops=flops,
@@ -76,12 +72,16 @@ def prune(
             batch_size=batch_size,
             scope=scope,
             block=shape,
+            pattern=pattern,
+            keep=keep,
+            rounds=rounds,
+            preset=preset,
+            min_per_layer=min_per_layer,
             seed=seed,
         )
         seconds = time.perf_counter() - start
         if sparsity is None:
-            removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
-            sparsity = removed / sum(mask.numel() for mask in masks.values())
+            sparsity = sparsity_of(masks)
         label = label_of(method, sparsity, shape)
         bars.end(f"prune: {label}", f"{len(scored)} batches, {seconds:.2f} s")
     sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
@@ -104,6 +104,9 @@ def prune(
                 "flops": flops,
                 "speedup": None if found is None else found._asdict(),
                 "scope": scope,
+                "pattern": pattern,
+                "rounds": rounds_of(method, rounds),
+                "preset": preset,
                 "source": dataset.source,
                 "seed": seed,
                 "prune_batches": len(scored),

@@ -17,7 +17,7 @@ from sparseprune.experiments import models
 from sparseprune.experiments import train as training
 from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars
-from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set
+from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set, sparsity_of
 from sparseprune.format import files
 
 
@@ -29,13 +29,18 @@ def train(
         str | None,
         typer.Option("--method", help="Prune with this method first; dense without it and --masks."),
     ] = None,
-    sparsity: options.Sparsity = 0.9,
+    sparsity: options.Sparsity = None,
     masks_from: Annotated[
         Path | None,
         typer.Option("--masks", help="Use the masks of this file, from `sparseprune prune --out`."),
     ] = None,
-    block: options.Block = "1",
+    block: options.OneBlock = "1",
     scope: options.Scope = "global",
+    pattern: options.Pattern = None,
+    keep: options.Keep = [],  # noqa: B006
+    min_per_layer: options.MinPerLayer = 0,
+    rounds: options.Rounds = None,
+    preset: options.Preset = "paper",
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     epochs: Annotated[
         int | None,
@@ -86,11 +91,24 @@ def train(
         elif method is not None:
             scored = prune_set(dataset, prune_batches, batch_size, seed)
             masks = sp.prune(
-                trained, scored, method=method, sparsity=sparsity, scope=scope, block=shape, seed=seed
+                trained,
+                scored,
+                method=method,
+                sparsity=sparsity,
+                input_size=dataset.sample,
+                scope=scope,
+                block=shape,
+                pattern=pattern,
+                keep=keep,
+                rounds=rounds,
+                preset=preset,
+                min_per_layer=min_per_layer,
+                seed=seed,
             )
+            sparsity = sparsity_of(masks) if sparsity is None else sparsity
         if masks is not None:
             trained = sp.sparsify(trained, masks, batch_size=batch_size, input_size=dataset.sample)
-        label = "dense" if method is None else label_of(method, sparsity, shape)
+        label = "dense" if method is None or sparsity is None else label_of(method, sparsity, shape)
         bars.begin(f"train: {label}")
         result = training.train(
             trained,

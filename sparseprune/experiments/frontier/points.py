@@ -10,8 +10,11 @@ from typing import Any
 
 from sparseprune.experiments.frontier.rules import LAYERWISE, RULES, WEIGHTED
 from sparseprune.format.bsr import BLOCK_ROWS
-from sparseprune.scores import METHODS
+from sparseprune.scores import METHODS, ROUNDS
 from sparseprune.select.budget import EXPONENT
+
+# Methods that score once; the others choose weights round by round, which a frontier's rules do not.
+ONE_SHOT = [name for name in METHODS if name not in ROUNDS]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def frontier_points(
         ValueError: something is unknown or out of range.
     """
     for what, values, known in (
-        ("methods", methods, METHODS),
+        ("methods", methods, ONE_SHOT),
         ("rules", rules, RULES),
         ("blocks", block_rows, BLOCK_ROWS),
     ):
