@@ -87,9 +87,16 @@ def controls(
     }
 
 
-def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Each layer's mask in a random order; the blocks of V × 1 that it is made of stay whole."""
-    generator = numbers(seed, "shuffled")
+def shuffled_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Keep as many weights in every layer, anywhere in it: what is left is how sparse each layer is.
+
+    Args:
+        masks: bool tensors by parameter name, True = keep; the blocks of V × 1 that they are made of stay
+            whole.
+        seed: seed of the new order.
+    """
+    # Torch takes negative seeds, and so do those who train with them.
+    generator = numbers(seed % 2**64, "shuffled_masks")
     return {name: _shuffled(mask, generator) for name, mask in masks.items()}
 
 

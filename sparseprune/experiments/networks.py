@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
+from sparseprune._controls import shuffled_masks
 from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset, batches
 from sparseprune.experiments.models import Network
@@ -116,30 +117,10 @@ def pruned(
 
     made = [contender(method, sparse)]
     if shuffled:
-        others = shuffled_masks(masks, block[0], seed)
+        others = shuffled_masks(masks, seed)
         control = sp.sparsify(model, others, batch_size=batch_size, input_size=network.sample)
         made.append(contender(f"{method} shuffled", control))
     return made
-
-
-def shuffled_masks(masks: Mapping[str, Tensor], block_rows: int, seed: int) -> dict[str, Tensor]:
-    """Keep as many weights in every layer, anywhere in it: what is left is how sparse each layer is.
-
-    Args:
-        masks: bool tensors by parameter name, True = keep.
-        block_rows: V; blocks of V rows x 1 column stay whole, in layers whose rows V divides.
-        seed: seed of the new order.
-    Returns:
-        bool tensors of the same names and shapes.
-    """
-    order = torch.Generator().manual_seed(seed)
-    shuffled = {}
-    for name, mask in masks.items():
-        rows = block_rows if mask.shape[0] % block_rows == 0 else 1
-        blocks = mask.flatten(1)[::rows]
-        moved = blocks.flatten()[torch.randperm(blocks.numel(), generator=order)].view_as(blocks)
-        shuffled[name] = moved.repeat_interleave(rows, dim=0).view_as(mask)
-    return shuffled
 
 
 def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import sparseprune as sp
+from sparseprune._controls import shuffled_masks
 from sparseprune.cost.flops import flops_per_step
 from sparseprune.experiments import models, networks
 from sparseprune.experiments.models import Network
@@ -17,7 +18,7 @@ def test_shuffled_masks_keep_as_many_weights_and_blocks_in_every_layer(block_row
         ),
         "head": torch.rand(10, 8, generator=generator) < 0.3,  # 4 does not divide 10 rows
     }
-    shuffled, again, other = (networks.shuffled_masks(masks, block_rows, seed) for seed in (0, 0, 1))
+    shuffled, again, other = (shuffled_masks(masks, seed) for seed in (0, 0, 1))
     for name, mask in masks.items():
         assert shuffled[name].shape == mask.shape
         assert shuffled[name].sum() == mask.sum()
@@ -31,7 +32,7 @@ def test_shuffled_masks_keep_as_many_weights_and_blocks_in_every_layer(block_row
 def test_shuffled_masks_spread_over_the_whole_layer():
     mask = torch.zeros(20, 50, dtype=torch.bool)
     mask[0] = True
-    shuffled = networks.shuffled_masks({"w": mask}, 1, 0)["w"]
+    shuffled = shuffled_masks({"w": mask}, 0)["w"]
     assert shuffled.any(0).sum() > 20
     assert shuffled.any(1).sum() > 15
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseprune as sp
+from sparseprune._controls import shuffled_masks
 from sparseprune.cost import machine
 from sparseprune.cost.flops import flops_costs, flops_per_step
 from sparseprune.cost.seconds import measured_costs
@@ -30,7 +31,7 @@ from sparseprune.experiments.frontier.points import Point
 from sparseprune.experiments.frontier.results import Layer, Measured, Record
 from sparseprune.experiments.frontier.rules import check_budget, masks_within, small_dense
 from sparseprune.experiments.models import Network
-from sparseprune.experiments.networks import PRUNE_BATCHES, prune_set, shuffled_masks
+from sparseprune.experiments.networks import PRUNE_BATCHES, prune_set
 from sparseprune.experiments.train import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
 from sparseprune.experiments.watcher import Watcher
 from sparseprune.scores import prunable, scorer
@@ -267,7 +268,7 @@ class _Work:
             seconds=self.timed.get(point.block_rows),
         )
         if point.shuffled:
-            masks = shuffled_masks(masks, point.block_rows, point.seed)
+            masks = shuffled_masks(masks, point.seed)
         if self.rescale:
             sp.rescale_weights(model, masks)
         selected = self.clock()

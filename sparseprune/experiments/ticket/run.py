@@ -13,13 +13,13 @@ from typing import Any
 from torch import nn
 
 import sparseprune as sp
+from sparseprune._controls import shuffled_masks
 from sparseprune._ticket import Ticket, TicketRound, lottery_ticket
 from sparseprune._ticket.folder import START, alone
 from sparseprune.cost import machine
 from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.models import Network
-from sparseprune.experiments.networks import shuffled_masks
 from sparseprune.experiments.ticket import results
 from sparseprune.experiments.ticket.results import Kind, Run, Search, result_of
 from sparseprune.experiments.train import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
@@ -151,7 +151,7 @@ class _Work:
         # Another one for every round, of 64 bits whatever this one is.
         seed = self.seed ^ (OTHER_SEED + done.number)
         if kind == "shuffled":
-            masks = shuffled_masks(masks, 1, seed)
+            masks = shuffled_masks(masks, seed)
         else:
             model, start = models.build(self.network, seed), 0
         sparse = sp.sparsify(model, masks, batch_size=self.batch_size, input_size=self.data.sample)
