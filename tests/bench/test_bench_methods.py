@@ -15,19 +15,16 @@ from typer.testing import CliRunner
 from bench.methods import __main__ as command
 from bench.methods import experiment, results
 from bench.methods.experiment import perform
-from bench.methods.networks import contiguous, scored_batches
 from bench.methods.points import (
     AFTER_TRAINING,
     CONTROLS,
     DENSE,
-    EXPERIMENTS,
     SMALL_DENSE,
     TICKET,
     Point,
     Training,
     cut,
     pruned,
-    runs,
 )
 from bench.methods.results import Record
 from sparseprune.cost import machine
@@ -214,40 +211,6 @@ def test_perform_refuses_another_machine(run, monkeypatch):
 def test_records_survive_their_line(run):
     for record in run()[0]:
         assert Record.from_line(record.to_line()) == record
-
-
-def test_scored_batches_are_the_first_samples_of_the_order(clouds):
-    found = scored_batches(clouds, 20, 16, seed=3)
-    assert [len(x) for x, _ in found] == [16, 4]
-    ((first, labels),) = scored_batches(clouds, 10, 16, seed=3)
-    assert torch.equal(first, found[0][0][:10])
-    assert torch.equal(labels, found[0][1][:10])
-    assert sum(len(x) for x, _ in scored_batches(clouds, 1000, 16, seed=3)) == 48
-
-
-def test_contiguous_copies_the_network_as_it_is_made():
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)).to(memory_format=torch.channels_last)
-    copied = contiguous(model)
-    assert copied[0].weight.is_contiguous()
-    assert not model[0].weight.is_contiguous()
-    assert torch.equal(copied[0].weight, model[0].weight)
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_have_every_run_once_and_complete_seeds_first(name):
-    found = runs(EXPERIMENTS[name], [0, 1, 1])
-    assert len({results.key_of(run) for run in found}) == len(found)
-    assert [run.seed for run in found] == sorted(run.seed for run in found)
-    assert len({run.label for run in found}) == len(found)
-    assert all(run.training.model in models.MODELS for run in found)
-
-
-def test_resnet8_has_every_method_and_tickets_of_the_sparsities():
-    (points,) = EXPERIMENTS["resnet8"].values()
-    assert {point.method for point in points} == {None, *METHODS}
-    rounds = {point.round: point.sparsity for point in points if point.kind == TICKET}
-    assert rounds[4] == 0.9
-    assert rounds[8] == 0.99
 
 
 @pytest.fixture

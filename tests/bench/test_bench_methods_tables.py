@@ -221,6 +221,9 @@ def test_facts_name_settings_machine_days_and_the_command():
         "python -m bench.methods resnet8 --seeds 0,1 --threads 2\n"
         "```"
     )
+    scored = [pruned("snip", 0.9, 2560), pruned("random", 0.9, 2560), pruned("force", 0.9, 512)]
+    told = methods.facts([record(point, 0.9) for point in scored], "resnet8")
+    assert " Samples scored: 2,560 (snip), 512 (force). After" in told
     shorter = dataclasses.replace(records[0], settings={**SETTINGS, "epochs": 1, "samples": 500})
     assert "resnet8 --seeds 0 --epochs 1 --samples 500 --threads 2\n" in methods.facts([shorter], "resnet8")
 
