@@ -25,7 +25,7 @@ SETTINGS = {
     "samples": 20_000,
     "train": 20_000,
     "test": 10_000,
-    "epochs": 4,
+    "epochs": 2,
     "batch_size": 128,
     "optimizer": "SGD",
     "lr": 0.1,
@@ -39,7 +39,7 @@ def measured(accuracy, seconds=10.0, **fields):
     given = {
         "accuracy": accuracy,
         "curve": ((4.0, seconds, accuracy),),
-        "epochs": 4.0,
+        "epochs": 2.0,
         "steps": 628,
         "scored": 100,
         "spent_seconds": 0.0,
@@ -213,7 +213,7 @@ def test_grouping_has_differences_seed_by_seed():
 def test_facts_name_settings_machine_days_and_the_command():
     records = [record(Point(DENSE), 0.9, seed) for seed in (0, 1)]
     assert methods.facts(records, "resnet8") == (
-        "resnet8 on fashion-mnist: 20,000 training and 10,000 test samples, epochs 4, batch 128, SGD, "
+        "resnet8 on fashion-mnist: 20,000 training and 10,000 test samples, epochs 2, batch 128, SGD, "
         "lr 0.1. After ± stands one standard deviation over the seeds. Each layer keeps 1 weight at least. "
         "a cpu, 2 threads, avx512, torch t, sparseprune s, 2026-11-30 to 2026-11-31.\n"
         "\n"
