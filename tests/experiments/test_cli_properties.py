@@ -22,7 +22,7 @@ from sparseprune.experiments.cli.app import app
 HUGE = "99999999999999999999999"
 ODD = ["", "x", "nan", "inf", "-inf", "-1", "0", "0.5", "1e400", "1e-400", "1,2", "½", " 1"]
 NUMBER = [*ODD, HUGE, f"-{HUGE}", "1e30"]
-METHODS = ["random", "magnitude", "gradient", "snip", "grasp", "", "random,snip", "x"]
+METHODS = ["random", "magnitude", "snip", "grasp", "synflow", "force", "prospr", "", "random,snip", "x"]
 BLOCKS = ["1", "4", "16x1", "3", "4x2", "auto", "1,4", "", "x", HUGE]
 # In a folder of its own.
 PATHS = ["", ".", "a-file", "a-file/x", "new/folder/x", "x" * 300, "\udcff", "/dev/null", "/dev/full"]
@@ -49,6 +49,11 @@ CHOICE = {
     "--sparsity": ["0", "0.9", "0.999", "1", *NUMBER],
     "--block": BLOCKS,
     "--seed": ["3", *NUMBER],
+    "--pattern": ["2:4", "1:8", "fan_in", "4:2", "0:4", "", "x"],
+    "--keep": ["first", "last", "3", "3.weight", "", "x"],
+    "--min-per-layer": ["1", "50", *NUMBER],
+    "--rounds": ["1", "3", "0", "-1", "x"],
+    "--preset": ["paper", "authors", "", "x"],
 }
 OPTIONS = {
     "prune": {

@@ -80,6 +80,8 @@ FRONTIER = [
     *("--budgets", "0.2", "--seeds", "0,1"),
 ]
 RUNS = 8  # of this frontier
+TICKET = ["ticket", *TINY, "--epochs", "1", "--rounds", "3", "--controls"]
+TRAININGS = 4 + 2 * 3  # of this ticket, dense and controls counted
 
 
 # Imports once what takes seconds, then runs commands as a terminal would, each in a process of its own.
@@ -89,6 +91,7 @@ import matplotlib.figure, sklearn.datasets, torch._dynamo
 from sparseprune.experiments.cli.app import app
 from sparseprune.experiments.compare import report
 from sparseprune.experiments.frontier import plot
+from sparseprune.experiments.ticket import plot as ticket_plot
 
 warnings.simplefilter("ignore")
 for line in sys.stdin:
@@ -199,3 +202,31 @@ def test_a_killed_frontier_goes_on(server: Server, tmp_path: Path) -> None:
     assert [one.point for one in results.read(out / results.FILE)] == expected
     for folder in tmp_path.iterdir():
         assert sum(map(is_part, folder.iterdir())) <= MOMENTS
+
+
+@pytest.mark.slow
+def test_a_killed_ticket_goes_on(server: Server, tmp_path: Path) -> None:
+    def trained(folder: Path) -> list[tuple[str, int, int]]:
+        file = folder / "results.json"
+        runs = json.loads(file.read_text())["runs"] if file.exists() else []
+        return [(run["kind"], run["round"], run["weights"]) for run in runs]
+
+    seconds = min(server.run(TICKET, tmp_path / f"whole-{number}") or 0.0 for number in range(2))
+    expected = sorted(trained(tmp_path / "whole-0"))
+    assert len(expected) == TRAININGS
+    moments, killed, done = random.Random("ticket"), 0, 0
+    out = tmp_path / "killed"
+    for _ in range(MOMENTS):
+        killed += server.run(TICKET, out, moments.uniform(0, seconds / 2)) is None
+        found = trained(out)
+        # All that were done before, none twice, and none of another search.
+        assert len(found) >= done
+        assert len(set(found)) == len(found)
+        assert set(found) <= set(expected)
+        done = len(found)
+        if (out / "ticket.png").exists():
+            read_picture(out / "ticket.png")
+    print(f"ticket: {killed} of {MOMENTS} killed within {seconds:.2f} s")
+    assert killed > 0
+    server.run(TICKET, out)
+    assert sorted(trained(out)) == expected

@@ -187,6 +187,27 @@ def test_quantised_layers_are_refused_and_can_be_excluded() -> None:
     assert list(scores.magnitude(model, exclude=["1"])) == ["0.weight"]
 
 
+@pytest.mark.parametrize("method", [scores.synflow, scores.ntk_sap])
+def test_methods_without_labels_leave_the_model_bit_identical(method) -> None:
+    model = network("batch-norm").train()
+    model[3].eval()
+
+    def state() -> list:
+        tensors = [(id(t), t.clone()) for t in (*model.parameters(), *model.buffers())]
+        modes = [(m.training, getattr(m, "momentum", None)) for m in model.modules()]
+        return [tensors, modes, torch.get_rng_state(), [p.grad for p in model.parameters()]]
+
+    before = state()
+    method(model, batches(1))
+    with pytest.raises((RuntimeError, ValueError)):
+        method(model, [(torch.zeros(2, 7, dtype=torch.float64), torch.zeros(2))])
+    after = state()
+    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(before[0], after[0], strict=True))
+    assert before[1] == after[1]
+    assert torch.equal(before[2], after[2])
+    assert after[3] == [None] * len(after[3])
+
+
 def test_synflow_needs_a_shape_and_numbers() -> None:
     model = network("perceptron")
     with pytest.raises(
