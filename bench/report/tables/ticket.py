@@ -51,7 +51,8 @@ def ticket(searches: list[dict]) -> str:
         f"samples, {settings['epochs']} epochs, batch {settings['batch_size']}, {settings['optimizer']}, lr "
         f"{settings['lr']:g}, rewound to step {settings['rewind']}, seeds {seeds}. After ± stands one "
         f"standard deviation over the seeds. {machine['cpu']}, {machine['threads']} threads, "
-        f"{machine['isa']}, torch {machine['torch']}, sparseprune {machine['sparseprune']}, {machine['date']}."
+        f"{machine['isa']}, torch {machine['torch']}, sparseprune {machine['sparseprune']}, "
+        f"{machine['date']}."
     )
 
 
