@@ -80,8 +80,8 @@ FRONTIER = [
     *("--budgets", "0.2", "--seeds", "0,1"),
 ]
 RUNS = 8  # of this frontier
-TICKET = ["ticket", *TINY, "--epochs", "1", "--rounds", "3", "--controls"]
-TRAININGS = 4 + 2 * 3  # of this ticket, dense and controls counted
+TICKET = ["ticket", *TINY, "--epochs", "1", "--rounds", "2", "--controls"]
+TRAININGS = 3 + 2 * 2  # of this ticket, dense and controls counted
 
 
 # Imports once what takes seconds, then runs commands as a terminal would, each in a process of its own.
