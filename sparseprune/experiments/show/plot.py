@@ -53,8 +53,10 @@ def save_picture(
 
 def _draw_densities(axes: Axes, sets: Sequence[tuple[str, Sequence[Layer]]]) -> None:
     names = [layer.name.removesuffix(".weight") for layer in sets[0][1]]
-    numbers = [d for _, layers in sets for layer in layers for d in (layer.density, layer.alive_density) if d]
-    lowest = min(numbers, default=0.1)
+    numbers = [d for _, layers in sets for layer in layers for d in (layer.density, layer.alive_density)]
+    lowest = min(filter(None, numbers), default=0.1)
+    # The lowest line that has a number: what is below means none, if there are layers of none.
+    numbered = lowest if 0 in numbers else 0.0
     floor = lowest / 2  # where layers without a weight are marked: a logarithm has no zero
     axes.set_yscale("log")
     axes.set_ylim(floor / 1.4, 1.5)
@@ -70,7 +72,7 @@ def _draw_densities(axes: Axes, sets: Sequence[tuple[str, Sequence[Layer]]]) -> 
             label.set(horizontalalignment="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.yaxis.set_major_locator(LogLocator(10))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda d, _: f"{100 * d:.4g} %" if d >= lowest else ""))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda d, _: f"{100 * d:.4g} %" if d >= numbered else ""))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("layer", fontsize=10)
     axes.set_ylabel("density: weights kept", fontsize=10)
