@@ -1,7 +1,6 @@
 """What to say where a mask would leave a layer empty: the floor that brings it back to life."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -35,15 +34,10 @@ def living_floor(
         input_size = next(pairs("prune", batches))[0].shape[1:]
     if input_size is None:
         return 1
-    sizes, numbers, kept = blocks.sizes, blocks.numbers, blocks.weights_of(count(blocks))
-    floor = 1
-    while floor <= max(blocks.shapes[name].numel() for name in numbers):
-        floors = {
-            name: max(min(-(-floor // sizes[name]), number), blocks.floors[name])
-            for name, number in numbers.items()
-        }
-        raised = replace(blocks, floors=floors, _ranked={})
-        if raised.weights_of(floors) > kept:
+    kept, floor = blocks.weights_of(count(blocks)), 1
+    while floor <= max(shape.numel() for shape in blocks.shapes.values()):
+        raised = blocks.with_floor(floor)
+        if raised.weights_of(raised.floors) > kept:
             return 1
         masks = raised.masks(count(raised), allow_empty=True)
         try:

@@ -8,8 +8,9 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from sparseprune.format.bsr import check_mask, largest_block
-from sparseprune.scores.base import numbers
+from sparseprune.format.bsr import largest_block
+from sparseprune.scores.base import numbers, reordered
+from sparseprune.select.apply import masked_weights
 
 
 class Control(NamedTuple):
@@ -57,14 +58,8 @@ def controls(
         Frankle, Dziugaite, Roy, Carbin, "Pruning neural networks at initialization: why are we missing the
         mark?", 2021, arXiv:2009.08576, section 5.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    masked_weights(model, masks, "controls")
     for name, mask in masks.items():
-        if name not in parameters:
-            raise ValueError(
-                f"controls: expected names of the model's parameters, got {name!r}; "
-                "were the masks made for another model?"
-            )
-        check_mask(mask, parameters[name].shape, f"controls: {name!r}")
         if scores is not None and (name not in scores or scores[name].shape != mask.shape):
             raise ValueError(
                 f"controls: expected scores of every mask's shape, got none of {list(mask.shape)} "
@@ -75,7 +70,7 @@ def controls(
     with torch.no_grad():
         for name in masks:
             weight = other.get_parameter(name)
-            weight.copy_(_reordered(weight.flatten(), generator).view_as(weight))
+            weight.copy_(reordered(weight.flatten(), generator).view_as(weight))
     return {
         "shuffled": Control(model, {n: _shuffled(mask, generator) for n, mask in masks.items()}),
         "reinitialised": Control(other, {n: mask.clone() for n, mask in masks.items()}),
@@ -100,13 +95,9 @@ def shuffled_masks(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     return {name: _shuffled(mask, generator) for name, mask in masks.items()}
 
 
-def _reordered(values: Tensor, generator: numpy.random.Generator) -> Tensor:
-    return values[torch.from_numpy(generator.permutation(len(values))).to(values.device)]
-
-
 def _shuffled(mask: Tensor, generator: numpy.random.Generator) -> Tensor:
     blocks, rows = _blocks(mask)
-    return _whole(_reordered(blocks, generator), rows, mask)
+    return _whole(reordered(blocks, generator), rows, mask)
 
 
 def _inverted(mask: Tensor, score: Tensor | None, generator: numpy.random.Generator) -> Tensor:

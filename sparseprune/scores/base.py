@@ -151,6 +151,11 @@ def numbers(seed: int, method: str) -> numpy.random.Generator:
     return numpy.random.default_rng([*b"sparseprune", seed])
 
 
+def reordered(values: Tensor, generator: numpy.random.Generator) -> Tensor:
+    """The values of a flat tensor in a random order: a fresh draw, where they were drawn independently."""
+    return values[torch.from_numpy(generator.permutation(len(values))).to(values.device)]
+
+
 def score_dtype(weight: Tensor) -> torch.dtype:
     """float64 for weights in float64, else float32."""
     return torch.promote_types(weight.dtype, torch.float32)

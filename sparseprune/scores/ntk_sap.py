@@ -15,6 +15,7 @@ from sparseprune.scores.base import (
     numbers,
     parts,
     prunable,
+    reordered,
     repeatable,
     score_dtype,
 )
@@ -70,7 +71,10 @@ def ntk_sap(
         total = [torch.zeros_like(gate, dtype=score_dtype(gate)) for gate in gates.values()]
         for _ in range(samples):
             for x, _, _ in parts("ntk_sap", batches, micro_batch_size):
-                theta = [_reordered(leaf.detach(), generator) for leaf in frozen.leaves.values()]
+                theta = [
+                    reordered(leaf.detach().flatten(), generator).view_as(leaf)
+                    for leaf in frozen.leaves.values()
+                ]
                 moved = [t + epsilon * _normal(t, generator) for t in theta]
                 z = _normal(x, generator)
                 here = [t * gate for t, gate in zip(theta, gates.values(), strict=True)]
@@ -90,9 +94,3 @@ def _normal(like: Tensor, generator: numpy.random.Generator) -> Tensor:
     """Standard Gaussian noise of a tensor's shape; float32 for what is not of floating point."""
     noise = torch.from_numpy(generator.standard_normal(tuple(like.shape), dtype=numpy.float32))
     return noise.to(like.device, like.dtype if like.is_floating_point() else torch.float32)
-
-
-def _reordered(weight: Tensor, generator: numpy.random.Generator) -> Tensor:
-    """The weight's values in a random order."""
-    order = torch.from_numpy(generator.permutation(weight.numel())).to(weight.device)
-    return weight.flatten()[order].view_as(weight)

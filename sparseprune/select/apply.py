@@ -21,7 +21,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         ValueError: a name is not a parameter of the model, or a shape differs.
     """
     with torch.no_grad():
-        for weight, mask in _masked_weights(model, masks, "apply_masks"):
+        for weight, mask in masked_weights(model, masks, "apply_masks"):
             weight.masked_fill_(~mask, 0)
 
 
@@ -48,13 +48,13 @@ def rescale_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         neuron (here layer by layer: a neuron with one weight keeps its size).
     """
     with torch.no_grad():
-        for weight, mask in _masked_weights(model, masks, "rescale_weights"):
+        for weight, mask in masked_weights(model, masks, "rescale_weights"):
             kept = (weight * mask).norm()
             if kept > 0:
                 weight.mul_(weight.norm() / kept)
 
 
-def _masked_weights(
+def masked_weights(
     model: nn.Module, masks: Mapping[str, Tensor], caller: str
 ) -> list[tuple[nn.Parameter, Tensor]]:
     """Each parameter with its mask, on its device; TypeError or ValueError for masks of another model."""

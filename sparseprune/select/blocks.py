@@ -56,10 +56,17 @@ class Blocks:
             whole_rows: whether blocks are whole rows.
         """
         blocks = cls({}, {name: block_rows[name] for name in shapes}, shapes, {}, whole_rows)
-        sizes, numbers = blocks.sizes, blocks.numbers
-        least = {name: -(-min_per_layer // sizes[name]) for name in shapes}
-        floors = {name: n if name in keep else min(least[name], n) for name, n in numbers.items()}
-        return replace(blocks, floors=floors)
+        floors = {name: n if name in keep else 0 for name, n in blocks.numbers.items()}
+        return replace(blocks, floors=floors).with_floor(min_per_layer)
+
+    def with_floor(self, min_per_layer: int) -> "Blocks":
+        """The same blocks, of which each layer keeps so many weights at least; higher floors stay."""
+        sizes = self.sizes
+        floors = {
+            name: max(self.floors[name], min(-(-min_per_layer // sizes[name]), n))
+            for name, n in self.numbers.items()
+        }
+        return replace(self, floors=floors, _ranked={})
 
     def scored(self, scores: Mapping[str, Tensor]) -> "Blocks":
         """The same blocks with the means of these scores, of the weights' shapes, higher = keep."""
