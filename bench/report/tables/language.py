@@ -67,7 +67,7 @@ def _facts(row: Row, runs: pandas.DataFrame) -> str:
     rates = ", ".join(row["result"]["rates"])
     return (
         f"{settings['layers']} layers, steps of {settings['batch']} pieces of {settings['length']} "
-        f"characters. Seeds: {counts}; after ± stands one standard deviation, of differences that of pairs of "
+        f"characters. Seeds: {counts}; after ± stands one standard deviation, of differences of pairs of "
         f"one seed. Rates: the best of {rates} in {row['result']['tuning_seconds']:g} s on validation text. "
         f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['torch']}, "
         f"sparseprune {machine['sparseprune']}, {machine['date']}."
