@@ -32,6 +32,7 @@ NAMES = ["", "x", "os:getcwd", "os:", ":", "a.b:c", "math:pi", "json:loads", "bu
 # Values of each option: some that are right, and wrong ones; none with which a command works for minutes.
 INPUTS = {
     "--data": ["digits", "x.npz", "/dev/null", *NAMES],
+    "--data-args": JSON,
     "--data-dir": PATHS,
     "--samples": ["20", *NUMBER],
     "--model": ["lenet_300_100", "resnet8", "lenet5_caffe", *NAMES],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bounds import assert_within, gamma
 
-from sparseprune.experiments.data import batches, datasets, load, read_idx
+from sparseprune.experiments.data import batches, images, load, read_idx
 
 
 def idx_bytes(array):
@@ -76,7 +76,7 @@ def test_fashion_mnist_reads_a_folder(fashion_dir):
 
 
 def test_fashion_mnist_looks_in_the_system_folder(fashion_dir, monkeypatch):
-    monkeypatch.setattr(datasets, "FASHION_SYSTEM_DIR", fashion_dir)
+    monkeypatch.setattr(images, "FASHION_SYSTEM_DIR", fashion_dir)
     assert load("fashion-mnist").source == str(fashion_dir)
 
 
@@ -166,7 +166,7 @@ def test_load_refuses_unknown_names_and_idle_folders(tmp_path):
         ValueError, match="unknown data set 'cifar'; known are fashion-mnist, cifar10, cifar100, mnist5k"
     ):
         load("cifar")
-    with pytest.raises(ValueError, match="data_dir is for fashion-mnist, cifar10, cifar100 only"):
+    with pytest.raises(ValueError, match="data_dir is for fashion-mnist, cifar10, cifar100, mosaic only"):
         load("digits", tmp_path)
     with pytest.raises(ValueError, match="samples >= 1, got 0"):
         load("digits", samples=0)

@@ -98,6 +98,7 @@ def cost(
             help=f"Data that say both: one of {', '.join(DATASETS)}; or {options.OWN_DATA}.",
         ),
     ] = None,
+    data_args: options.DataArgs = "{}",
     data_dir: options.DataDir = None,
     block: options.OneBlock = "1",
     flops: Annotated[bool, typer.Option("--flops", help="Count operations only; measure nothing.")] = False,
@@ -114,7 +115,7 @@ def cost(
     (shape,) = options.parse_blocks(block)
     if data is not None:
         with Bars() as bars:
-            _, chosen = inputs.load(bars, data, data_dir, None, model, model_args)
+            _, chosen = inputs.load(bars, data, data_dir, None, model, model_args, data_args)
     else:
         if sample is None and ":" in model:
             raise ValueError(

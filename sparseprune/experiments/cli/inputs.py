@@ -14,7 +14,13 @@ from sparseprune.experiments.models import Network
 
 
 def load(
-    bars: Bars, name: str, data_dir: Path | None, samples: int | None, model: str, model_args: str
+    bars: Bars,
+    name: str,
+    data_dir: Path | None,
+    samples: int | None,
+    model: str,
+    model_args: str,
+    data_args: str = "{}",
 ) -> tuple[Dataset, Network]:
     """Load the data, and check that the network takes them.
 
@@ -22,16 +28,17 @@ def load(
         bars: listener that is told of the progress.
         name, data_dir, samples: values of --data, --data-dir and --samples.
         model, model_args: values of --model and --model-args.
+        data_args: value of --data-args.
     Returns:
         the data set, and the network at full width.
     Raises:
         ValueError, OSError, ImportError: something of them cannot be used.
     """
-    args = parse_model_args(model_args)
+    args, of_data = parse_model_args(model_args), parse_data_args(data_args)
     # A wrong name is told before the data are loaded.
     Network(model, (1,), 1, args=args)
     bars.begin(f"load {name}")
-    dataset = data.load(name, data_dir, samples)
+    dataset = data.load(name, data_dir, samples, of_data)
     bars.say(f"data: {dataset.name} from {dataset.source}")
     network = Network(model, dataset.sample, dataset.classes, args=args)
     models.check(network, dataset.classes)
@@ -40,13 +47,22 @@ def load(
 
 def parse_model_args(text: str) -> dict[str, Any]:
     """``'{"depth": 3}'`` as a dictionary; ValueError for anything else."""
-    expected = "expected keyword arguments as JSON, such as '{\"depth\": 3}'"
+    return _parse_args("--model-args", text, '{"depth": 3}')
+
+
+def parse_data_args(text: str) -> dict[str, Any]:
+    """``'{"jitter": 2}'`` as a dictionary; ValueError for anything else."""
+    return _parse_args("--data-args", text, '{"jitter": 2}')
+
+
+def _parse_args(option: str, text: str, example: str) -> dict[str, Any]:
+    expected = f"expected keyword arguments as JSON, such as '{example}'"
     try:
         args = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--model-args: {expected}, got {text!r} ({error})") from None
+        raise ValueError(f"{option}: {expected}, got {text!r} ({error})") from None
     if not isinstance(args, dict):
-        raise ValueError(f"--model-args: {expected}, got {text!r}")
+        raise ValueError(f"{option}: {expected}, got {text!r}")
     return args
 
 

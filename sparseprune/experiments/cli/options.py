@@ -70,7 +70,7 @@ OWN_MODEL = (
 )
 OWN_DATA = (
     "package.module:function, a function of your own that returns x, y, x_test, y_test; or a file .npz with "
-    "these arrays"
+    "these arrays; x may be sparse"
 )
 
 Data = Annotated[
@@ -82,13 +82,23 @@ Data = Annotated[
         help=f"Data set: {', '.join(DATASETS)}; or {OWN_DATA}.",
     ),
 ]
+DataArgs = Annotated[
+    str,
+    typer.Option(
+        "--data-args",
+        metavar="JSON",
+        rich_help_panel=INPUTS,
+        show_default=False,
+        help="Keyword arguments of that function, or of mosaic, such as '{\"jitter\": 2}'.",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
         rich_help_panel=INPUTS,
         help="Folder with the files of cifar10 or cifar100, or with the four IDX files of fashion-mnist in "
-        "place of the system's.",
+        "place of the system's, also for mosaic.",
     ),
 ]
 Samples = Annotated[

@@ -49,6 +49,7 @@ def ticket(
         int, typer.Option("--epochs", min=1, max=options.MOST, help="Passes over the data in each training.")
     ] = 4,
     data: options.Data = "mnist5k",
+    data_args: options.DataArgs = "{}",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "lenet_300_100",
@@ -74,7 +75,7 @@ def ticket(
         for name in report.FILES:
             files.check(out / name)
     with Bars() as bars:
-        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args, data_args)
         found = run.search(
             dataset,
             model,

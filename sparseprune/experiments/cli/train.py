@@ -55,6 +55,7 @@ def train(
         float | None, typer.Option("--budget", help="Seconds to train, in place of --epochs.")
     ] = None,
     data: options.Data = "mnist5k",
+    data_args: options.DataArgs = "{}",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
@@ -80,7 +81,7 @@ def train(
     if out is not None:
         files.check(out)
     with Bars() as bars:
-        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args, data_args)
         trained = models.build(network, seed)
         masks = None
         (shape,) = options.parse_blocks(block)

