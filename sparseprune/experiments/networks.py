@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 import sparseprune as sp
 from sparseprune._controls import shuffled_masks
 from sparseprune.experiments import models
-from sparseprune.experiments.data import Dataset, batches
+from sparseprune.experiments.data import Dataset, batches, screening
+from sparseprune.experiments.meter import Meter
 from sparseprune.experiments.models import Network
 
 # Batches that score the weights, by default: 5,120 samples at batch size 256. SNIP's error falls with the
 # number of scored samples up to some thousands, and the cost stays well below one pass over the data.
 PRUNE_BATCHES = 20
+# Networks to which neither the places of inputs nor their number matters.
+PERCEPTRONS = ("article_mlp", "wide_mlp", "lenet_300_100")
 # What is kept or removed together; see `sparseprune.prune`.
 Block = tuple[int, int] | Literal["auto", "channel"]
 
@@ -30,12 +34,16 @@ class Contender:
 
     Attributes:
         label: name in tables and plots.
-        kind: "dense", "small dense" or "sparse".
+        kind: "dense", "small dense", "sparse", "screened" (dense, on inputs that were chosen beforehand) or
+            "conv" (a convolutional network beside perceptrons).
         method, sparsity, block: how it was pruned, blocks as "4x1"; for "small dense", the sparsity whose
             weight count it matches.
         weights: weights that it keeps, biases excluded.
-        prune_seconds: time to score, select and build the sparse layers.
+        prune_seconds: time to score, select and build the sparse layers; of "screened", to choose the inputs.
         make: function that returns the untrained network.
+        data: its own view of the data, such as a screened one; None for that of all others.
+        lr: its own learning rate; None for that of all others.
+        prune_cpu_seconds, prune_joules: what `prune_seconds` cost; see `sparseprune.experiments.meter`.
     """
 
     label: str
@@ -46,6 +54,10 @@ class Contender:
     weights: int
     prune_seconds: float
     make: Callable[[], nn.Module]
+    data: Dataset | None = None
+    lr: float | None = None
+    prune_cpu_seconds: float | None = 0.0
+    prune_joules: float | None = 0.0
 
 
 def dense(network: Network, seed: int) -> Contender:
@@ -63,6 +75,52 @@ def small_dense(network: Network, sparsity: float, seed: int) -> Contender:
         kind="small dense",
         sparsity=sparsity,
     )
+
+
+def screened(network: Network, data: Dataset, count: int, seed: int, clock: Callable[[], float]) -> Contender:
+    """The control of which inputs matter: the F-test picks them, and the same network sees these alone.
+
+    Args:
+        network: one of `PERCEPTRONS`; narrower, too.
+        data: what inputs are picked from, by its training part.
+        count: number of inputs to pick.
+        seed: seed of the initial weights.
+        clock: function that returns seconds.
+    Returns:
+        the contender, with data of its own; screening counts as its pruning.
+    Raises:
+        ValueError: another network, or a count that is not between 1 and the number of inputs.
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
+    check_screen(network, count)
+    # Importing scikit-learn takes a second, which is none of screening's.
+    screening.f_statistics(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    start = clock()
+    with Meter() as meter:
+        view, _ = screening.screened(data, count)
+    seconds = clock() - start
+    small = replace(network, sample=view.sample)
+    return replace(
+        dense(small, seed),
+        label=f"F-test {count} + small dense",
+        kind="screened",
+        prune_seconds=seconds,
+        prune_cpu_seconds=meter.cost.cpu_seconds,
+        prune_joules=meter.cost.joules,
+        data=view,
+    )
+
+
+def check_screen(network: Network, count: int) -> None:
+    """Raise ValueError unless the network can be compared with itself on so many of its inputs."""
+    if network.name not in PERCEPTRONS:
+        raise ValueError(
+            "screen: expected a network that takes any number of inputs in any order, one of "
+            f"{', '.join(PERCEPTRONS)}, got {network.name}"
+        )
+    inputs = math.prod(network.sample)
+    if not 1 <= count <= inputs:
+        raise ValueError(f"screen: expected to pick 1 to {inputs:,} inputs, got {count:,}")
 
 
 def pruned(
@@ -95,11 +153,19 @@ def pruned(
     """
     model = models.build(network, seed)
     start = clock()
-    # A weight in each layer: one layer that keeps none would end the whole comparison.
-    masks = sp.prune(
-        model, scored, method=method, sparsity=sparsity, scope=scope, block=block, seed=seed, min_per_layer=1
-    )
-    sparse = sp.sparsify(model, masks, batch_size=batch_size, input_size=network.sample)
+    with Meter(next(model.parameters()).device) as meter:
+        # A weight in each layer: one layer that keeps none would end the whole comparison.
+        masks = sp.prune(
+            model,
+            scored,
+            method=method,
+            sparsity=sparsity,
+            scope=scope,
+            block=block,
+            seed=seed,
+            min_per_layer=1,
+        )
+        sparse = sp.sparsify(model, masks, batch_size=batch_size, input_size=network.sample)
     seconds = clock() - start
 
     def contender(method: str, sparse: nn.Module) -> Contender:
@@ -113,6 +179,8 @@ def pruned(
             prune_seconds=seconds,
             # Copies of one network: which layers are sparse is measured, and must not differ between runs.
             make=lambda: copy.deepcopy(sparse),
+            prune_cpu_seconds=meter.cost.cpu_seconds,
+            prune_joules=meter.cost.joules,
         )
 
     made = [contender(method, sparse)]

@@ -14,45 +14,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseprune.experiments.data import Dataset, batches
+from sparseprune.experiments.data.inputs import Inputs
+from sparseprune.experiments.meter import UNMEASURED, Meter
+from sparseprune.experiments.optimizers import OPTIMIZERS as OPTIMIZERS
+from sparseprune.experiments.optimizers import learning_rate, make_optimizer
 from sparseprune.nn.sparse import SparseLayer
 
 EVALUATION_BATCH = 500  # samples
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """An optimizer that `train` knows.
-
-    Attributes:
-        make: torch's class.
-        lr: default learning rate at the start.
-        arguments: all other arguments of the class.
-        text: name in reports.
-    """
-
-    make: Callable[..., torch.optim.Optimizer]
-    lr: float
-    arguments: dict[str, Any]
-    text: str
-
-
-OPTIMIZERS = {
-    "adam": Optimizer(torch.optim.Adam, 1e-3, {"fused": True}, "Adam (fused)"),
-    # The settings of the papers on pruning convolutional networks.
-    "sgd": Optimizer(
-        torch.optim.SGD,
-        0.1,
-        {"momentum": 0.9, "weight_decay": 5e-4, "fused": True},
-        "SGD (fused, momentum 0.9, weight decay 0.0005)",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -77,6 +51,9 @@ class TrainResult:
         step_seconds: median time of one step, its data included.
         curve: test accuracy after each pass, and at the end.
         bytes: bytes of "parameters", "gradients", "optimizer" and "buffers"; see `state_bytes`.
+        cpu_seconds: time of all threads in those seconds; None in results from before it was measured.
+        joules: energy in those seconds; None where nothing measures it.
+        energy: what measured it, or "not measured" and why; see `sparseprune.experiments.meter`.
     """
 
     accuracy: float
@@ -87,6 +64,9 @@ class TrainResult:
     step_seconds: float
     curve: tuple[CurvePoint, ...]
     bytes: dict[str, int]
+    cpu_seconds: float | None = None
+    joules: float | None = None
+    energy: str = UNMEASURED
 
 
 def train(
@@ -137,7 +117,7 @@ def train(
         raise ValueError(f"train: expected more than 0 seconds, got {seconds}")
     lr = learning_rate(optimizer, lr)
     order = torch.Generator().manual_seed(seed)
-    updates = _optimizer(model, optimizer, lr)
+    updates = make_optimizer(model, optimizer, lr)
     steps_per_epoch = math.ceil(len(data.train_x) / batch_size) if batch_size > 0 else 0
     # 1 with a batch size of which batches() says what is wrong.
     steps = 0 if epochs is None else epochs * max(steps_per_epoch, 1)
@@ -152,7 +132,9 @@ def train(
     evaluation_seconds = elapsed = part = 0.0
     # Done of the whole schedule; `part` is that of this run.
     done = start / steps if steps else 0.0
+    meter = Meter(next(model.parameters()).device)
     model.train()
+    meter.start()
     begin = stamp = clock()
     while part < 1:
         for x, y in samples:
@@ -168,13 +150,17 @@ def train(
                 part = len(step_seconds) / (stop - start)
             else:
                 done = part = min(elapsed / seconds, 1.0)
+            meter.update()
             if on_progress is not None:
                 on_progress(part)
             if part >= 1:
                 break
+        meter.stop()
         accuracy = evaluate(model, data.test_x, data.test_y)
         curve.append(CurvePoint((start + len(step_seconds)) / steps_per_epoch, elapsed, accuracy))
         samples = batches(data.train_x, data.train_y, batch_size, order)
+        if part < 1:
+            meter.start()
         now = clock()
         evaluation_seconds += now - stamp
         stamp = now
@@ -187,27 +173,10 @@ def train(
         step_seconds=statistics.median(step_seconds),
         curve=tuple(curve),
         bytes=state_bytes(model, updates),
+        cpu_seconds=meter.cost.cpu_seconds,
+        joules=meter.cost.joules,
+        energy=meter.cost.source,
     )
-
-
-def learning_rate(optimizer: str, lr: float | None) -> float:
-    """The learning rate that `train` starts from.
-
-    Args:
-        optimizer: one of `OPTIMIZERS`.
-        lr: what was asked for; the optimizer's default when None.
-    Returns:
-        the rate.
-    Raises:
-        ValueError: an unknown optimizer, or a rate that is not above 0.
-    """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"train: expected an optimizer of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
-    if lr is None:
-        return OPTIMIZERS[optimizer].lr
-    if not 0 < lr < math.inf:
-        raise ValueError(f"train: expected lr > 0, got {lr}")
-    return lr
 
 
 def warm_up(
@@ -223,18 +192,18 @@ def warm_up(
         steps: number of steps.
     """
     model = copy.deepcopy(model).train()
-    updates = _optimizer(model, optimizer, learning_rate(optimizer, None))
+    updates = make_optimizer(model, optimizer, learning_rate(optimizer, None))
     for x, y in itertools.islice(batches(data.train_x, data.train_y, batch_size, torch.Generator()), steps):
         _step(model, updates, x, y)
     evaluate(model, data.test_x[:EVALUATION_BATCH], data.test_y[:EVALUATION_BATCH])
 
 
-def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> float:
+def evaluate(model: nn.Module, x: Inputs, y: Tensor) -> float:
     """Fraction of samples whose largest logit is the label's.
 
     Args:
         model: module that returns logits (batch, classes); its training or evaluation mode is restored.
-        x: inputs, (samples, ...).
+        x: inputs, (samples, ...); see `sparseprune.experiments.data.inputs`.
         y: labels, int64, (samples,).
     Returns:
         accuracy, 0 ... 1.
@@ -286,11 +255,6 @@ def _rest_of_pass(
     for _ in range(skipped):
         next(samples)
     return samples
-
-
-def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    known = OPTIMIZERS[name]
-    return known.make(model.parameters(), lr=lr, **known.arguments)
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:

@@ -12,7 +12,9 @@ import typer
 from sparseprune.experiments.cli import inputs, options, tables
 from sparseprune.experiments.cli.progress import Bars
 from sparseprune.experiments.compare import run
-from sparseprune.experiments.compare.run import Comparison
+from sparseprune.experiments.compare.results import Comparison
+from sparseprune.experiments.compare.savings import TITLE, savings
+from sparseprune.experiments.compare.verdict import verdict
 from sparseprune.experiments.networks import PRUNE_BATCHES
 from sparseprune.format import files
 
@@ -73,9 +75,20 @@ def compare(
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="Add, as a control, each mask shuffled within its layers.")
     ] = False,
+    screen: Annotated[
+        int | None,
+        typer.Option(
+            "--screen",
+            min=1,
+            max=options.MOST,
+            metavar="INPUTS",
+            help="Add, as a control, a dense perceptron on so many inputs, picked by the F-test beforehand.",
+        ),
+    ] = None,
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     data: options.Data = "mnist5k",
+    data_args: options.DataArgs = "{}",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
@@ -105,7 +118,7 @@ def compare(
         for name in report.FILES:
             files.check(out / name)
     with Bars() as bars:
-        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args, data_args)
         result = run.compare(
             dataset,
             model,
@@ -122,6 +135,7 @@ def compare(
             prune_batches=prune_batches,
             scope=scope,
             shuffled=shuffled,
+            screen=screen,
             watcher=bars,
         )
     try:
@@ -145,4 +159,10 @@ def _print(result: Comparison, as_json: bool) -> None:
         styles = [{"dense": "bold", "small dense": "dim"}.get(run.kind) for run in runs]
         console.print(tables.rich_table(report.texts(runs), title, ["network"], styles))
         console.print()
+    if lines := savings(result.runs):
+        for line in (f"{TITLE}:", *(f"  {line}" for line in lines), ""):
+            tables.print_line(console, line)
     tables.print_line(console, report.facts(result))
+    if sentences := verdict(result.runs):
+        console.print()
+        tables.print_line(console, " ".join(sentences))

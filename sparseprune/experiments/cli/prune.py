@@ -13,6 +13,7 @@ import sparseprune as sp
 from sparseprune.cost.speedup import TimedMasks
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import inputs, mask_file, options, tables
+from sparseprune.experiments.cli.advice import advice
 from sparseprune.experiments.cli.progress import Bars, Watched
 from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set, sparsity_of
 from sparseprune.format import files
@@ -42,6 +43,7 @@ def prune(
     preset: options.Preset = "paper",
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     data: options.Data = "mnist5k",
+    data_args: options.DataArgs = "{}",
     data_dir: options.DataDir = None,
     samples: options.Samples = None,
     model: options.Model = "wide_mlp",
@@ -56,7 +58,7 @@ def prune(
     if out is not None:
         files.check(out)
     with Bars() as bars:
-        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args)
+        dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args, data_args)
         dense = models.build(network, seed)
         scored = prune_set(dataset, prune_batches, batch_size, seed)
         bars.begin(f"score: {method}")
@@ -87,6 +89,7 @@ def prune(
     sparse = sp.sparsify(dense, masks, batch_size=batch_size, input_size=dataset.sample)
     summary = sp.summary(sparse, input_size=dataset.sample)
     found = masks.speedup if isinstance(masks, TimedMasks) else None
+    told = advice(summary, found)
     try:
         if out is not None:
             mask_file.save(
@@ -113,6 +116,7 @@ def prune(
                 "prune_seconds": seconds,
                 "out": None if out is None else str(out),
                 "summary": summary.to_dict(),
+                "advice": told,
             }
             typer.echo(json.dumps(result))
         else:
@@ -124,5 +128,7 @@ def prune(
                     f"(asked for: {found.promised:g})"
                     + (f", disturbed: {found.disturbed}" if found.disturbed else "")
                 )
+            if told is not None:
+                typer.echo(told)
     if out is not None and not as_json:
         typer.echo(f"masks saved in {tables.shown(out)}")

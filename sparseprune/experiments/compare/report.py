@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparseprune.experiments.compare.run import Comparison, Run
+from sparseprune.experiments.compare.results import Comparison, Run
+from sparseprune.experiments.compare.savings import TITLE, savings
+from sparseprune.experiments.compare.verdict import verdict
 from sparseprune.experiments.tables import markdown
 from sparseprune.experiments.train import TrainResult
 from sparseprune.format import files
 
 MEGA = 1e6
+PRUNED = ("sparse", "screened")  # kinds of networks that something is chosen for before training
 FILES = ("results.json", "table.md", "curves.png")
 
 # Headings and what a run shows under them; the line breaks let the table fit into 80 columns.
@@ -22,7 +25,7 @@ COLUMNS: dict[str, Callable[[Run], str]] = {
     "acc.\n%": lambda run: f"{100 * run.result.accuracy:.2f}",
     "epochs": lambda run: f"{run.result.epochs:.1f}",
     "ms/\nstep": lambda run: f"{1000 * run.result.step_seconds:.2f}",
-    "prune\ns": lambda run: f"{run.prune_seconds:.2f}" if run.kind == "sparse" else "",
+    "prune\ns": lambda run: f"{run.prune_seconds:.2f}" if run.kind in PRUNED else "",
     "total\ns": lambda run: f"{run.total_seconds:.1f}",
     "÷\ndense": lambda run: f"{run.time_vs_dense:.2f}",
     "weights": lambda run: f"{run.weights:,}",
@@ -44,12 +47,15 @@ def texts(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def page(comparison: Comparison) -> str:
-    """The tables of all views in GitHub's Markdown, and what they depend on."""
+    """All of it in GitHub's Markdown: tables, what was saved, what figures depend on, and the verdict."""
     parts = []
     for title, runs in views(comparison):
         table = texts(runs).rename(columns=lambda text: text.replace("/\n", "/").replace("\n", " "))
         parts += [f"**{title}**", markdown(table, ["network"])]
-    return "\n\n".join([*parts, facts(comparison), LEGEND]) + "\n"
+    if saved := savings(comparison.runs):
+        parts += [f"**{TITLE}**", "\n".join(f"- {line}" for line in saved)]
+    advice = [" ".join(sentences)] if (sentences := verdict(comparison.runs)) else []
+    return "\n\n".join([*parts, facts(comparison), LEGEND, *advice]) + "\n"
 
 
 def views(comparison: Comparison) -> list[tuple[str, list[Run]]]:

@@ -7,62 +7,21 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import sparseprune as sp
 from sparseprune.cost import machine
 from sparseprune.cost.flops import flops_per_step
 from sparseprune.experiments import models, networks
+from sparseprune.experiments.compare.results import Comparison, Run, View
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import PRUNE_BATCHES, Contender, label_of, prune_set
-from sparseprune.experiments.train import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
+from sparseprune.experiments.train import OPTIMIZERS, learning_rate, train, warm_up
 from sparseprune.experiments.watcher import Watcher
 
-View = Literal["epochs", "time"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One contender trained in one view; fields of `Contender` and `TrainResult`, and what follows from them.
-
-    Attributes:
-        view: "epochs" (as many epochs as all others) or "time" (as many seconds as all others).
-        total_seconds: time of pruning and training; evaluation excluded.
-        time_vs_dense: total_seconds over those of the dense contender in the same view.
-        flops_per_step: operations of a full batch, kept weights only; see `flops_per_step`.
-        layers: how each layer computes, and why; see `sparseprune.summary`.
-    """
-
-    view: View
-    label: str
-    kind: str
-    method: str | None
-    sparsity: float | None
-    block: str | None
-    weights: int
-    prune_seconds: float
-    total_seconds: float
-    time_vs_dense: float
-    flops_per_step: int
-    layers: tuple[str, ...]
-    result: TrainResult
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All runs and what a reader needs to judge them: data, model, settings and machine."""
-
-    data: dict[str, Any]
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    runs: tuple[Run, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain dictionaries and lists for JSON: seconds, bytes, accuracies 0 ... 1."""
-        return dataclasses.asdict(self)
+# Fields of a contender that are no figures.
+NOT_IN_RUN = ("make", "data", "lr")
 
 
 def compare(
@@ -82,6 +41,7 @@ def compare(
     prune_batches: int = PRUNE_BATCHES,
     scope: str = "global",
     shuffled: bool = False,
+    screen: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
     watcher: Watcher | None = None,
 ) -> Comparison:
@@ -111,6 +71,8 @@ def compare(
         prune_batches: number of training batches that are scored.
         scope: what scores are ranked together, those of all layers ("global") or of each ("layer").
         shuffled: whether to add networks with shuffled masks as controls, for every method but "random".
+        screen: whether to add the honest control of wide inputs, a dense network on as many inputs as this,
+            picked by the F-test; see `sparseprune.experiments.networks.screened`.
         clock: function that returns seconds; replaced in tests.
         watcher: listener that is told of the progress.
     Returns:
@@ -118,14 +80,13 @@ def compare(
     Raises:
         ValueError: a setting is out of range, or pruning fails.
     """
-    if not (seconds in (None, "dense") or (isinstance(seconds, int | float) and 0 < seconds < math.inf)):
-        raise ValueError(f'compare: expected more than 0 seconds, or "dense", got {seconds!r}')
+    _check_seconds(seconds)
     if prune_batches < 1:
         raise ValueError(f"compare: expected prune_batches >= 1, got {prune_batches}")
     for sparsity in sparsities:
         if not 0 <= sparsity < 1:
             raise ValueError(f"compare: expected sparsities in [0, 1), got {sparsity}")
-    lr = learning_rate(optimizer, lr)
+    learning_rate(optimizer, lr)
     watcher = watcher or Watcher()
     network = Network(model, data.sample, data.classes, args=model_args or {})
     widths = sparsities if network.has_width else ()
@@ -133,18 +94,25 @@ def compare(
         watcher.say(networks.no_small_dense(network))
     prunings = list(itertools.product(methods, sparsities, blocks))
     controls = sum(method != "random" for method, _, _ in prunings) if shuffled else 0
-    others = len(widths) + len(prunings) + controls
-    second_view = others + (seconds != "dense") if seconds is not None else 0
-    task_count = len(prunings) + 1 + others + second_view
-    number = itertools.count(1)
+    screens = [] if screen is None else [screen]
+    for count in screens:
+        networks.check_screen(network, count)
+    done = len(prunings) + len(screens)
+    task_count = done + _trainings(1 + len(widths) + done + controls, seconds)
+    numbers = itertools.count(1)
 
     scored = prune_set(data, prune_batches, batch_size, seed)
     contenders = [networks.dense(network, seed)]
     warm_up(contenders[0].make(), data, batch_size, optimizer)
     contenders += [networks.small_dense(network, sparsity, seed) for sparsity in widths]
+    for count in screens:
+        task = f"screen: {count:,} of {data.features:,} inputs"
+        watcher.begin(task, next(numbers), task_count)
+        contenders.append(networks.screened(network, data, count, seed, clock))
+        watcher.end(task, f"{contenders[-1].prune_seconds:.2f} s")
     for method, sparsity, block in prunings:
         task = f"prune: {label_of(method, sparsity, block)}"
-        watcher.begin(task, next(number), task_count)
+        watcher.begin(task, next(numbers), task_count)
         made = networks.pruned(
             network,
             scored,
@@ -160,54 +128,20 @@ def compare(
         watcher.end(task, f"{made[0].weights:,} weights kept, {made[0].prune_seconds:.2f} s")
         contenders += made
 
-    runs: list[Run] = []
-
-    def train_in(view: View, contender: Contender, **stop: Any) -> None:
-        model = contender.make()
-        warm_up(model, data, batch_size, optimizer)
-        task = f"train, equal {view}: {contender.label}"
-        watcher.begin(task, next(number), task_count)
-        result = train(
-            model,
-            data,
-            **stop,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            seed=seed,
-            clock=clock,
-            on_progress=watcher.advance,
-        )
-        watcher.end(
-            task, f"{100 * result.accuracy:.2f} % after {result.epochs:.1f} epochs, {result.seconds:.1f} s"
-        )
-        total = contender.prune_seconds + result.seconds
-        dense_total = next((r.total_seconds for r in runs if r.view == view and r.kind == "dense"), total)
-        facts = {name: value for name, value in vars(contender).items() if name != "make"}
-        runs.append(
-            Run(
-                view=view,
-                **facts,
-                total_seconds=total,
-                time_vs_dense=total / dense_total,
-                flops_per_step=flops_per_step(model, data.sample, batch_size),
-                layers=tuple(
-                    f"{layer.computes} ({layer.choice})" if layer.choice else layer.computes
-                    for layer in sp.summary(model).rows
-                ),
-                result=result,
-            )
-        )
-
-    for contender in contenders:
-        train_in("epochs", contender, epochs=epochs)
+    runs = train_contenders(
+        data,
+        contenders,
+        epochs=epochs,
+        seconds=seconds,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        seed=seed,
+        clock=clock,
+        watcher=watcher,
+        done=done,
+    )
     limit = runs[0].total_seconds if seconds == "dense" else seconds
-    if limit is not None:
-        if seconds == "dense":
-            runs.append(dataclasses.replace(runs[0], view="time"))
-        for contender in contenders[1:] if seconds == "dense" else contenders:
-            # A contender that spent it all on pruning trains for one step.
-            train_in("time", contender, seconds=max(limit - contender.prune_seconds, 1e-9))
     return Comparison(
         data={
             "name": data.name,
@@ -228,11 +162,106 @@ def compare(
             "budget_seconds": limit,
             "batch_size": batch_size,
             "optimizer": f"{OPTIMIZERS[optimizer].text}, cosine decay to 0",
-            "lr": lr,
+            "lr": learning_rate(optimizer, lr),
             "seed": seed,
             "prune_batches": len(scored),
             "scope": scope,
+            **({} if screen is None else {"screen": screen}),
         },
         machine=machine.facts(),
-        runs=tuple(runs),
+        runs=runs,
     )
+
+
+def train_contenders(
+    data: Dataset,
+    contenders: Sequence[Contender],
+    *,
+    epochs: int,
+    seconds: float | Literal["dense"] | None = None,
+    batch_size: int = 256,
+    optimizer: str = "adam",
+    lr: float | None = None,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    watcher: Watcher | None = None,
+    done: int = 0,
+) -> tuple[Run, ...]:
+    """Train contenders for the same epochs and, with `seconds`, anew for the same wall-clock time.
+
+    Args:
+        data: what to train and test on; a contender's own view of it goes before.
+        contenders: what to train; dense comes first.
+        epochs, seconds, batch_size, optimizer, seed, clock, watcher: see `compare`.
+        lr: initial learning rate, the optimizer's default when None; a contender's own goes before.
+        done: tasks that the watcher was told of before.
+    Returns:
+        the runs, in the order of contenders, first view first.
+    Raises:
+        ValueError: a setting is out of range, or the first contender is not dense.
+    """
+    _check_seconds(seconds)
+    kind = contenders[0].kind if contenders else "no contender"
+    if kind != "dense":
+        raise ValueError(f"train_contenders: expected the dense contender first, got {kind}")
+    rates = [learning_rate(optimizer, lr if own.lr is None else own.lr) for own in contenders]
+    watcher = watcher or Watcher()
+    numbers = itertools.count(done + 1)
+    task_count = done + _trainings(len(contenders), seconds)
+
+    def run(view: View, contender: Contender, rate: float, dense: Run | None, **stop: Any) -> Run:
+        model, view_of_data = contender.make(), contender.data or data
+        warm_up(model, view_of_data, batch_size, optimizer)
+        task = f"train, equal {view}: {contender.label}"
+        watcher.begin(task, next(numbers), task_count)
+        result = train(
+            model,
+            view_of_data,
+            **stop,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=rate,
+            seed=seed,
+            clock=clock,
+            on_progress=watcher.advance,
+        )
+        watcher.end(
+            task, f"{100 * result.accuracy:.2f} % after {result.epochs:.1f} epochs, {result.seconds:.1f} s"
+        )
+        total = contender.prune_seconds + result.seconds
+        return Run(
+            view=view,
+            **{name: value for name, value in vars(contender).items() if name not in NOT_IN_RUN},
+            total_seconds=total,
+            time_vs_dense=total / (dense.total_seconds if dense else total),
+            flops_per_step=flops_per_step(model, view_of_data.sample, batch_size),
+            layers=tuple(
+                f"{layer.computes} ({layer.choice})" if layer.choice else layer.computes
+                for layer in sp.summary(model).rows
+            ),
+            lr=rate,
+            result=result,
+        )
+
+    first: list[Run] = []
+    for contender, rate in zip(contenders, rates, strict=True):
+        first.append(run("epochs", contender, rate, first[0] if first else None, epochs=epochs))
+    if seconds is None:
+        return tuple(first)
+    limit = first[0].total_seconds if seconds == "dense" else seconds
+    second = [dataclasses.replace(first[0], view="time")] if seconds == "dense" else []
+    for contender, rate in list(zip(contenders, rates, strict=True))[len(second) :]:
+        # A contender that spent it all on pruning trains for one step.
+        left = max(limit - contender.prune_seconds, 1e-9)
+        second.append(run("time", contender, rate, second[0] if second else None, seconds=left))
+    return (*first, *second)
+
+
+def _check_seconds(seconds: float | Literal["dense"] | None) -> None:
+    if not (seconds in (None, "dense") or (isinstance(seconds, int | float) and 0 < seconds < math.inf)):
+        raise ValueError(f'compare: expected more than 0 seconds, or "dense", got {seconds!r}')
+
+
+def _trainings(contenders: int, seconds: float | Literal["dense"] | None) -> int:
+    """How many networks are trained in both views; with "dense" the dense one is trained once."""
+    return contenders if seconds is None else 2 * contenders - (seconds == "dense")
