@@ -87,6 +87,8 @@ def tune_rate(
         raise ModuleNotFoundError(
             f"tune_rate: module {error.name} is not installed; pip install optuna"
         ) from error
+    # What is worth telling is told by `say`.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if file is not None:
         files.check(file)
     study = optuna.create_study(

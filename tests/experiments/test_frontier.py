@@ -230,6 +230,15 @@ def test_points_go_seed_by_seed_and_method_by_method():
     assert frontier_points(flops=[0.1, 0.1], seeds=[0, 0]) == frontier_points(flops=[0.1], seeds=[0])
 
 
+def test_small_dense_points_may_have_budgets_of_their_own():
+    points = frontier_points(flops=[0.5], small=[0.3, 0.1], methods=["snip"], rules=["erk"], seeds=[0])
+    assert [(point.kind, point.flops) for point in points] == [
+        *(("dense", 1.0), ("small dense", 0.3), ("small dense", 0.1), ("sparse", 0.5), ("sparse", 0.5))
+    ]
+    with pytest.raises(ValueError, match=r"budgets in \(0, 1\], .*, got 2"):
+        frontier_points(small=[2])
+
+
 def test_points_leave_out_what_is_uniform_under_another_name():
     points = frontier_points(flops=[0.1], methods=["random", "snip"], block_rows=[1], seeds=[0])
     assert [f"{p.method_text} {p.rule_text}" for p in points if p.kind == "sparse"] == [
@@ -294,8 +303,8 @@ def test_frontier_refuses_a_file_of_other_settings_and_says_which(data, tmp_path
     points = frontier_points(flops=[0.5], seeds=[0], **FEW)[:1]
     frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), epochs=2)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match=r"got others: epochs 2 there, 3 now; give another --out"):
-        frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), epochs=3)
+    with pytest.raises(ValueError, match=r"got others: rescale False there, True now; give another --out"):
+        frontier(data, "lenet_300_100", points, file, trainer=FakeTrainer(), epochs=2, rescale=True)
     with pytest.raises(ValueError, match=r"model 'lenet_300_100' there, 'wide_mlp' now; batch_size 256 .* 7"):
         frontier(data, "wide_mlp", points, file, trainer=FakeTrainer(), epochs=2, batch_size=7)
     assert file.read_bytes() == before
@@ -388,7 +397,7 @@ def test_frontier_trains_dense_networks_in_the_faster_layout_of_images(data, tmp
         assert model[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         return 1.0 if channels_last == faster else 2.0
 
-    monkeypatch.setattr("sparseprune.experiments.frontier.run.step_seconds", step_seconds)
+    monkeypatch.setattr("sparseprune.experiments.frontier.making.step_seconds", step_seconds)
     layouts = []
 
     def trainer(model, *arguments, **settings):
@@ -479,7 +488,7 @@ def test_rows_have_means_and_deviations():
     lines = [" ".join(line.split()) for line in report.page(records).splitlines()]
     assert lines[0] == "**lenet_300_100 on clouds, 2 epochs, batch 16, 2 threads**"
     assert lines[6] == (
-        "| snip | erk | 4 | 20 | 3 | 90.50 ± 0.20 | -0.94 ± 0.06 | "
+        "| snip | erk | 4 | 20 | 3 | 90.50 ± 0.20 | -2.50 [-2.50, -2.50] | -0.94 [-1.00, -0.87] | "
         "| 30.0 ± 2.0 | 0.30 | 1.00 | 10.00 | 1,234 |"
     )
     assert lines[4].startswith("| **dense** | | | **100** | **3** | **93.00 ± 0.20** |")
@@ -487,13 +496,15 @@ def test_rows_have_means_and_deviations():
     assert row == {
         "point": {
             **{"kind": "sparse", "budget": 0.1, "method": "snip", "rule": "erk", "exponent": None},
-            **{"block_rows": 4, "shuffled": False},
+            **{"block_rows": 4, "shuffled": False, "width": 1.0},
         },
+        "epochs": 2,
         "seeds": [0],
         "accuracy": {"mean": 0.908, "std": None},
         "seconds": {"mean": 18.0, "std": None},
-        **{"vs_dense": None, "vs_small": None, "vs_random": None},
+        **{"vs_dense": None, "above_dense": None, "vs_small": None, "vs_random": None},
         **{"prune_seconds": 1.0, "flops_vs_dense": 0.1, "weights": 1234.0, "best": True},
+        **{"lr": 0.001, "at_edge": False},
     }
 
 
@@ -525,9 +536,10 @@ def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time
     # 10^(1/2) s lies midway in log time between random masks of 60 % and 80 %; small dense is slower.
     row = of(compare(10**0.5))
     assert row.vs_random == pytest.approx(0.05)
-    assert math.isnan(row.vs_random_std)
+    assert math.isnan(row.vs_random_low)
     assert math.isnan(row.vs_small)
-    assert of(compare(20 * 5**0.5)).vs_random == pytest.approx(-0.1)
+    # Nor does one that is slower and worse weaken those between 10 s and dense.
+    assert of(compare(10 * 10**0.5)).vs_random == pytest.approx(-0.1)
     # A little faster than the fastest counts as as fast, slower than the slowest as dense.
     assert of(compare(0.95)).vs_random == pytest.approx(0.15)
     assert math.isnan(of(compare(0.9)).vs_random)
@@ -536,7 +548,7 @@ def test_rows_compare_with_small_dense_and_uniform_random_masks_of_the_same_time
     # Seed by seed: what all networks of a seed have in common cancels.
     both = compare(10.0, seeds=(0, 1))
     assert of(both).vs_random == pytest.approx(-0.05)
-    assert of(both).vs_random_std == pytest.approx(0.0, abs=1e-9)
+    assert (of(both).vs_random_low, of(both).vs_random_high) == pytest.approx((-0.05, -0.05))
     # References are not compared with themselves, dense with nothing.
     assert math.isnan(both.vs_random["random uniform V=1 30 % FLOPs, seed 0"])
     assert not math.isnan(both.vs_random["random uniform V=4 10 % FLOPs, seed 0"])

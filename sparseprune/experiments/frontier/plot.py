@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparseprune.experiments.compare.plot import LINES, MARKERS, METHOD_COLOURS
 from sparseprune.experiments.frontier.points import Point
+from sparseprune.experiments.frontier.results import passes
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.format import files
 
@@ -34,7 +35,8 @@ def save_frontier(table: pd.DataFrame, headline: str, path: Path) -> None:
 
     Dense is a black star, its accuracy a thin line across; small dense is dashed and gray, with its budgets
     beside it. A method (a rule, where there is one method) has a colour, a block a marker and a line style.
-    Few families share a panel; many have one for each rule, with dense and small dense in all of them.
+    Each length of training has a panel with scales of its own. Where there is one length, few families share
+    a panel; many have one for each rule, with dense and small dense in all of them.
     Networks far below most others, which have hardly learned, are triangles at the lower edge.
 
     Args:
@@ -42,45 +44,45 @@ def save_frontier(table: pd.DataFrame, headline: str, path: Path) -> None:
         headline: title of the figure.
         path: PNG to write.
     """
-    is_sparse = table.kind == "sparse"
-    dense, sparse = table[~is_sparse], table[is_sparse]
-    by_rule = sorted(sparse.network, key=lambda point: (RULES.index(str(point.rule)), point.exponent or 0.0))
-    rules = list(dict.fromkeys(point.rule_text for point in by_rule))
-    together = sparse.family.nunique() <= FEW
-    panel_rules = [rules] if together else [[rule] for rule in rules]
-    columns = 2 if len(panel_rules) in (2, 4) else min(len(panel_rules), COLUMNS)
-    lines = math.ceil(len(panel_rules) / columns)
-    size = (7.4, 5.6) if together else (1.0 + 4.4 * columns, 1.4 + 3.3 * lines)
+    by_length = table.epochs.nunique() > 1
+    together = by_length or table[table.kind == "sparse"].family.nunique() <= FEW
+    shown = _by_length(table) if by_length else [("", table)] if together else _by_rule(table)
+    columns = 2 if len(shown) in (2, 4) else min(len(shown), COLUMNS)
+    lines = math.ceil(len(shown) / columns)
+    size = (7.4, 5.6) if len(shown) == 1 else (1.0 + 4.4 * columns, 1.4 + 3.3 * lines)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    # Rules are compared with each other; lengths differ too much to be told apart on one scale.
+    share = not by_length
+    panels = figure.subplots(lines, columns, sharex=share, sharey=share, squeeze=False).flatten()
     looks = _looks(list(table.network), together)
     handles: dict[str, Line2D] = {}
-    shown = [sparse[sparse.rule.isin(rules)] for rules in panel_rules]
-    for panel, rule, networks in zip(panels, panel_rules, shown, strict=False):
+    for panel, (title, networks) in zip(panels, shown, strict=False):
         _draw(panel, networks, looks, together, handles)
-        _draw(panel, dense, looks, together, handles)
-        panel.set_title("" if together else _title(rule[0]), fontsize=10)
+        panel.set_title(title, fontsize=10)
         panel.grid(alpha=0.25, which="both", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
-    for panel in panels[len(panel_rules) :]:
+        _time_axis(panel, networks if by_length else table)
+    for panel in panels[len(shown) :]:
         panel.set_visible(False)
-    _time_axis(panels[0], table)
-    for i, panel in enumerate(panels[: len(panel_rules)]):
-        if i + columns >= len(panel_rules):
+    for i, panel in enumerate(panels[: len(shown)]):
+        if i + columns >= len(shown):
             panel.set_xlabel("seconds of pruning and training (log scale)")
             panel.tick_params(axis="x", labelbottom=True)
         if i % columns == 0:
             panel.set_ylabel("test accuracy (%)")
-    low, high = _limits(table)
-    panels[0].set_ylim(low, high)
     # The rest is text.
     inside = 72 * 0.85 * size[0] / columns, 72 * 0.7 * size[1] / lines
-    for panel, networks in zip(panels, shown, strict=False):
-        for line in networks[100 * networks.accuracy < low].itertuples():
+    any_below = False
+    for panel, (_, networks) in zip(panels, shown, strict=False):
+        low, high = _limits(networks if by_length else table)
+        panel.set_ylim(low, high)
+        below = networks[100 * networks.accuracy < low]
+        any_below |= len(below) > 0
+        for line in below.itertuples():
             triangle = {"marker": "v", "markersize": 7, "clip_on": False, "zorder": 6}
             panel.plot(line.seconds, low, color=looks[line.family]["color"], **triangle)
-        _name_budgets(panel, pd.concat([dense, networks]), inside)
+        _name_budgets(panel, networks, inside)
     order = sorted(handles, key=lambda label: label not in ("dense", "small dense"))
     figure.legend(
         [handles[label] for label in order],
@@ -92,12 +94,31 @@ def save_frontier(table: pd.DataFrame, headline: str, path: Path) -> None:
     )
     seeds = max(map(len, table.seeds))
     bars = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    below = "; ▼: below the lower edge" if (100 * table.accuracy < low).any() else ""
+    below = "; ▼: below the lower edge" if any_below else ""
     figure.suptitle(
         f"{headline}\n{bars}; numbers: budget, % of the dense training FLOPs{below}", fontsize=10.5
     )
     figure.savefig(picture := io.BytesIO(), format="png")
     files.write(path, picture.getvalue())
+
+
+def _by_length(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Title and networks of a panel for each length of training."""
+    return [(passes(int(str(epochs))), networks) for epochs, networks in table.groupby("epochs")]
+
+
+def _by_rule(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Title and networks of a panel for each rule, dense and small dense in all of them."""
+    is_sparse = table.kind == "sparse"
+    by_rule = sorted(
+        table.network[is_sparse], key=lambda point: (RULES.index(str(point.rule)), point.exponent or 0.0)
+    )
+    rules = dict.fromkeys(point.rule_text for point in by_rule)
+    # Dense is drawn last.
+    return [
+        (_title(rule), pd.concat([table[is_sparse & (table.rule == rule)], table[~is_sparse]]))
+        for rule in rules
+    ]
 
 
 def _draw(

@@ -17,6 +17,8 @@ import filelock
 from sparseprune.experiments.frontier.points import Point
 
 FILE = "runs.jsonl"
+# Runs of several lengths are in one file; all other settings must agree.
+LENGTH = "epochs"
 # What of the machine must agree, or times could not be compared.
 SAME_MACHINE = ("cpu", "isa", "threads", "torch", "sparseprune")
 
@@ -44,15 +46,17 @@ class Measured:
         sparsify_seconds: time of building the sparse layers, and of timing them where no earlier run has.
         train_seconds: time of training, data included, evaluation excluded.
         total_seconds: time of pruning (the three above) and training.
-        wall_seconds: time of all that was done here, but for scoring.
+        wall_seconds: time of all that was done here, and of scoring if it was done here.
         step_seconds: median time of one training step.
         flops: operations of a step of a full batch, kept weights only.
         flops_vs_dense: these operations over those of the dense network.
         weights: number of kept weights of linear and convolutional layers.
-        width: factor of the network's width; 1 unless it is small.
+        width: factor of the model's width.
         channels_last: whether a dense network has this memory format of images, the faster one of two.
         bytes: bytes of parameters, gradients, optimizer and buffers.
         layers: layers that were pruned.
+        lr: learning rate at the start; None in older files, where the settings have it.
+        trials: (rate, accuracy on the validation split) of each trial, if the rate was tuned, rates rising.
     """
 
     accuracy: float
@@ -73,6 +77,13 @@ class Measured:
     channels_last: bool
     bytes: dict[str, int]
     layers: tuple[Layer, ...]
+    lr: float | None = None
+    trials: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def lr_at_edge(self) -> bool:
+        """Whether the tuned rate is the lowest or the highest of the grid: one beyond may be better."""
+        return len(self.trials) > 1 and self.lr in (self.trials[0][0], self.trials[-1][0])
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,11 @@ class Record:
     machine: dict[str, Any]
     measured: Measured
 
+    @property
+    def epochs(self) -> int:
+        """Passes over the data that it was set to: a frontier may have runs of several lengths."""
+        return self.settings[LENGTH]
+
     def to_line(self) -> str:
         """JSON without line breaks."""
         return json.dumps({**dataclasses.asdict(self), "point": self.point.to_dict()})
@@ -93,10 +109,19 @@ class Record:
         """Undo `to_line`; ValueError, KeyError, TypeError or AttributeError for anything else."""
         content = json.loads(line)
         measured = content["measured"]
-        measured["curve"] = tuple(tuple(point) for point in measured["curve"])
+        for name in {"curve", "trials"} & measured.keys():
+            measured[name] = tuple(tuple(point) for point in measured[name])
         measured["layers"] = tuple(Layer(**layer) for layer in measured["layers"])
         point = Point.from_dict(content["point"])
-        return cls(point, content["settings"], content["machine"], Measured(**measured))
+        settings = content["settings"]
+        if not isinstance(settings[LENGTH], int):
+            raise TypeError(f"{LENGTH} {settings[LENGTH]!r}")
+        return cls(point, settings, content["machine"], Measured(**measured))
+
+
+def passes(epochs: int) -> str:
+    """1 as "1 epoch", 3 as "3 epochs"."""
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def _warn(message: str) -> None:
@@ -112,7 +137,8 @@ def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
     Returns:
         records; none if there is no file.
     Raises:
-        ValueError: a line is not a record, two records are of one run, or they have different settings.
+        ValueError: a line is not a record, two records are of one run, or they have different settings other
+            than their epochs.
     """
     if not file.exists():
         return []
@@ -137,11 +163,11 @@ def read(file: Path, warn: Callable[[str], None] = _warn) -> list[Record]:
 
 
 def _check_once(records: list[Record], file: Path) -> None:
-    first: dict[Point, int] = {}
+    first: dict[tuple[Point, int], int] = {}
     again = [
-        (number, first[record.point], record.point.label)
+        (number, first[record.point, record.epochs], record.point.label)
         for number, record in enumerate(records, 1)
-        if first.setdefault(record.point, number) != number
+        if first.setdefault((record.point, record.epochs), number) != number
     ]
     if again:
         number, before, label = again[0]
@@ -205,8 +231,11 @@ def alone(file: Path) -> Iterator[None]:
 
 
 def check_alike(record: Record, settings: dict[str, Any], machine: dict[str, Any], file: Path) -> None:
-    """Raise ValueError, which names the differences, unless a record has these settings and machine."""
-    names = list(record.settings | settings)
+    """Raise ValueError, which names the differences, unless a record has these settings and machine.
+
+    The number of epochs may differ.
+    """
+    names = [name for name in record.settings | settings if name != LENGTH]
     there = {name: record.settings.get(name) for name in names}
     there |= {name: record.machine.get(name) for name in SAME_MACHINE}
     here = {name: settings.get(name) for name in names} | {name: machine.get(name) for name in SAME_MACHINE}

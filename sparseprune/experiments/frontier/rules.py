@@ -34,6 +34,7 @@ def masks_within(
     block: tuple[int, int] = (1, 1),
     exponent: float = EXPONENT,
     seconds: Mapping[str, LayerCost] | None = None,
+    whole: float | None = None,
 ) -> dict[str, Tensor]:
     """Masks of the best scores that cost no more than a budget, by one of five rules.
 
@@ -46,10 +47,11 @@ def masks_within(
         rule: one of `RULES`.
         scores: ``{parameter name: score}``, higher = keep, finite.
         costs: of the same names; see :func:`sparseprune.cost.seconds.flops_costs`.
-        budget: fraction of the cost of all weights, in (0, 1].
+        budget: fraction of `whole`, in (0, 1].
         block: (V, 1); see :func:`sparseprune.prune`.
         exponent: of the rules "cost" and "time", 0 to 1.
         seconds: measured costs, for the rule "time"; see :func:`sparseprune.cost.seconds.measured_costs`.
+        whole: cost of the network that the budget is a fraction of; of all these weights when None.
     Returns:
         ``{parameter name: bool tensor of the score's shape}``, True = keep.
     Raises:
@@ -58,9 +60,10 @@ def masks_within(
     if rule not in RULES:
         raise ValueError(f"frontier: expected a rule of {', '.join(RULES)}, got {rule!r}")
     shapes = {name: score.shape for name, score in scores.items()}
-    block_rows = check_budget(shapes, costs, budget, block)
+    whole = total_of(costs) if whole is None else whole
+    block_rows = check_budget(shapes, costs, budget, block, whole)
     blocks = Blocks.of(scores, block_rows, floor=1)
-    limit = budget * math.fsum(costs[name].dense for name in scores)
+    limit = budget * whole
     if rule == "uniform":
         counts = _layerwise(blocks, dict.fromkeys(scores, 1.0), costs, limit)
     elif rule == "erk":
@@ -77,7 +80,11 @@ def masks_within(
 
 
 def check_budget(
-    shapes: Mapping[str, torch.Size], costs: Mapping[str, LayerCost], budget: float, block: tuple[int, int]
+    shapes: Mapping[str, torch.Size],
+    costs: Mapping[str, LayerCost],
+    budget: float,
+    block: tuple[int, int],
+    whole: float,
 ) -> dict[str, int]:
     """Rows of each layer's blocks; ValueError for a budget that no rule can meet with such blocks."""
     if not 0 < budget <= 1:
@@ -86,13 +93,17 @@ def check_budget(
         )
     block_rows = check_blocks(shapes, block)
     needed = math.fsum(costs_of(dict.fromkeys(shapes, 1), block_rows, costs).values())
-    total = math.fsum(costs[name].dense for name in shapes)
-    if needed > budget * total:
+    if needed > budget * whole:
         raise BudgetError(
-            f"frontier: expected a budget of at least {needed / total:.3g}, "
+            f"frontier: expected a budget of at least {needed / whole:.3g}, "
             f"that of one block of {block[0]}x1 in each layer, got {budget}"
         )
     return block_rows
+
+
+def total_of(costs: Mapping[str, LayerCost]) -> float:
+    """What the layers cost with all their weights."""
+    return math.fsum(cost.dense for cost in costs.values())
 
 
 def training_flops(network: Network) -> int:

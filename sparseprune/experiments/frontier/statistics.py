@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,44 +14,58 @@ from sparseprune.experiments.frontier.results import Record
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.scores import METHODS
 
-SPREADS = ("accuracy", "seconds", "vs_small", "vs_random")  # columns that have a deviation
+SPREADS = ("accuracy", "seconds")  # columns that have a deviation
+DIFFERENCES = ("above_dense", "vs_small", "vs_random")  # columns that have an interval, too
+RESAMPLES, LEVEL = 10_000, 0.95  # of the bootstrap
 
 
 def statistics(records: Sequence[Record]) -> pd.DataFrame:
-    """Means and deviations over seeds: dense, small dense, then sparse, by method and rule, shuffled last.
+    """Means over seeds: dense, small dense, then sparse, by method and rule, shuffled last, wider after that.
 
     Args:
-        records: runs of one frontier; some seeds may be missing.
+        records: runs of one frontier; some seeds may be missing. It may have runs of several lengths.
     Returns:
-        a line for each network, within a family the largest FLOPs first, with columns
-        network (a `Point`), kind, family, rule, flops: what it is;
+        a line for each network and length, shorter ones first, within a family the largest FLOPs first, with
+        columns
+        network (a `Point`), epochs, kind, family, rule, flops: what it is;
         seeds: tuple of them, in the order in which they were run;
         accuracy (0 ... 1), seconds (of pruning and training), and their deviations accuracy_std, seconds_std
         (n - 1 in the denominator; NaN for a single seed);
-        vs_dense: mean seconds over those of dense; NaN where dense was not run;
-        vs_small, vs_small_std: accuracy above that of small dense networks, dense being the largest, of the
-        same seed in the same seconds; NaN where they are all slower;
-        vs_random, vs_random_std: alike, above uniform random masks of single weights;
+        vs_dense: mean seconds over those of dense of the same epochs; NaN where that was not run;
+        above_dense: mean accuracy above that of dense of the same seed and epochs;
+        vs_small: mean accuracy above that of small dense networks, dense being the largest, of the same seed
+        in the same seconds, be they of more epochs or fewer; NaN where they are all slower;
+        vs_random: alike, above uniform random masks of single weights;
+        above_dense_low, above_dense_high and so on: intervals of these three means, see `interval`;
         prune_seconds, flops_vs_dense, weights: means;
+        lr, at_edge: learning rate; whether it was tuned, and is the lowest or the highest that was tried;
         best: whether no other network is as accurate in as little time, by the means.
     """
     runs = _runs(records)
+    runs["above_dense"] = _above_dense(runs)
     small = runs.network.map(_is_small_dense)
     random = runs.network.map(_is_random)
     runs["vs_small"] = _above(runs, small)
     runs["vs_random"] = _above(runs, random)
-    grouped = runs.groupby("network", sort=False)
-    figures = [*SPREADS, "prune_seconds", "flops_vs_dense", "weights"]
+    grouped = runs.groupby(["epochs", "network"], sort=False)
+    figures = [*SPREADS, *DIFFERENCES, "prune_seconds", "flops_vs_dense", "weights"]
     # A network has a mean where all of its runs have the figure.
     table = grouped[figures].agg(lambda column: column.mean(skipna=False))
     deviations = grouped[list(SPREADS)].agg(lambda column: column.std(skipna=False))
     table = table.join(deviations.add_suffix("_std"))
+    for name in DIFFERENCES:
+        intervals = [interval(tuple(of)) for _, of in grouped[name]]
+        table[[f"{name}_low", f"{name}_high"]] = intervals
     table["seeds"] = grouped.seed.agg(tuple)
-    table = table.reset_index().sort_values("network", key=lambda points: points.map(_place), kind="stable")
+    for name in ("lr", "at_edge"):
+        table[name] = grouped[name].first()
+    table = table.reset_index()
+    table["place"] = [(line.epochs, *_place(line.network)) for line in table.itertuples()]
+    table = table.sort_values("place", kind="stable").drop(columns="place")
     for name in ("kind", "family", "rule_text", "flops"):
         table[name.removesuffix("_text")] = [getattr(point, name) for point in table.network]
-    dense = table.seconds[table.kind == "dense"]
-    table["vs_dense"] = table.seconds / (dense.iloc[0] if len(dense) else np.nan)
+    dense = table[table.kind == "dense"].set_index("epochs").seconds
+    table["vs_dense"] = table.seconds / table.epochs.map(dense)
     table["best"] = _best(table.seconds.to_numpy(), table.accuracy.to_numpy())
     return table.reset_index(drop=True)
 
@@ -61,15 +76,34 @@ def to_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     for line in table.astype(object).where(table.notna(), None).to_dict("records"):
         point = line["network"].to_dict()
         del point["seed"]
-        network = {"point": point, "seeds": line["seeds"]}
-        for name in ("accuracy", "seconds", "vs_dense", "vs_small", "vs_random"):
-            network[name] = line[name]
-            if name in SPREADS and line[name] is not None:
-                network[name] = {"mean": line[name], "std": line[f"{name}_std"]}
-        networks.append(
-            network | {name: line[name] for name in ("prune_seconds", "flops_vs_dense", "weights", "best")}
-        )
+        network = {"point": point, "epochs": line["epochs"], "seeds": line["seeds"]}
+        for name in SPREADS:
+            network[name] = {"mean": line[name], "std": line[f"{name}_std"]}
+        for name in DIFFERENCES:
+            ends = {end: line[f"{name}_{end}"] for end in ("low", "high")}
+            network[name] = None if line[name] is None else {"mean": line[name], **ends}
+        plain = ("vs_dense", "prune_seconds", "flops_vs_dense", "weights", "lr", "at_edge", "best")
+        networks.append(network | {name: line[name] for name in plain})
     return networks
+
+
+@functools.cache
+def interval(values: tuple[float, ...]) -> tuple[float, float]:
+    """Percentile-bootstrap interval of a mean, at `LEVEL`.
+
+    Of three values it is from the least to the greatest, since one resample in 27 holds the least alone.
+    (Bias-corrected ones need more values.)
+
+    Args:
+        values: such as the differences of each seed.
+    Returns:
+        its ends; NaN for fewer than two values, or where one is NaN.
+    """
+    if len(values) < 2 or np.isnan(values).any():
+        return np.nan, np.nan
+    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(np.array(values)[draws].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _runs(records: Sequence[Record]) -> pd.DataFrame:
@@ -77,21 +111,36 @@ def _runs(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "network": [record.point.network for record in records],
+            "epochs": [record.epochs for record in records],
             "seed": [record.point.seed for record in records],
             "accuracy": [record.measured.accuracy for record in records],
             "seconds": [record.measured.total_seconds for record in records],
             "prune_seconds": [r.measured.total_seconds - r.measured.train_seconds for r in records],
             "flops_vs_dense": [record.measured.flops_vs_dense for record in records],
             "weights": [record.measured.weights for record in records],
+            "lr": [_rate(record) for record in records],
+            "at_edge": [record.measured.lr_at_edge for record in records],
         }
     )
+
+
+def _rate(record: Record) -> float:
+    return record.settings["lr"] if record.measured.lr is None else record.measured.lr
+
+
+def _above_dense(runs: pd.DataFrame) -> pd.Series:
+    """Accuracy of each run above that of dense of the same seed and epochs; NaN for dense itself."""
+    is_dense = runs.network.map(lambda point: point.kind == "dense")
+    dense = runs[is_dense].set_index(["epochs", "seed"]).accuracy
+    same = pd.MultiIndex.from_frame(runs[["epochs", "seed"]])
+    return (runs.accuracy - dense.reindex(same).to_numpy()).where(~is_dense)
 
 
 def _above(runs: pd.DataFrame, reference: pd.Series) -> pd.Series:
     """Accuracy of each run above that of reference networks of the same seed at the same time.
 
-    The reference is the best accuracy in at most so much time, straight in the logarithm of time between its
-    networks.
+    The reference is straight in the logarithm of time between those of its networks that are better than all
+    faster ones: one that is slower and worse, perhaps since it was trained for too long, does not weaken it.
 
     Args:
         runs: see `_runs`.
@@ -104,8 +153,9 @@ def _above(runs: pd.DataFrame, reference: pd.Series) -> pd.Series:
     for seed, known in runs[reference].sort_values(["seconds", "accuracy"]).groupby("seed"):
         of_seed = ~reference & (runs.seed == seed) & (1.1 * runs.seconds >= known.seconds.iloc[0])
         others = runs[of_seed]
-        times, accuracies = np.log(known.seconds), known.accuracy.cummax()
-        above[of_seed] = others.accuracy - np.interp(np.log(others.seconds), times, accuracies)
+        front = known[known.accuracy > known.accuracy.cummax().shift(fill_value=-np.inf)]
+        expected = np.interp(np.log(others.seconds), np.log(front.seconds), front.accuracy)
+        above[of_seed] = others.accuracy - expected
     return above
 
 
@@ -121,7 +171,8 @@ def _is_small_dense(point: Point) -> bool:
 
 
 def _is_random(point: Point) -> bool:
-    return point.kind == "dense" or (point.method, point.rule, point.block_rows) == ("random", "uniform", 1)
+    uniform = ("random", "uniform", 1, 1.0)
+    return point.kind == "dense" or (point.method, point.rule, point.block_rows, point.width) == uniform
 
 
 def _place(point: Point) -> tuple[float, ...]:
@@ -132,6 +183,7 @@ def _place(point: Point) -> tuple[float, ...]:
     assert point.rule is not None
     return (
         2 + point.shuffled,
+        point.width,
         list(METHODS).index(point.method),
         RULES.index(point.rule),
         point.exponent or 0.0,
