@@ -1,4 +1,4 @@
-# make demo        prune, train sparse and dense side by side, and print what came out (results in runs/demo)
+# make demo        what pruning before training finds among 40,000 inputs: a table, curves and a picture in runs/demo
 # make test        the tests, but for those that compile: a few minutes
 # make test-slow   those: what is compiled anew, under sanitizers, on the emulator of GPUs, and by nvcc
 # make fuzz        properties with new examples, for MINUTES=10
@@ -22,8 +22,7 @@ INSTALL := pip install --quiet --no-compile --disable-pip-version-check
 .PHONY: demo test test-slow fuzz lint format tables bench bench-peers data clean
 
 demo: $(READY) data
-	$(BIN)/sparseprune compare --epochs 4 --budget dense --out runs/demo \
-	  --data $$(test -d $(FASHION) && echo fashion-mnist || echo mnist5k --epochs 20)
+	$(BIN)/sparseprune mosaic --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
@@ -58,7 +57,7 @@ bench: $(READY)
 bench-peers: $(PEERS)/ready
 	$(PEERS)/bin/python -m bench.run --out bench/results/$$(date +%F)-peers.jsonl
 
-# Fashion-MNIST comes from the system's package manager; without it the demo takes the 5,000 digits that pip brought.
+# Fashion-MNIST comes from the system's package manager; without it the demo's tiles are the 5,000 digits that pip brought.
 data:
 	@test -d $(FASHION) || (test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
 	  apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist > /dev/null) || \

@@ -15,6 +15,7 @@ from sparseprune.experiments.cli.compare import compare
 from sparseprune.experiments.cli.cost import cost
 from sparseprune.experiments.cli.frontier import frontier
 from sparseprune.experiments.cli.info import info
+from sparseprune.experiments.cli.mosaic import mosaic
 from sparseprune.experiments.cli.prune import prune
 from sparseprune.experiments.cli.show import show
 from sparseprune.experiments.cli.tables import shown
@@ -47,6 +48,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 app.command()(prune)
 app.command()(train)
 app.command()(compare)
+app.command()(mosaic)
 app.command()(cost)
 app.command()(frontier)
 app.command()(ticket)
