@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from sparseprune.cost import machine
 from sparseprune.experiments.frontier.results import alone
+from sparseprune.format import files
 
 Row = dict[str, Any]  # {"key": ..., "machine": ..., "result": ...}
 FIELDS = ("key", "machine", "result")
@@ -71,12 +71,7 @@ class Ledger:
         if self.get(key) is not None:
             raise ValueError(f"Ledger: expected a new key, got {dict(key)}, which is in {self.file} already")
         row: Row = _normal({"key": key, "machine": machine.facts(), "result": result})
-        with self.file.open("ab") as stream:
-            # A line that was cut off would spoil this one.
-            stream.truncate(self.file.read_bytes().rfind(b"\n") + 1)
-            stream.write(json.dumps(row).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        files.add_line(self.file, json.dumps(row))
         self.rows.append(row)
         return row["result"]
 

@@ -18,6 +18,7 @@ from sparseprune.cost import machine
 from sparseprune.experiments.data import load
 from sparseprune.experiments.frontier.results import alone
 from sparseprune.experiments.train import TrainResult, train
+from sparseprune.format import files
 
 
 def perform(
@@ -118,7 +119,7 @@ class _Book:
         if run is None:
             return
         record = Record(*key_of(run), settings, self.machine, measured, failed)
-        results.append(self.file, record)
+        files.add_line(self.file, record.to_line())
         self.records[record.key] = record
         outcome = (
             failed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,20 +131,6 @@ def read(file: Path) -> list[Record]:
             f"bench.methods: the last line of {file} was cut off; its run is not counted", stacklevel=2
         )
     return records
-
-
-def append(file: Path, record: Record) -> None:
-    """Add a line that is on the disk when this returns, in place of a last line that was cut off.
-
-    Args:
-        file: JSON lines; made if missing. Its folder must exist, and no other process write to it.
-        record: a run that is not in the file.
-    """
-    with file.open("ab") as stream:
-        stream.truncate(file.read_bytes().rfind(b"\n") + 1)
-        stream.write(record.to_line().encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def check_alike(record: Record, settings: dict[str, Any], machine: dict[str, Any], file: Path) -> None:

@@ -20,7 +20,8 @@ from sparseprune.cost.flops import flops_per_step
 from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.models import Network
-from sparseprune.experiments.train import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
+from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
+from sparseprune.experiments.train import TrainResult, train, warm_up
 from sparseprune.scores import scorer
 
 # A layer that keeps none would cut the network: what a method is like, and not where it breaks, is measured.

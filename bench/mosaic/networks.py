@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,17 +10,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-import sparseprune as sp
 from bench.mosaic.points import CONV, HIDDEN, PRUNED, SCREENED, TOLD, Point, Setting, Size
-from sparseprune.experiments import models, networks
+from sparseprune.experiments import networks
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.data.inputs import Stored
 from sparseprune.experiments.data.mosaic import SIDE, TILE, informative_tiles, tile_box
 from sparseprune.experiments.data.screening import screened
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.mosaic.contenders import CONV as CONV_MODEL
-from sparseprune.experiments.mosaic.contenders import MODEL, ROUNDS, SCOPES, EveryBatch, Made
-from sparseprune.experiments.networks import PRUNE_BATCHES, Contender
+from sparseprune.experiments.mosaic.contenders import MODEL, EveryBatch, Made, pruned
+from sparseprune.experiments.networks import PRUNE_BATCHES
 
 MIDDLE = 24  # the tile that says the label
 
@@ -76,36 +74,18 @@ def make(
 
 def _pruned(point: Point, data: Dataset, size: Size, seed: int, clock: Callable[[], float]) -> Made:
     assert point.method is not None
-    network = Network(MODEL, data.sample, data.classes, width=size.width)
-    model = models.build(network, seed)
-    start = clock()
-    masks = sp.prune(
-        model,
+    assert point.sparsity is not None
+    made = pruned(
+        Network(MODEL, data.sample, data.classes, width=size.width),
         _scored(data, PRUNE_BATCHES * size.batch_size, size.batch_size, seed),
-        method=point.method,
-        sparsity=point.sparsity,
-        scope=SCOPES.get(point.method, "global"),
-        keep="last",
-        rounds=ROUNDS.get(point.method),
+        point.method,
+        point.sparsity,
+        rescale=point.rescaled,
+        batch_size=size.batch_size,
         seed=seed,
-        # A layer that keeps none would cut the network: how good the others' choice is, is asked.
-        min_per_layer=1,
+        clock=clock,
     )
-    if point.rescaled:
-        sp.rescale_weights(model, masks)
-    sparse = sp.sparsify(model, masks, batch_size=size.batch_size, input_size=data.sample)
-    seconds = clock() - start
-    contender = Contender(
-        label=point.label,
-        kind=point.kind,
-        method=point.method,
-        sparsity=point.sparsity,
-        block=None,
-        weights=sum(int(mask.sum()) for mask in masks.values()),
-        prune_seconds=seconds,
-        make=lambda: copy.deepcopy(sparse),
-    )
-    return Made(contender, next(iter(masks.values())).sum(0))
+    return made._replace(contender=dataclasses.replace(made.contender, label=point.label, kind=point.kind))
 
 
 def _scored(data: Dataset, count: int, batch_size: int, seed: int) -> EveryBatch:
@@ -117,8 +97,7 @@ def _scored(data: Dataset, count: int, batch_size: int, seed: int) -> EveryBatch
 
 def informative_pixels(setting: Setting) -> Tensor:
     """Indices of the pixels, in a flattened mosaic, of the tiles that say the label; rising."""
-    same = setting.task == "same"
-    tiles = [MIDDLE, MIDDLE + 1] if same else informative_tiles(MIDDLE, setting.informative)
+    tiles = informative_tiles(MIDDLE, setting.informative, setting.task)
     inside = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     for top, left in map(tile_box, tiles):
         inside[top : top + TILE, left : left + TILE] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from rich.text import Text
@@ -33,6 +34,14 @@ def header(settings: dict[str, Any], contender: str) -> dict[str, Any]:
         "contender": contender,
         "settings": settings,
     }
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """Processor, threads and versions of a run, as tables tell them."""
+    return (
+        f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['torch']}, "
+        f"sparseprune {machine['sparseprune']}"
+    )
 
 
 def header_text(header: dict[str, Any]) -> Text:

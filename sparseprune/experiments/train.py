@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from sparseprune.experiments.data import Dataset, batches
 from sparseprune.experiments.data.inputs import Inputs
 from sparseprune.experiments.meter import UNMEASURED, Meter
-from sparseprune.experiments.optimizers import OPTIMIZERS as OPTIMIZERS
 from sparseprune.experiments.optimizers import learning_rate, make_optimizer
 from sparseprune.nn.sparse import SparseLayer
 

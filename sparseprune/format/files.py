@@ -46,6 +46,24 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
         raise
 
 
+def add_line(file: Path, line: str) -> None:
+    """Add a line that is on the disk when this returns, in place of a last line that was cut off.
+
+    A kill or a full disk leaves all lines before it, and at worst one more that is cut off.
+
+    Args:
+        file: text of lines; made if missing. Its folder must exist, and no other process write to it.
+        line: what to add, without a line break.
+    Raises:
+        OSError: it cannot be written.
+    """
+    with file.open("ab") as stream:
+        stream.truncate(file.read_bytes().rfind(b"\n") + 1)
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def check(path: str | os.PathLike[str]) -> None:
     """Raise OSError now, rather than after hours of work, where `write` would; makes the folder.
 

@@ -9,6 +9,7 @@ import pandas
 from bench import ledger
 from bench.language.run import RUNS
 from bench.ledger import Row
+from bench.report.machine import machine_text
 from bench.report.markdown import pipe, spread
 from bench.report.tables.registry import RESULTS, table
 
@@ -69,8 +70,7 @@ def _facts(row: Row, runs: pandas.DataFrame) -> str:
         f"{settings['layers']} layers, steps of {settings['batch']} pieces of {settings['length']} "
         f"characters. Seeds: {counts}; after ± stands one standard deviation, of differences of pairs of "
         f"one seed. Rates: the best of {rates} in {row['result']['tuning_seconds']:g} s on validation text. "
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['torch']}, "
-        f"sparseprune {machine['sparseprune']}, {machine['date']}."
+        f"{machine_text(machine)}, {machine['date']}."
     )
 
 

@@ -11,6 +11,7 @@ import pandas
 
 from bench.methods.points import AFTER_TRAINING, CONTROLS, DENSE, EXPERIMENTS, PRUNED, SMALL_DENSE, TICKET
 from bench.methods.results import Record, read
+from bench.report.machine import machine_text
 from bench.report.markdown import pipe, spread
 from bench.report.tables.registry import RESULTS, table
 from sparseprune.scores import METHODS
@@ -279,8 +280,7 @@ def facts(records: Records, experiment: str) -> str:
             *_scored(records),
             "After ± stands one standard deviation over the seeds.",
             f"Each layer keeps {floor} weight at least.",
-            f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['torch']}, "
-            f"sparseprune {machine['sparseprune']}, {when}.",
+            f"{machine_text(machine)}, {when}.",
         ]
     )
     command = " ".join(f"--{name} {value}" for name, value in options.items())

@@ -8,6 +8,7 @@ import pandas
 
 from bench.mosaic.points import BASE, DENSE_POINT, FEW, FTEST, SETTINGS, SMALL, SNIP, TUNED, Setting
 from bench.mosaic.results import accuracies, of_setting, read, times, total_seconds
+from bench.report.machine import machine_text
 from bench.report.markdown import pipe, spread, two_digits
 from bench.report.tables.registry import RESULTS, table
 
@@ -120,9 +121,8 @@ def _facts(runs: pandas.DataFrame) -> str:
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
     return (
         "article_mlp, batch 256, Adam, the same passes for all, on the base "
-        f"{round(runs.iloc[0]['epochs'])}; seeds {seeds}, one standard deviation after ±; {last['cpu']}, "
-        f"{last['threads']} threads, {last['isa']}, torch {last['torch']}, "
-        f"sparseprune {last['sparseprune']}, {last['date']}"
+        f"{round(runs.iloc[0]['epochs'])}; seeds {seeds}, one standard deviation after ±; "
+        f"{machine_text(last)}, {last['date']}"
     )
 
 

@@ -6,6 +6,7 @@ import json
 
 import pandas
 
+from bench.report.machine import machine_text
 from bench.report.markdown import pipe, spread
 from bench.report.tables.registry import RESULTS, table
 
@@ -50,9 +51,7 @@ def ticket(searches: list[dict]) -> str:
         f"{first['model']['name']} on {data['name']}: {data['train']:,} training and {data['test']:,} test "
         f"samples, {settings['epochs']} epochs, batch {settings['batch_size']}, {settings['optimizer']}, lr "
         f"{settings['lr']:g}, rewound to step {settings['rewind']}, seeds {seeds}. After ± stands one "
-        f"standard deviation over the seeds. {machine['cpu']}, {machine['threads']} threads, "
-        f"{machine['isa']}, torch {machine['torch']}, sparseprune {machine['sparseprune']}, "
-        f"{machine['date']}."
+        f"standard deviation over the seeds. {machine_text(machine)}, {machine['date']}."
     )
 
 

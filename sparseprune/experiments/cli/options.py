@@ -12,7 +12,7 @@ import typer
 from sparseprune.experiments.data import DATASETS
 from sparseprune.experiments.models import MODELS
 from sparseprune.experiments.networks import Block
-from sparseprune.experiments.train import OPTIMIZERS
+from sparseprune.experiments.optimizers import OPTIMIZERS
 from sparseprune.format.bsr import BLOCK_ROWS
 from sparseprune.scores import METHODS, ROUNDS
 

@@ -17,7 +17,8 @@ from sparseprune.experiments.compare.results import Comparison, Run, View
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import PRUNE_BATCHES, Contender, label_of, prune_set
-from sparseprune.experiments.train import OPTIMIZERS, learning_rate, train, warm_up
+from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
+from sparseprune.experiments.train import train, warm_up
 from sparseprune.experiments.watcher import Watcher
 
 # Fields of a contender that are no figures.
@@ -143,14 +144,7 @@ def compare(
     )
     limit = runs[0].total_seconds if seconds == "dense" else seconds
     return Comparison(
-        data={
-            "name": data.name,
-            "source": data.source,
-            "train": len(data.train_x),
-            "test": len(data.test_x),
-            "sample": list(data.sample),
-            "classes": data.classes,
-        },
+        data=data.facts(),
         model={
             "name": model,
             "weights": models.weight_count(network),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,17 @@ class Dataset:
     def classes(self) -> int:
         """Number of labels."""
         return int(max(self.train_y.max(), self.test_y.max())) + 1
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of results must know of it, for files: name, source, samples, shape and classes."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "train": len(self.train_x),
+            "test": len(self.test_x),
+            "sample": list(self.sample),
+            "classes": self.classes,
+        }
 
     def validation(self, count: int = 5000, seed: int = 0) -> Dataset:
         """The training samples alone, some of them held out in place of the test samples.

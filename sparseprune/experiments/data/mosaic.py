@@ -85,7 +85,7 @@ def mosaic(
             f"mosaic: expected informative=1 with task='same', which compares two tiles, got {informative}"
         )
     name, found = _images(images, data_dir)
-    tiles = [tile, _neighbour(tile)] if task == "same" else informative_tiles(tile, informative)
+    tiles = informative_tiles(tile, informative, task)
     draw = _draw_same if task == "same" else _draw_majority
     parts = [
         _part(x, y, count, tiles, draw, jitter, contrast, (seed, part))
@@ -121,12 +121,13 @@ def tile_box(tile: int) -> tuple[int, int]:
     return BORDER + row * TILE, BORDER + column * TILE
 
 
-def informative_tiles(tile: int, informative: int) -> list[int]:
+def informative_tiles(tile: int, informative: int, task: str = "tile") -> list[int]:
     """The tiles that say the label: one, and others that are drawn at random, always the same for one tile.
 
     Args:
         tile: the first of them, 0 to 48.
         informative: number of tiles, 1 to 49.
+        task: of "same" they are the tile and its neighbour, see `mosaic`.
     Returns:
         their indices; fewer tiles are the first of more.
     Raises:
@@ -134,6 +135,8 @@ def informative_tiles(tile: int, informative: int) -> list[int]:
     """
     _check_whole("tile", tile, 0, TILES - 1)
     _check_whole("informative", informative, 1, TILES)
+    if task == "same":
+        return [tile, tile + 1 if tile + 1 < TILES else tile - 1]
     order = np.random.default_rng(tile).permutation(TILES)
     return [tile, *(int(other) for other in order if other != tile)][:informative]
 
@@ -228,7 +231,3 @@ def _moved(images: npt.NDArray[np.uint8], moves: _Array, jitter: int) -> npt.NDA
     padded = np.pad(images, ((0, 0), (jitter, jitter), (jitter, jitter)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (TILE, TILE), axis=(1, 2))
     return windows[np.arange(len(images)), jitter - moves[:, 0], jitter - moves[:, 1]]
-
-
-def _neighbour(tile: int) -> int:
-    return tile + 1 if tile + 1 < TILES else tile - 1

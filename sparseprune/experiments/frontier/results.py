@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import filelock
 
 from sparseprune.experiments.frontier.points import Point
+from sparseprune.format import files
 
 FILE = "runs.jsonl"
 # Runs of several lengths are in one file; all other settings must agree.
@@ -189,12 +189,7 @@ def append(file: Path, record: Record) -> None:
         OSError: it cannot be written.
     """
     try:
-        with file.open("ab") as stream:
-            written = file.read_bytes()
-            stream.truncate(written.rfind(b"\n") + 1)
-            stream.write(record.to_line().encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        files.add_line(file, record.to_line())
     except OSError as error:
         raise OSError(
             f"frontier: cannot add {record.point.label} to {file} ({error.strerror or error}); finished runs "

@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -103,7 +103,18 @@ def make_all(
     )
     for number, method in enumerate(methods, 2):
         watcher.begin(task := f"prune: {label_of(method, sparsity, (1, 1))}", number, task_count)
-        made.append(_pruned(network, data, method, sparsity, rescale, batch_size, seed, clock))
+        made.append(
+            pruned(
+                network,
+                EveryBatch(data, batch_size, seed),
+                method,
+                sparsity,
+                rescale=rescale,
+                batch_size=batch_size,
+                seed=seed,
+                clock=clock,
+            )
+        )
         one = made[-1].contender
         watcher.end(task, f"{one.weights:,} weights kept, {one.prune_seconds:.2f} s")
     return [one._replace(contender=_with_rate(one.contender)) for one in made]
@@ -149,22 +160,34 @@ def _screened(network: Network, data: Dataset, count: int, seed: int, clock: Cal
     return Made(contender, kept)
 
 
-def _pruned(
+def pruned(
     network: Network,
-    data: Dataset,
+    scored: Iterable[tuple[Tensor, Tensor]],
     method: str,
     sparsity: float,
+    *,
     rescale: bool,
     batch_size: int,
     seed: int,
     clock: Callable[[], float],
 ) -> Made:
+    """The network pruned at its initial weights; its last layer keeps all.
+
+    Args:
+        network: what to prune.
+        scored: batches that score the weights.
+        method, sparsity: see `sparseprune.prune`.
+        rescale: whether to scale the weights that stay; see `sparseprune.rescale_weights`.
+        batch_size: samples per training step.
+        seed: seed of initial weights and random masks.
+        clock: function that returns seconds.
+    """
     model = models.build(network, seed)
     start = clock()
     with Meter(torch.device("cpu")) as meter:
         masks = sp.prune(
             model,
-            EveryBatch(data, batch_size, seed),
+            scored,
             method=method,
             sparsity=sparsity,
             scope=SCOPES.get(method, "global"),

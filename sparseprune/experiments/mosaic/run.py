@@ -13,9 +13,9 @@ from sparseprune.cost import machine
 from sparseprune.experiments.compare.results import Comparison
 from sparseprune.experiments.compare.run import train_contenders
 from sparseprune.experiments.data.inputs import Scaled
-from sparseprune.experiments.data.mosaic import SIDE, TILE, TILES, informative_tiles, mosaic, tile_box
+from sparseprune.experiments.data.mosaic import SIDE, TILE, informative_tiles, mosaic, tile_box
 from sparseprune.experiments.mosaic.contenders import METHODS, MODEL, SCOPES, make_all
-from sparseprune.experiments.train import OPTIMIZERS
+from sparseprune.experiments.optimizers import OPTIMIZERS
 from sparseprune.experiments.watcher import Watcher
 from sparseprune.scores import METHODS as KNOWN
 
@@ -120,14 +120,7 @@ def demo(
     looks = {one.contender.label: (one.contender.kind, one.kept) for one in made}
     return Demo(
         Comparison(
-            data={
-                "name": data.name,
-                "source": data.source,
-                "train": len(data.train_x),
-                "test": len(data.test_x),
-                "sample": list(data.sample),
-                "classes": data.classes,
-            },
+            data=data.facts(),
             model={"name": MODEL, "weights": made[0].contender.weights, "width": width},
             settings={
                 "epochs": epochs,
@@ -156,9 +149,7 @@ def demo(
 
 def tiles_of(tile: int = 24, informative: int = 1, task: str = "tile", **_: Any) -> list[int]:
     """Indices of the tiles that say the label, by arguments of `mosaic`."""
-    if task == "same":
-        return [tile, tile + 1 if tile + 1 < TILES else tile - 1]
-    return informative_tiles(tile, informative)
+    return informative_tiles(tile, informative, task)
 
 
 def on_tiles(kept: Tensor, tiles: Sequence[int]) -> float:

@@ -20,9 +20,10 @@ from sparseprune.cost import machine
 from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.models import Network
+from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
 from sparseprune.experiments.ticket import results
 from sparseprune.experiments.ticket.results import Kind, Run, Search, result_of
-from sparseprune.experiments.train import OPTIMIZERS, TrainResult, learning_rate, train, warm_up
+from sparseprune.experiments.train import TrainResult, train, warm_up
 from sparseprune.experiments.watcher import Watcher
 
 CONTROLS: tuple[Kind, ...] = ("re-initialised", "shuffled")
@@ -192,14 +193,7 @@ class _Work:
     def _nothing_yet(self, fraction: float) -> Search:
         data, network = self.data, self.network
         return Search(
-            data={
-                "name": data.name,
-                "source": data.source,
-                "train": len(data.train_x),
-                "test": len(data.test_x),
-                "sample": list(data.sample),
-                "classes": data.classes,
-            },
+            data=data.facts(),
             model={
                 "name": network.name,
                 "weights": models.weight_count(network),
