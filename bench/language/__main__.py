@@ -16,7 +16,7 @@ import torch
 import typer
 
 from bench.language import run, text
-from bench.language.contenders import contenders
+from bench.language.contenders import PRECISIONS, contenders
 from sparseprune.experiments.tuning import grid
 
 FOLDER = Path(__file__).parents[1] / "results" / "language"
@@ -29,6 +29,9 @@ def main(
     minutes: Annotated[str, typer.Option("--minutes", help="Lengths of training, commas between.")] = "2",
     seeds: Annotated[str, typer.Option("--seeds", help="Commas between.")] = "0,1,2",
     only: Annotated[str, typer.Option("--filter", help="Regular expression of models.")] = "",
+    precisions: Annotated[
+        str, typer.Option("--precisions", help="What is timed; bfloat16 only where the processor has it.")
+    ] = ",".join(PRECISIONS),
     width: Annotated[int, typer.Option("--width", min=8, help="Features of a token.")] = 384,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = FOLDER,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Processor threads.")] = 2,
@@ -46,7 +49,10 @@ def main(
     novels = text.load()
     chosen = [one for one in contenders(width) if re.search(only, one.name)]
     if action == "time":
-        run.time_steps(chosen, novels, out, _say)
+        named = precisions.split(",")
+        if unknown := sorted(set(named) - set(PRECISIONS)):
+            raise typer.BadParameter(f"expected precisions of {', '.join(PRECISIONS)}, got {unknown[0]!r}")
+        run.time_steps(chosen, novels, out, _say, named)
         return
     finished = run.perform(
         chosen,

@@ -32,10 +32,16 @@ POINTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 Say = Callable[[str], None]
 
 
-def time_steps(contenders: Sequence[Contender], text: Text, folder: Path, say: Say) -> None:
-    """Time steps of all models in both precisions, taking turns, and pruning; add what has no row yet."""
+def time_steps(
+    contenders: Sequence[Contender],
+    text: Text,
+    folder: Path,
+    say: Say,
+    precisions: Sequence[str] = PRECISIONS,
+) -> None:
+    """Time steps of all models in these precisions, taking turns, and pruning; add what has no row yet."""
     with Ledger(folder / TIMES) as ledger:
-        if all(ledger.get(_time_key(c, p)) is not None for c in contenders for p in PRECISIONS):
+        if all(ledger.get(_time_key(c, p)) is not None for c in contenders for p in precisions):
             return
         trainers: dict[tuple[str, str], Trainer] = {}
         prune_seconds: dict[str, float] = {}
@@ -43,7 +49,7 @@ def time_steps(contenders: Sequence[Contender], text: Text, folder: Path, say: S
             start = time.perf_counter()
             model = make(contender, text, 0)
             prune_seconds[contender.name] = time.perf_counter() - start
-            for precision in PRECISIONS:
+            for precision in precisions:
                 trainers[contender.name, precision] = Trainer(
                     model, text.train, lr=1e-4, precision=precision, seed=0
                 )
@@ -55,7 +61,7 @@ def time_steps(contenders: Sequence[Contender], text: Text, folder: Path, say: S
                 if number >= 0:
                     seconds[name].append(time.perf_counter() - start)
         for contender in contenders:
-            for precision in PRECISIONS:
+            for precision in precisions:
                 found = sorted(seconds[contender.name, precision])
                 result: dict[str, Any] = {
                     "step_seconds": statistics.median(found),
@@ -155,10 +161,11 @@ def tune(
 
 
 def precision_of(contender: Contender, times: dict[tuple[str, str], dict[str, Any]]) -> str:
-    """The contender's precision, or the one in which its step is faster."""
+    """The contender's precision, or of those that were timed the one in which its step is faster."""
     if contender.precision is not None:
         return contender.precision
-    return min(PRECISIONS, key=lambda precision: times[contender.name, precision]["step_seconds"])
+    timed = [precision for precision in PRECISIONS if (contender.name, precision) in times]
+    return min(timed, key=lambda precision: times[contender.name, precision]["step_seconds"])
 
 
 def make(contender: Contender, text: Text, seed: int) -> nn.Module:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseprune.experiments.data import Dataset, batches
+from sparseprune.experiments.data.iteration import room
 from sparseprune.experiments.data.inputs import Inputs
 from sparseprune.experiments.meter import UNMEASURED, Meter
 from sparseprune.experiments.optimizers import learning_rate, make_optimizer
@@ -125,7 +126,8 @@ def train(
         raise ValueError(
             f"train: expected 0 <= start < stop <= {steps} (steps of its epochs), got {start} and {stop}"
         )
-    samples = _rest_of_pass(data, batch_size, order, *divmod(start, max(steps_per_epoch, 1)))
+    into = room(data.train_x, batch_size)
+    samples = _rest_of_pass(data, batch_size, order, into, *divmod(start, max(steps_per_epoch, 1)))
     step_seconds: list[float] = []
     curve: list[CurvePoint] = []
     evaluation_seconds = elapsed = part = 0.0
@@ -157,7 +159,7 @@ def train(
         meter.stop()
         accuracy = evaluate(model, data.test_x, data.test_y)
         curve.append(CurvePoint((start + len(step_seconds)) / steps_per_epoch, elapsed, accuracy))
-        samples = batches(data.train_x, data.train_y, batch_size, order)
+        samples = batches(data.train_x, data.train_y, batch_size, order, into)
         if part < 1:
             meter.start()
         now = clock()
@@ -244,13 +246,13 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 def _rest_of_pass(
-    data: Dataset, batch_size: int, order: torch.Generator, passes: int, skipped: int
+    data: Dataset, batch_size: int, order: torch.Generator, into: Tensor, passes: int, skipped: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches that are left after so many passes over the data and so many batches."""
     for _ in range(passes):
         # The first batch draws the order of its pass.
-        next(batches(data.train_x, data.train_y, batch_size, order))
-    samples = batches(data.train_x, data.train_y, batch_size, order)
+        next(batches(data.train_x, data.train_y, batch_size, order, into))
+    samples = batches(data.train_x, data.train_y, batch_size, order, into)
     for _ in range(skipped):
         next(samples)
     return samples

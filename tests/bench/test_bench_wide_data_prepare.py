@@ -149,7 +149,7 @@ def test_save_writes_what_read_and_load_understand(wide, tmp_path):
     data = load(str(file))
     index = torch.arange(len(wide.train_y))
     assert torch.equal(
-        data.train_x.index_select(0, index), torch.from_numpy(wide.train_x.toarray()).to(torch.float32)
+        data.train_x[index].dense(), torch.from_numpy(wide.train_x.toarray()).to(torch.float32)
     )
     assert torch.equal(data.test_y, torch.from_numpy(wide.test_y))
 

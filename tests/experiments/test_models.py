@@ -33,19 +33,20 @@ def test_perceptrons_have_their_layers_and_weights(name, sample, sizes, weights)
 
 
 @pytest.mark.parametrize(
-    ("name", "sample", "weights", "biases"),
+    ("name", "sample", "weights", "others"),
     [
         # SNIP's table: 431 thousand. 20·25 + 50·20·25 + 800·500 + 500·10.
         ("lenet5_caffe", GRAY, 430_500, 20 + 50 + 500 + 10),
         # 32 x 32 leave 5 x 5 in place of 4 x 4 positions.
         ("lenet5_caffe", COLOUR, 3 * 500 + 25_000 + 1250 * 500 + 5_000, 20 + 50 + 500 + 10),
         # 200 x 200 become 50 x 50 by the stride, and 12 x 12 by the pools.
-        ("small_conv", (1, 200, 200), 16 * 49 + 32 * 16 * 25 + 32 * 144 * 10, 16 + 32 + 10),
+        # Batch norm has two numbers a channel.
+        ("small_conv", (1, 200, 200), 16 * 49 + 32 * 16 * 25 + 32 * 144 * 10, 3 * (16 + 32) + 10),
     ],
 )
-def test_convolutional_networks_have_their_weights(name, sample, weights, biases):
+def test_convolutional_networks_have_their_weights(name, sample, weights, others):
     assert models.weight_count(Network(name, sample, 10)) == weights
-    assert count(name, sample) == weights + biases
+    assert count(name, sample) == weights + others
 
 
 @pytest.mark.parametrize(

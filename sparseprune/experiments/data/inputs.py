@@ -21,7 +21,7 @@ class Stored(ABC):
 
     Attributes:
         shape: samples first, as a tensor of the same inputs would have it.
-        dtype: of what `dense` and `index_select` return, float32.
+        dtype: of what `dense` returns, float32.
         nbytes: bytes that are held.
     """
 
@@ -36,8 +36,8 @@ class Stored(ABC):
     def nbytes(self) -> int: ...
 
     @abstractmethod
-    def dense(self) -> Tensor:
-        """All samples as a float32 tensor of `shape`."""
+    def dense(self, out: Tensor | None = None) -> Tensor:
+        """All samples as a float32 tensor of `shape`: `out`, which may hold anything, or a new one."""
 
     @abstractmethod
     def __getitem__(self, index: slice | Tensor) -> Stored:
@@ -49,21 +49,6 @@ class Stored(ABC):
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """Some samples as float32, as `torch.Tensor.index_select` returns them.
-
-        Args:
-            dim: 0, the dimension of the samples.
-            index: which samples, int64, (count,).
-        Returns:
-            float32, (count, ...).
-        Raises:
-            ValueError: another dim.
-        """
-        if dim != 0:
-            raise ValueError(f"index_select: expected dim 0, the samples, got {dim}")
-        return self[index].dense()
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All samples in order as float32 tensors of at most so many samples."""
@@ -103,10 +88,9 @@ class Scaled(Stored):
     def nbytes(self) -> int:
         return self.values.nbytes
 
-    def dense(self) -> Tensor:
-        table = torch.arange(256.0).div_(255).sub_(self.mean).div_(self.std).numpy()
-        # One pass, and the numbers that the formula gives. Torch would convert first and then compute.
-        return torch.from_numpy(table[self.values.numpy()])
+    def dense(self, out: Tensor | None = None) -> Tensor:
+        out = torch.empty(self.shape) if out is None else out
+        return out.copy_(self.values).div_(255).sub_(self.mean).div_(self.std)
 
     def __getitem__(self, index: slice | Tensor) -> Scaled:
         return Scaled(self.values[_selection(index)], self.mean, self.std)
@@ -168,11 +152,15 @@ class Csr(Stored):
         """The row of each stored value, int64, (nnz,)."""
         return torch.repeat_interleave(torch.arange(len(self)), self.crow.diff())
 
-    def dense(self) -> Tensor:
+    def dense(self, out: Tensor | None = None) -> Tensor:
         rows, inputs = self.size
-        # NumPy asks the system for large pages, and they are filled in order: a quarter of torch's time.
-        made = torch.from_numpy(np.full(rows * inputs, 0, dtype=np.float32))
-        return made.scatter_add_(0, self.row() * inputs + self.col, self.values).view(rows, inputs)
+        if out is None:
+            # NumPy asks the system for large pages, and they are filled in order: a quarter of torch's time.
+            out = torch.from_numpy(np.full((rows, inputs), 0, dtype=np.float32))
+        else:
+            out.zero_()
+        out.view(-1).scatter_add_(0, self.row() * inputs + self.col, self.values)
+        return out
 
     def __getitem__(self, index: slice | Tensor) -> Csr:
         chosen = torch.arange(len(self))[_selection(index)]
@@ -194,6 +182,17 @@ class Csr(Stored):
 
 
 Inputs: TypeAlias = Tensor | Stored
+
+
+def selected(x: Inputs, index: Tensor, out: Tensor | None = None) -> Tensor:
+    """Some samples as a tensor.
+
+    Args:
+        x: inputs, (samples, ...).
+        index: which samples, int64, (count,).
+        out: where to write them, (count, ...) of `x.dtype`; a new tensor when None.
+    """
+    return x[index].dense(out) if isinstance(x, Stored) else torch.index_select(x, 0, index, out=out)
 
 
 def _selection(index: slice | Tensor) -> slice | Tensor:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparseprune.experiments.data import Csr, Dataset, Scaled, batches
+from sparseprune.experiments.data.inputs import selected
+from sparseprune.experiments.data.iteration import room
 from sparseprune.experiments.networks import prune_set
 from sparseprune.experiments.train import evaluate, train, warm_up
 
@@ -42,7 +44,11 @@ def test_stored_inputs_are_the_tensor_that_they_stand_for(made, data):
     assert (stored.shape, len(stored), stored.dtype) == (dense.shape, count, dense.dtype)
     assert torch.equal(stored.dense(), dense)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), max_size=6)), dtype=torch.int64)
-    assert torch.equal(stored.index_select(0, rows), dense[rows])
+    assert torch.equal(selected(stored, rows), dense[rows])
+    for inputs in (stored, dense):
+        out = torch.full((len(rows), *dense.shape[1:]), torch.nan)
+        assert selected(inputs, rows, out) is out
+        assert torch.equal(out, dense[rows])
     assert torch.equal(stored[rows].dense(), dense[rows])
     start, stop = data.draw(st.integers(0, count)), data.draw(st.integers(0, count))
     assert torch.equal(stored[start:stop].dense(), dense[start:stop])
@@ -66,8 +72,20 @@ def test_csr_is_what_scipy_makes_of_it_in_any_order_and_with_numbers_in_parts():
     assert dense[0].tolist() == [2, 0, 0, 0, 4]
     assert torch.equal(stored.dense(), torch.from_numpy(dense))
     rows, columns = torch.tensor([2, 2, 0]), torch.tensor([4, 2])
-    assert torch.equal(stored.index_select(0, rows), torch.from_numpy(dense[rows]))
+    assert torch.equal(selected(stored, rows), torch.from_numpy(dense[rows]))
     assert torch.equal(stored.columns(columns).dense(), torch.from_numpy(dense[:, columns]))
+
+
+@given(both(), st.integers(1, 10), st.booleans())
+def test_batches_are_the_same_in_memory_that_is_used_again(made, size, as_tensor):
+    x = made[1] if as_tensor else made[0]
+    y, order = torch.arange(len(x)), torch.Generator()
+    fresh = list(batches(x, y, size, order.manual_seed(0)))
+    out = room(x, size)
+    for again, once in zip(batches(x, y, size, order.manual_seed(0), out), fresh, strict=True):
+        assert torch.equal(again[0], once[0])
+        assert torch.equal(again[1], once[1])
+        assert again[0].data_ptr() == out.data_ptr()
 
 
 def test_bytes_held_are_those_of_the_parts():
@@ -113,8 +131,6 @@ def test_samples_are_selected_by_slices_and_tensors_alone():
     stored = Scaled(torch.zeros(3, 2, dtype=torch.uint8))
     with pytest.raises(TypeError, match="a slice or a tensor of indices to select samples, got 1"):
         stored[1]
-    with pytest.raises(ValueError, match="expected dim 0, the samples, got 1"):
-        stored.index_select(1, torch.tensor([0]))
 
 
 @pytest.mark.parametrize("store", [csr, lambda x: Scaled((x * 255).to(torch.uint8))], ids=["csr", "scaled"])
