@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.cost.speedup import timed_steps
-from sparseprune.experiments.data import Dataset
-from sparseprune.experiments.networks import prune_set
+from sparseprune.experiments.data import Dataset, FirstBatches
 
 
 def scored_batches(data: Dataset, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -25,7 +24,7 @@ def scored_batches(data: Dataset, count: int, batch_size: int, seed: int) -> lis
     Returns:
         list of (inputs, labels).
     """
-    ((x, y),) = prune_set(data, 1, count, seed)
+    ((x, y),) = FirstBatches(data, count, seed, 1)
     return list(zip(x.split(batch_size), y.split(batch_size), strict=True))
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from bench.mosaic.points import CONV, HIDDEN, PRUNED, SCREENED, TOLD, Point, Setting, Size
 from sparseprune.experiments import networks
-from sparseprune.experiments.data import Dataset
+from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.data.inputs import Stored
 from sparseprune.experiments.data.mosaic import SIDE, TILE, informative_tiles, tile_box
 from sparseprune.experiments.data.screening import screened
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.mosaic.contenders import CONV as CONV_MODEL
-from sparseprune.experiments.mosaic.contenders import MODEL, EveryBatch, Made, pruned
+from sparseprune.experiments.mosaic.contenders import MODEL, Made, pruned
 from sparseprune.experiments.networks import PRUNE_BATCHES
 
 MIDDLE = 24  # the tile that says the label
@@ -88,11 +88,11 @@ def _pruned(point: Point, data: Dataset, size: Size, seed: int, clock: Callable[
     return made._replace(contender=dataclasses.replace(made.contender, label=point.label, kind=point.kind))
 
 
-def _scored(data: Dataset, count: int, batch_size: int, seed: int) -> EveryBatch:
+def _scored(data: Dataset, count: int, batch_size: int, seed: int) -> FirstBatches:
     """The batches that score weights: of so many training samples, or of all where there are fewer."""
     order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(seed))[:count]
     some = dataclasses.replace(data, train_x=data.train_x[order], train_y=data.train_y[order])
-    return EveryBatch(some, batch_size, seed)
+    return FirstBatches(some, batch_size, seed)
 
 
 def informative_pixels(setting: Setting) -> Tensor:

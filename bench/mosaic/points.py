@@ -22,7 +22,7 @@ DENSE, SMALL_DENSE, SCREENED, TOLD, CONV, PRUNED = (
 
 # Rates that a grid is laid around. Adam moves every weight by about the rate, and so a hidden feature by that
 # times its number of inputs: networks with all 40,000 of them want less.
-CENTRE, CENTRE_OF_ALL_INPUTS, RATIO = 1e-3, 10**-3.5, 10**0.5
+CENTRE, CENTRE_OF_ALL_INPUTS, RATIO = 10**-2.5, 1e-3, 10**0.5
 
 HIDDEN = 1000  # hidden width of article_mlp
 # Of networks on some hundred inputs that were chosen.

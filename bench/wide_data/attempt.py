@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import sparseprune as sp
 from bench.wide_data import linear, looks
 from bench.wide_data.contenders import LINEAR, SCREENED, SPARSE, WIDE, Contender
 from bench.wide_data.prepared import Prepared
 from sparseprune.experiments import models
-from sparseprune.experiments.data import Dataset, batches
+from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.data.screening import f_statistics, screened
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import PRUNE_BATCHES
@@ -55,18 +53,6 @@ class Start:
     seconds: float
     weights: int
     looks: dict[str, Any]
-
-
-class Batches:
-    """The first training batches in a seed's order, made anew each time: all of them would fill memory."""
-
-    def __init__(self, data: Dataset, batch_size: int, seed: int) -> None:
-        self.data, self.batch_size, self.seed = data, batch_size, seed
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.Generator().manual_seed(self.seed)
-        all_batches = batches(self.data.train_x, self.data.train_y, self.batch_size, order)
-        return itertools.islice(all_batches, PRUNE_BATCHES)
 
 
 @dataclass
@@ -152,7 +138,7 @@ class Attempt:
         begin = self.clock()
         masks = sp.prune(
             model,
-            Batches(data, settings.batch_size, self.seed),
+            FirstBatches(data, settings.batch_size, self.seed, PRUNE_BATCHES),
             method=contender.method,
             sparsity=contender.sparsity,
             seed=self.seed,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 import sparseprune as sp
 from sparseprune._controls import shuffled_masks
 from sparseprune.experiments import models
-from sparseprune.experiments.data import Dataset, batches, screening
+from sparseprune.experiments.data import Dataset, screening
 from sparseprune.experiments.meter import Meter
 from sparseprune.experiments.models import Network
 
@@ -125,7 +124,7 @@ def check_screen(network: Network, count: int) -> None:
 
 def pruned(
     network: Network,
-    scored: list[tuple[Tensor, Tensor]],
+    scored: Iterable[tuple[Tensor, Tensor]],
     method: str,
     sparsity: float,
     block: tuple[int, int],
@@ -189,21 +188,6 @@ def pruned(
         control = sp.sparsify(model, others, batch_size=batch_size, input_size=network.sample)
         made.append(contender(f"{method} shuffled", control))
     return made
-
-
-def prune_set(data: Dataset, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """The first batches of the training data in the seed's order, for scoring.
-
-    Args:
-        data: data set that they come from.
-        count: number of batches; all of them, where there are fewer.
-        batch_size: samples per batch.
-        seed: seed of the order.
-    Returns:
-        list of (inputs, labels).
-    """
-    order = torch.Generator().manual_seed(seed)
-    return list(itertools.islice(batches(data.train_x, data.train_y, batch_size, order), count))
 
 
 def sparsity_of(masks: Mapping[str, Tensor]) -> float:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseprune.experiments.data import Dataset, batches
-from sparseprune.experiments.data.iteration import room
 from sparseprune.experiments.data.inputs import Inputs
+from sparseprune.experiments.data.iteration import room
 from sparseprune.experiments.meter import UNMEASURED, Meter
 from sparseprune.experiments.optimizers import learning_rate, make_optimizer
 from sparseprune.nn.sparse import SparseLayer

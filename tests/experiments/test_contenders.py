@@ -171,7 +171,7 @@ def test_compare_with_a_screened_control(data):
 
 
 def test_compare_refuses_to_screen_for_other_networks_before_it_works(data, monkeypatch):
-    monkeypatch.setattr(comparing, "prune_set", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(comparing, "FirstBatches", lambda *_: pytest.fail("worked"))
     with pytest.raises(ValueError, match=r"in any order, one of .*, got resnet8"):
         compare(dataclasses.replace(data, train_x=torch.zeros(32, 1, 16, 16)), "resnet8", screen=5)
     with pytest.raises(ValueError, match="expected to pick 1 to 12 inputs, got 13"):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import sparseprune as sp
-from sparseprune.experiments import models, networks
+from sparseprune.experiments import models
 from sparseprune.experiments.compare import run as comparing
 from sparseprune.experiments.compare.run import compare
 from sparseprune.experiments.data import Dataset
@@ -168,14 +168,6 @@ def test_train_with_sgd_has_its_momentum_weight_decay_and_rate(data, learning_ra
     result = train(clouds_net(8), data, epochs=1, batch_size=16, optimizer="sgd", lr=0.02)
     assert learning_rates[1] == 0.02
     assert result.bytes["optimizer"] == result.bytes["parameters"]  # momentum
-
-
-def test_prune_set_takes_the_first_batches_in_the_order_of_the_seed(data):
-    scored = networks.prune_set(data, 2, 16, seed=0)
-    assert [len(y) for _, y in scored] == [16, 16]
-    assert len(networks.prune_set(data, 99, 16, seed=0)) == 4
-    other = networks.prune_set(data, 2, 16, seed=1)
-    assert not torch.equal(scored[0][0], other[0][0])
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from rich.progress import (
 from torch import Tensor
 
 from sparseprune.experiments.cli.tables import print_line
+from sparseprune.experiments.data import FirstBatches
 from sparseprune.experiments.watcher import Watcher
 
 
@@ -94,7 +95,7 @@ class Bars(Watcher):
 class Watched:
     """Batches that advance a bar while they are consumed, so many times; it starts again after that."""
 
-    def __init__(self, batches: list[tuple[Tensor, Tensor]], bars: Bars, passes: int = 1) -> None:
+    def __init__(self, batches: FirstBatches, bars: Bars, passes: int = 1) -> None:
         self._batches, self._bars, self._passes, self._done = batches, bars, passes, 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

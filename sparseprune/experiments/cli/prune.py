@@ -15,7 +15,8 @@ from sparseprune.experiments import models
 from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.advice import advice
 from sparseprune.experiments.cli.progress import Bars, Watched
-from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set, sparsity_of
+from sparseprune.experiments.data import FirstBatches
+from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, sparsity_of
 from sparseprune.format import files
 from sparseprune.scores import rounds_of
 
@@ -60,7 +61,7 @@ def prune(
     with Bars() as bars:
         dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args, data_args)
         dense = models.build(network, seed)
-        scored = prune_set(dataset, prune_batches, batch_size, seed)
+        scored = FirstBatches(dataset, batch_size, seed, prune_batches)
         bars.begin(f"score: {method}")
         start = time.perf_counter()
         masks = sp.prune(

@@ -17,7 +17,8 @@ from sparseprune.experiments import models
 from sparseprune.experiments import train as training
 from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars
-from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, prune_set, sparsity_of
+from sparseprune.experiments.data import FirstBatches
+from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, sparsity_of
 from sparseprune.format import files
 
 
@@ -90,7 +91,7 @@ def train(
             masks, method, sparsity = content["masks"], content["method"], content["sparsity"]
             shape = content["block"]
         elif method is not None:
-            scored = prune_set(dataset, prune_batches, batch_size, seed)
+            scored = FirstBatches(dataset, batch_size, seed, prune_batches)
             masks = sp.prune(
                 trained,
                 scored,

@@ -14,9 +14,9 @@ from sparseprune.cost import machine
 from sparseprune.cost.flops import flops_per_step
 from sparseprune.experiments import models, networks
 from sparseprune.experiments.compare.results import Comparison, Run, View
-from sparseprune.experiments.data import Dataset
+from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.models import Network
-from sparseprune.experiments.networks import PRUNE_BATCHES, Contender, label_of, prune_set
+from sparseprune.experiments.networks import PRUNE_BATCHES, Contender, label_of
 from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
 from sparseprune.experiments.train import train, warm_up
 from sparseprune.experiments.watcher import Watcher
@@ -102,7 +102,7 @@ def compare(
     task_count = done + _trainings(1 + len(widths) + done + controls, seconds)
     numbers = itertools.count(1)
 
-    scored = prune_set(data, prune_batches, batch_size, seed)
+    scored = FirstBatches(data, batch_size, seed, prune_batches)
     contenders = [networks.dense(network, seed)]
     warm_up(contenders[0].make(), data, batch_size, optimizer)
     contenders += [networks.small_dense(network, sparsity, seed) for sparsity in widths]

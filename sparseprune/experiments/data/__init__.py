@@ -4,6 +4,17 @@ from sparseprune.experiments.data.dataset import Dataset
 from sparseprune.experiments.data.datasets import DATASETS, load
 from sparseprune.experiments.data.idx import read_idx
 from sparseprune.experiments.data.inputs import Csr, Inputs, Scaled, Stored
-from sparseprune.experiments.data.iteration import batches
+from sparseprune.experiments.data.iteration import FirstBatches, batches
 
-__all__ = ["DATASETS", "Csr", "Dataset", "Inputs", "Scaled", "Stored", "batches", "load", "read_idx"]
+__all__ = [
+    "DATASETS",
+    "Csr",
+    "Dataset",
+    "FirstBatches",
+    "Inputs",
+    "Scaled",
+    "Stored",
+    "batches",
+    "load",
+    "read_idx",
+]

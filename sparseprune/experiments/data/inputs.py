@@ -58,7 +58,7 @@ class Stored(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Scaled(Stored):
-    """Bytes that stand for (values / 255 - mean) / std.
+    """Bytes that stand for (values / 255 - mean) / std, computed as values * scale + shift.
 
     Attributes:
         values: uint8, (samples, ...).
@@ -89,11 +89,18 @@ class Scaled(Stored):
         return self.values.nbytes
 
     def dense(self, out: Tensor | None = None) -> Tensor:
+        scale, shift = 1 / (255 * self.std), torch.tensor(-self.mean / self.std)
         out = torch.empty(self.shape) if out is None else out
-        return out.copy_(self.values).div_(255).sub_(self.mean).div_(self.std)
+        # Two passes over memory. Torch's faster loops take no bytes and floats together.
+        return torch.add(shift, out.copy_(self.values), alpha=scale, out=out)
 
     def __getitem__(self, index: slice | Tensor) -> Scaled:
-        return Scaled(self.values[_selection(index)], self.mean, self.std)
+        index = _selection(index)
+        if isinstance(index, slice):
+            return Scaled(self.values[index], self.mean, self.std)
+        rows = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
+        # Four times as fast as indexing, which copies no rows but single bytes.
+        return Scaled(self.values.index_select(0, rows), self.mean, self.std)
 
     def columns(self, index: Tensor) -> Scaled:
         return Scaled(self.values.flatten(1).index_select(1, index), self.mean, self.std)

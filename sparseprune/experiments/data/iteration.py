@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sparseprune.experiments.data.dataset import Dataset
 from sparseprune.experiments.data.inputs import Inputs, Stored, selected
 
 
 def batches(
-    x: Inputs,
-    y: Tensor,
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    out: Tensor | None = None,
+    x: Inputs, y: Tensor, batch_size: int, generator: torch.Generator | None = None, out: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through the data in a fresh random order (one gather per batch, no worker processes).
 
@@ -38,6 +37,35 @@ def batches(
     if batch_size < 1:
         raise ValueError(f"batches: expected batch_size >= 1, got {batch_size}")
     return _shuffled(x, y, batch_size, generator, out)
+
+
+@dataclass(frozen=True)
+class FirstBatches:
+    """The first training batches in a seed's order, the same in each pass, made as they are asked for.
+
+    All of them at once would take more memory than compact inputs do.
+
+    Attributes:
+        data: data set that they come from.
+        batch_size: samples per batch.
+        seed: seed of the order.
+        count: number of batches; all of them where there are fewer, or when None.
+    """
+
+    data: Dataset
+    batch_size: int
+    seed: int
+    count: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.Generator().manual_seed(self.seed)
+        return itertools.islice(
+            batches(self.data.train_x, self.data.train_y, self.batch_size, order), self.count
+        )
+
+    def __len__(self) -> int:
+        there = -(-len(self.data.train_x) // self.batch_size)
+        return there if self.count is None else min(there, self.count)
 
 
 def room(x: Inputs, batch_size: int) -> Tensor:

@@ -17,12 +17,11 @@ from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import measured_costs
 from sparseprune.cost.speedup import step_seconds
 from sparseprune.experiments import models
-from sparseprune.experiments.data import Dataset
+from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.frontier.points import Point
 from sparseprune.experiments.frontier.results import Layer
 from sparseprune.experiments.frontier.rules import check_budget, masks_within, small_dense, total_of
 from sparseprune.experiments.models import Network
-from sparseprune.experiments.networks import prune_set
 from sparseprune.scores import prunable, scorer
 from sparseprune.select.budget import EXPONENT, LayerCost, scores_for
 
@@ -117,7 +116,7 @@ class Maker:
         """Scores of the initial weights, and the seconds that they took."""
         if self._scored is None or self._scored[0] != (method, seed, width):
             model = models.build(self._wider(width), seed)
-            batches = prune_set(self.data, self.prune_batches, self.batch_size, seed)
+            batches = FirstBatches(self.data, self.batch_size, seed, self.prune_batches)
             start = self.clock()
             scores = dict(scores_for(method, scorer(method, seed=seed)(model, batches, F.cross_entropy)))
             self._scored = (method, seed, width), scores, self.clock() - start

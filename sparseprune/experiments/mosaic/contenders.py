@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sparseprune as sp
 from sparseprune.experiments import models, networks
-from sparseprune.experiments.data import Dataset, batches
+from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.data.screening import screened
 from sparseprune.experiments.meter import Meter
 from sparseprune.experiments.models import Network
@@ -42,20 +42,6 @@ class Made(NamedTuple):
 
     contender: Contender
     kept: Tensor | None
-
-
-class EveryBatch:
-    """All training batches in the seed's order, the same in each pass, made as they are asked for."""
-
-    def __init__(self, data: Dataset, batch_size: int, seed: int) -> None:
-        self._data, self._batch_size, self._seed = data, batch_size, seed
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.Generator().manual_seed(self._seed)
-        yield from batches(self._data.train_x, self._data.train_y, self._batch_size, order)
-
-    def __len__(self) -> int:
-        return -(-len(self._data.train_x) // self._batch_size)
 
 
 def make_all(
@@ -106,7 +92,7 @@ def make_all(
         made.append(
             pruned(
                 network,
-                EveryBatch(data, batch_size, seed),
+                FirstBatches(data, batch_size, seed),
                 method,
                 sparsity,
                 rescale=rescale,

@@ -58,8 +58,8 @@ def test_epochs_are_whole_passes_of_about_as_many_steps_and_not_too_few():
 
 def test_rates_are_as_many_for_all_and_lower_with_many_inputs():
     assert {len(FULL.rates(point)) for point in TUNED} == {5}
-    assert FULL.rates(SNIP) == pytest.approx([1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2], rel=1e-3)
-    assert FULL.rates(Point("dense")) == pytest.approx([3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3], rel=1e-3)
+    assert FULL.rates(SNIP) == pytest.approx([3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2], rel=1e-3)
+    assert FULL.rates(Point("dense")) == pytest.approx([1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2], rel=1e-3)
 
 
 def test_rates_of_settings_are_those_of_the_base_but_for_another_task():

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparseprune.experiments.data import Csr, Dataset, Scaled, batches
+from sparseprune.experiments.data import Csr, Dataset, FirstBatches, Scaled, batches
 from sparseprune.experiments.data.inputs import selected
 from sparseprune.experiments.data.iteration import room
-from sparseprune.experiments.networks import prune_set
 from sparseprune.experiments.train import evaluate, train, warm_up
 
 
@@ -31,7 +30,7 @@ def both(draw):
         shape = draw(st.sampled_from([(1,), (7,), (1, 3, 4), (2, 5)]))
         values = torch.randint(256, (samples, *shape), generator=random, dtype=torch.uint8)
         mean, std = draw(st.sampled_from([(0.0, 1.0), (0.2747, 0.3504), (-1.5, 3.0)]))
-        return Scaled(values, mean, std), values.float().div(255).sub(mean).div(std)
+        return Scaled(values, mean, std), torch.tensor(-mean / std).add(values.float(), alpha=1 / (255 * std))
     dense = torch.randn(samples, draw(st.integers(1, 8)), generator=random)
     dense *= torch.rand(dense.shape, generator=random) < draw(st.sampled_from([0.0, 0.3, 1.0]))
     return csr(dense), dense
@@ -76,6 +75,15 @@ def test_csr_is_what_scipy_makes_of_it_in_any_order_and_with_numbers_in_parts():
     assert torch.equal(stored.columns(columns).dense(), torch.from_numpy(dense[:, columns]))
 
 
+def test_bytes_stand_for_their_scaled_values():
+    values = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    for mean, std in [(0.0, 1.0), (0.2747, 0.3504), (-1.5, 3.0)]:
+        scaled = values.double() / 255
+        # scale and shift are rounded once, and so are their product with a value and its sum with the other.
+        rounded = 2**-24 * (2 * scaled / std + 2 * abs(mean / std) + abs(scaled - mean) / std)
+        assert_within(Scaled(values, mean, std).dense(), (scaled - mean) / std, 1.01 * rounded)
+
+
 @given(both(), st.integers(1, 10), st.booleans())
 def test_batches_are_the_same_in_memory_that_is_used_again(made, size, as_tensor):
     x = made[1] if as_tensor else made[0]
@@ -86,6 +94,20 @@ def test_batches_are_the_same_in_memory_that_is_used_again(made, size, as_tensor
         assert torch.equal(again[0], once[0])
         assert torch.equal(again[1], once[1])
         assert again[0].data_ptr() == out.data_ptr()
+
+
+@given(both(), st.integers(1, 10), st.integers(0, 12) | st.none(), st.booleans())
+def test_first_batches_are_the_same_in_each_pass(made, size, count, as_tensor):
+    x = made[1] if as_tensor else made[0]
+    y = torch.arange(len(x))
+    first = FirstBatches(Dataset("stored", "here", x, y, x, y), size, 3, count)
+    found, again = list(first), list(first)
+    every = list(batches(x, y, size, torch.Generator().manual_seed(3)))
+    assert len(first) == len(found) == len(every if count is None else every[:count])
+    for (inputs, labels), (inputs_again, _), (expected, order) in zip(found, again, every, strict=False):
+        assert torch.equal(inputs, expected)
+        assert torch.equal(inputs_again, expected)
+        assert torch.equal(labels, order)
 
 
 def test_bytes_held_are_those_of_the_parts():
@@ -140,7 +162,7 @@ def test_training_scoring_and_evaluation_take_stored_inputs_as_tensors(store):
     stored = store(x)
     data = Dataset("stored", "here", stored, y, stored, y)
     plain = Dataset("plain", "here", stored.dense(), y, stored.dense(), y)
-    for (a, b), (c, d) in zip(prune_set(data, 3, 16, 0), prune_set(plain, 3, 16, 0), strict=True):
+    for (a, b), (c, d) in zip(FirstBatches(data, 16, 0, 3), FirstBatches(plain, 16, 0, 3), strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
     first, second = nn.Linear(6, 2), nn.Linear(6, 2)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from bounds import assert_within
 
 from sparseprune.experiments.data import Csr, Dataset, Scaled, load
 
@@ -234,7 +235,7 @@ def test_bytes_of_a_file_stay_bytes(mine):
     data = load("bytes.npz")
     assert isinstance(data.train_x, Scaled)
     assert (data.train_x.nbytes, data.test_x.nbytes) == (12, 12)
-    assert torch.equal(data.test_x.dense(), torch.from_numpy(x + 200).float() / 255)
+    assert_within(data.test_x.dense(), torch.from_numpy(x + 200).double() / 255, torch.tensor(2.0**-23))
     assert data.source.endswith("bytes.npz, uint8 scaled to 0 ... 1")
     validation = data.validation(1)
     assert isinstance(validation, Dataset)

@@ -9,7 +9,7 @@ import sparseprune as sp
 from sparseprune.experiments.data.mosaic import SIDE, mosaic
 from sparseprune.experiments.models import Network, build
 from sparseprune.experiments.mosaic import contenders
-from sparseprune.experiments.mosaic.contenders import EveryBatch, make_all
+from sparseprune.experiments.mosaic.contenders import make_all
 
 WIDTH, PIXELS = 0.05, SIDE * SIDE  # 50 hidden features
 WEIGHTS = 40_000 * 50 + 2 * 50 * 50 + 50 * 10
@@ -80,13 +80,3 @@ def test_each_network_has_its_rate(data, monkeypatch):
     monkeypatch.setattr(contenders, "RATES", {"dense": 0.25, "random": 0.5})
     made = make_all(data, 784, methods=("random",), width=WIDTH, batch_size=50)
     assert [one.contender.lr for one in made] == [0.25, None, None, None, None, 0.5]
-
-
-def test_every_batch_yields_all_samples_in_the_same_order_each_time(data):
-    batches = EveryBatch(data, 50, seed=3)
-    first, second = ([y for _, y in batches] for _ in range(2))
-    assert [len(y) for y in first] == [50, 50, 20]
-    assert len(batches) == 3
-    assert torch.equal(torch.cat(first), torch.cat(second))
-    assert torch.equal(torch.cat(first).sort()[0], data.train_y.sort()[0])
-    assert not torch.equal(torch.cat(first), torch.cat([y for _, y in EveryBatch(data, 50, seed=4)]))
