@@ -15,8 +15,6 @@ from bench.ledger import Ledger
 from bench.wide_data.attempt import Attempt, Settings
 from bench.wide_data.contenders import Contender, contenders
 from bench.wide_data.prepared import Prepared
-from sparseprune.cost import machine
-from sparseprune.experiments.frontier.results import SAME_MACHINE
 from sparseprune.experiments.tuning import tune_rate
 from sparseprune.format import files
 
@@ -80,7 +78,7 @@ def perform(
         say: function that is told of the progress.
     Raises:
         OutOfTimeError: the time is over before all is done.
-        ValueError: a file has runs of other data or settings, or of another machine.
+        ValueError: a file has runs of other data or settings.
         BlockingIOError: another process works on a file.
     """
     end = None if seconds is None else clock() + seconds
@@ -101,18 +99,16 @@ def perform(
 
 
 def check_alike(ledger: Ledger, experiment: Experiment) -> None:
-    """Raise ValueError where the file has runs of other data, settings or machine."""
-    here = machine.facts()
+    """Raise ValueError where the file has runs of other data or settings."""
     for row in ledger.rows:
         there = {name: row["key"].get(name) for name in experiment.common}
-        there |= {name: row["machine"].get(name) for name in SAME_MACHINE}
-        now = experiment.common | {name: here.get(name) for name in SAME_MACHINE}
+        now = experiment.common
         different = [
             f"{name} {there[name]!r} there, {now[name]!r} now" for name in now if there[name] != now[name]
         ]
         if different:
             raise ValueError(
-                f"wide_data: expected the data, settings and machine of {ledger.file}, got others: "
+                f"wide_data: expected the data and settings of {ledger.file}, got others: "
                 f"{'; '.join(different)}; give another --out, or the same settings"
             )
 

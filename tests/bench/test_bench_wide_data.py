@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from bench import ledger
 from bench.report.tables import wide_data as tables
 from bench.wide_data import __main__ as command
-from bench.wide_data import attempt, looks, prepared, run
+from bench.wide_data import attempt, looks, prepared, run, timing
 from bench.wide_data.attempt import Attempt, Settings
 from bench.wide_data.contenders import LEARNERS, TRIALS, contenders
 
@@ -180,6 +180,24 @@ def test_tables_and_plot_show_every_contender(perform, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(FileNotFoundError, match="expected results, found none"):
         save({}, tmp_path / "plot.png")
+
+
+def test_times_of_a_quiet_machine_stand_in_for_those_of_the_runs(perform, wide, tmp_path, monkeypatch):
+    perform(seeds=(0, 1), only="^(F-test|snip 98|linear SVM)")
+    before = tables.read(tmp_path / "wide.jsonl").frame.set_index(["contender", "seed"])
+    said = []
+    timing.perform({"wide": wide}, tmp_path, say=said.append)
+    networks = [one for one in contenders() if one.kind != "linear"]
+    assert sum("ms a step" in line for line in said) == len(networks) + 1  # two numbers of inputs
+    after = tables.read(tmp_path / "wide.jsonl").frame.set_index(["contender", "seed"])
+    times = {row["key"]["contender"]: row["result"] for row in ledger.read(tmp_path / timing.TIMES)}
+    snip = after.loc["snip 98 %", 0]
+    assert snip["step_seconds"] == times["snip 98 %"]["step_seconds"]
+    assert snip["total_seconds"] == snip["prune_seconds"] + snip["steps"] * snip["step_seconds"]
+    assert set(after.loc["linear SVM"]["total_seconds"]) == {before.loc["linear SVM"]["total_seconds"].min()}
+    assert (after["accuracy"] == before["accuracy"]).all()
+    timing.perform({"wide": wide}, tmp_path, say=said.append)
+    assert "has the times already" in said[-1]
 
 
 def test_command_runs_what_is_prepared(wide, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from bench.report.tables.registry import RESULTS, table
 from bench.wide_data.contenders import DENSE, LINEAR, SCREENED, contenders
 from bench.wide_data.looks import BEST, FEW_CLASSES
 from bench.wide_data.run import SETTINGS
+from bench.wide_data.timing import TIMES, key_of
 
 FOLDER = RESULTS / "wide_data"
 # Inputs of each class that are named.
@@ -35,7 +37,29 @@ def read(file: Path) -> Runs:
     frame = pandas.DataFrame([{**row["key"], **row["result"]} for row in rows if "contender" in row["key"]])
     places = {contender.label: i for i, contender in enumerate(contenders())}
     frame = frame.sort_values("contender", key=lambda labels: labels.map(places), kind="stable")
-    return Runs(about["result"], about["key"], frame, rows[-1]["machine"])
+    times = ledger.read(file.parent / TIMES)
+    timed_on = next((row["machine"] for row in times if row["key"]["data"] == about["key"]["data"]), None)
+    if timed_on is not None:
+        frame = _timed(frame, {json.dumps(row["key"]): row["result"] for row in times})
+    return Runs(about["result"], about["key"], frame, timed_on or rows[-1]["machine"])
+
+
+def _timed(frame: pandas.DataFrame, times: dict[str, dict[str, Any]]) -> pandas.DataFrame:
+    """Runs with the seconds of a quiet machine; of linear models the least of all seeds."""
+    fitted = frame.groupby("contender")["total_seconds"].transform("min")
+
+    def seconds(run: Any) -> dict[str, float]:
+        timed = times.get(json.dumps(key_of(run["data"], run["contender"], run["variant"])))
+        if timed is None:
+            return {"total_seconds": fitted[run.name]}
+        step, pruning = timed["step_seconds"], timed["prune_seconds"]
+        return {
+            "step_seconds": step,
+            "prune_seconds": pruning,
+            "total_seconds": pruning + step * run["steps"],
+        }
+
+    return frame.assign(**frame.apply(seconds, axis=1, result_type="expand"))
 
 
 def accuracy(runs: Runs) -> str:
