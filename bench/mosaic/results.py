@@ -35,9 +35,9 @@ def accuracies(runs: pandas.DataFrame, network: str, setting: Setting = BASE) ->
 
 
 def times(folder: Path) -> dict[str, Any] | None:
-    """What "time" measured last; None where there is nothing."""
+    """What "time" measured last, and the "machine" of it; None where there is nothing."""
     rows = ledger.read(folder / "time.jsonl")
-    return rows[-1]["result"] if rows else None
+    return {**rows[-1]["result"], "machine": rows[-1]["machine"]} if rows else None
 
 
 def total_seconds(timed: dict[str, Any], network: str, steps: float) -> float:

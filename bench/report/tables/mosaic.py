@@ -44,7 +44,7 @@ def tuned(runs: pandas.DataFrame, timed: dict[str, Any] | None) -> str:
         [
             pipe([*heads, "time ÷ dense"], lines),
             "\n".join(_aims(runs, timed)),
-            f"{_facts(base)}. Rates: the best of {len(base.iloc[0]['trials'])} for every network, on a "
+            f"{_facts(base)}{_timed_on(timed)}. Rates: the best of {len(base.iloc[0]['trials'])} for every network, on a "
             f"validation part of another mosaic. {edges}*On the tile*: share of the first layer's kept "
             "weights that look at the tile with the label; *AUC*: how well their number tells its pixels.",
         ]
@@ -86,6 +86,12 @@ def _times(timed: dict[str, Any] | None, network: str, steps: float) -> list[str
     pruning = two_digits(own["prune_seconds"]) if own["prune_seconds"] else ""
     ratio = total_seconds(timed, network, steps) / total_seconds(timed, DENSE, steps)
     return [f"{1e3 * own['step_seconds']:.1f}", pruning, f"{ratio:.2f}"]
+
+
+def _timed_on(timed: dict[str, Any] | None) -> str:
+    if timed is None:
+        return ""
+    return f"; times: {machine_text(timed['machine'])}, {timed['machine']['date']}"
 
 
 def _above(runs: pandas.DataFrame, others: list[str], setting: Setting = BASE) -> pandas.Series:

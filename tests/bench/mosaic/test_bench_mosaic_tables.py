@@ -74,15 +74,16 @@ def test_tuned_has_all_networks_and_what_is_to_be_reached(folder):
         "- its time over dense's, pruning included: 0.10 (aim: 0.15 at most)",
     ]
     assert "20; seeds 0, 1," in facts
+    assert "; times: " in facts
     assert "the best of 2 for every network" in facts
     assert "A rate with * is the lowest or highest that was tried." in facts
 
 
 def test_tuned_does_without_times(folder):
     (folder / "time.jsonl").unlink()
-    table, aims, _ = tables.tuned(results.read(folder), results.times(folder)).split("\n\n")
+    table, aims, facts = tables.tuned(results.read(folder), results.times(folder)).split("\n\n")
     assert cells(table.splitlines()[2])[-3:] == ["", "", ""]
-    assert "time" not in aims
+    assert "time" not in aims + facts
 
 
 def test_region_has_settings_and_what_snip_is_above_dense_networks(folder):
