@@ -41,7 +41,7 @@ def test_perceptrons_have_their_layers_and_weights(name, sample, sizes, weights)
         ("lenet5_caffe", COLOUR, 3 * 500 + 25_000 + 1250 * 500 + 5_000, 20 + 50 + 500 + 10),
         # 200 x 200 become 50 x 50 by the stride, and 12 x 12 by the pools.
         # Batch norm has two numbers a channel.
-        ("small_conv", (1, 200, 200), 16 * 49 + 32 * 16 * 25 + 32 * 144 * 10, 3 * (16 + 32) + 10),
+        ("small_conv", (1, 200, 200), 8 * 49 + 32 * 8 * 25 + 32 * 144 * 10, 3 * (8 + 32) + 10),
     ],
 )
 def test_convolutional_networks_have_their_weights(name, sample, weights, others):

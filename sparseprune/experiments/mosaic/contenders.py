@@ -33,8 +33,20 @@ METHODS = ("magnitude", "random", "gradient", "grasp", "snip")
 SCOPES = {"random": "layer", "magnitude": "layer"}
 # The paper of iterative SNIP scores 60 times, which takes longer than all that is trained here.
 ROUNDS = {"iter_snip": 5, "force": 5, "synflow": 100, "ntk_sap": 5}
-# Learning rates by the network's label or the pruning method; the optimizer's default for all others.
-RATES: dict[str, float] = {}
+# Learning rates by the pruning method, or the kind of network: the best of five each on validation samples
+# (`python -m bench.mosaic tuned`, 20 passes). The optimizer's default for all others.
+RATES = {
+    "dense": 1e-3,
+    "small dense": 1e-3,
+    "screened": 3e-3,
+    "conv": 3e-3,
+    "magnitude": 3e-3,
+    "random": 3e-3,
+    "gradient": 3e-3,
+    "snip": 1e-2,
+    "iter_snip": 1e-2,
+    "grasp": 1e-2,
+}
 
 
 class Made(NamedTuple):
@@ -107,7 +119,7 @@ def make_all(
 
 
 def _with_rate(contender: Contender) -> Contender:
-    return dataclasses.replace(contender, lr=RATES.get(contender.method or contender.label))
+    return dataclasses.replace(contender, lr=RATES.get(contender.method or contender.kind))
 
 
 def _hidden(network: Network) -> int:
