@@ -144,8 +144,7 @@ class Attempt:
             seed=self.seed,
             min_per_layer=MIN_PER_LAYER,
         )
-        if self.variant["rescaled"]:
-            sp.rescale_weights(model, masks)
+        sp.rescale_weights(model, masks)
         sparse = sp.sparsify(model, masks, batch_size=settings.batch_size, input_size=network.sample)
         seconds = self.clock() - begin
         kept = next(iter(masks.values())).sum(0).numpy()

@@ -35,11 +35,11 @@ class Contender:
     Attributes:
         label: name in tables and plots.
         kind: "dense", "small dense", "F-test" (small dense on inputs that were picked), "pruned" or "linear".
-        variants: settings beside the rate, of which the validation samples choose: "rescaled", whether kept
-            weights are scaled (see `sparseprune.rescale_weights`), or "inputs", how many the F-test picks.
+        variants: settings beside the rate, of which the validation samples choose: "inputs", how many the
+            F-test picks; one without settings for all others.
         rates: tried with each variant: learning rates, or of linear models C (of naive Bayes, alpha).
         hidden: hidden units of each of the three layers.
-        method, sparsity: how it is pruned; see `sparseprune.prune`.
+        method, sparsity: how it is pruned, see `sparseprune.prune`; what is kept is rescaled.
     """
 
     label: str
@@ -53,7 +53,6 @@ class Contender:
 
 def contenders() -> list[Contender]:
     """All, with the same number of trials for each."""
-    rescaled = ({"rescaled": False}, {"rescaled": True})
     screened = tuple({"inputs": count} for count in SCREENED_INPUTS)
     return [
         Contender("dense", DENSE, ({},), rates(DENSE_ADAM, 1)),
@@ -72,8 +71,8 @@ def contenders() -> list[Contender]:
             Contender(
                 label_of(method, sparsity, (1, 1)),
                 SPARSE,
-                rescaled,
-                rates(SPARSE_ADAM, 2),
+                ({},),
+                rates(SPARSE_ADAM, 1),
                 method=method,
                 sparsity=sparsity,
             )

@@ -32,7 +32,7 @@ STEPS = 6  # in a row, as in a training; the first of them makes the optimizer's
 
 
 def key_of(data: str, contender: str, variant: Mapping[str, Any]) -> dict[str, Any]:
-    """What times are known by: rescaled weights take the same time, another number of inputs does not."""
+    """What times are known by."""
     return {"data": data, "contender": contender, "inputs": variant.get("inputs")}
 
 
@@ -75,13 +75,9 @@ def perform(
 
 
 def _points() -> list[tuple[Contender, Mapping[str, Any]]]:
-    """Networks, with those of their variants that differ in time."""
+    """Networks, with their variants."""
     networks = [contender for contender in contenders() if contender.kind != LINEAR]
-    return [
-        (contender, variant)
-        for contender in networks
-        for variant in (contender.variants if "inputs" in contender.variants[0] else contender.variants[-1:])
-    ]
+    return [(contender, variant) for contender in networks for variant in contender.variants]
 
 
 def _measured(

@@ -14,12 +14,13 @@ pytest.importorskip("optuna")
 from bench_wide import made_up
 from typer.testing import CliRunner
 
+import sparseprune as sp
 from bench import ledger
 from bench.report.tables import wide_data as tables
 from bench.wide_data import __main__ as command
 from bench.wide_data import attempt, looks, prepared, run, timing
 from bench.wide_data.attempt import Attempt, Settings
-from bench.wide_data.contenders import LEARNERS, TRIALS, contenders
+from bench.wide_data.contenders import LEARNERS, SCREENED_INPUTS, TRIALS, contenders
 
 
 @pytest.fixture
@@ -70,10 +71,13 @@ def test_attempt_screens_what_the_variant_says(wide, monkeypatch):
 
 def test_attempt_rescales_kept_weights_alone(wide, monkeypatch):
     monkeypatch.setattr(attempt, "WIDE", 10_000)
-    plain, rescaled = (attempt_of("snip 90 %", wide, i).start.model.state_dict() for i in (0, 1))
+    rescaled = sp.densify(attempt_of("snip 90 %", wide).start.model).state_dict()
+    monkeypatch.setattr(attempt.sp, "rescale_weights", lambda *_: None)
+    plain = sp.densify(attempt_of("snip 90 %", wide).start.model).state_dict()
     changed = {name: not torch.equal(plain[name], rescaled[name]) for name in plain}
     assert any(changed.values())
-    assert not any(changed[name] for name in changed if name.endswith(("bias", "col", "crow", "mask")))
+    assert not any(changed[name] for name in changed if name.endswith("bias"))
+    assert all(torch.equal(plain[name] == 0, rescaled[name] == 0) for name in plain)
 
 
 def test_looked_at_finds_the_inputs_that_tell_classes(wide, monkeypatch):
@@ -130,16 +134,16 @@ def test_perform_chooses_by_validation_samples_and_trains_on_all(perform, monkey
     trained = []
 
     def fake(self, rate, warm=False):
-        trained.append((len(self.data.train_y), self.variant["rescaled"], rate))
-        best = self.variant["rescaled"] and rate == self.contender.rates[1]
+        trained.append((len(self.data.train_y), self.variant["inputs"], rate))
+        best = self.variant["inputs"] == SCREENED_INPUTS[1] and rate == self.contender.rates[1]
         return {"accuracy": 0.9 if best else 0.1, "total_seconds": 1.0, "weights": 1}
 
     monkeypatch.setattr(Attempt, "run", fake)
-    perform(only="snip 98")
-    (contender,) = (one for one in contenders() if one.label == "snip 98 %")
+    perform(only="F-test")
+    (contender,) = (one for one in contenders() if one.label.startswith("F-test"))
     few, all_samples = len(wide.tuning().train_y), len(wide.train_y)
     assert [count for count, _, _ in trained] == [few] * TRIALS + [all_samples]
-    assert trained[-1] == (all_samples, True, contender.rates[1])
+    assert trained[-1] == (all_samples, SCREENED_INPUTS[1], contender.rates[1])
 
 
 def test_perform_refuses_runs_of_other_data_or_settings(perform, wide, tmp_path):

@@ -44,9 +44,10 @@ def tuned(runs: pandas.DataFrame, timed: dict[str, Any] | None) -> str:
         [
             pipe([*heads, "time ÷ dense"], lines),
             "\n".join(_aims(runs, timed)),
-            f"{_facts(base)}{_timed_on(timed)}. Rates: the best of {len(base.iloc[0]['trials'])} for every network, on a "
-            f"validation part of another mosaic. {edges}*On the tile*: share of the first layer's kept "
-            "weights that look at the tile with the label; *AUC*: how well their number tells its pixels.",
+            f"{_facts(base)}{_timed_on(timed)}. Rates: the best of {len(base.iloc[0]['trials'])} for every "
+            f"network, on a validation part of another mosaic. {edges}*On the tile*: share of the first "
+            "layer's kept weights that look at the tile with the label; *AUC*: how well their number tells "
+            "its pixels.",
         ]
     )
 

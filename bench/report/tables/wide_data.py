@@ -99,10 +99,9 @@ def _seconds(number: float) -> str:
 
 
 def _chosen(run: Any) -> str:
-    """What the trials chose: "0.001, rescaled"."""
+    """What the trials chose: "lr 0.001, 4,000 inputs"."""
     variant = run["variant"]
-    words = ["rescaled"] if variant.get("rescaled") else []
-    words += [f"{variant['inputs']:,} inputs"] if "inputs" in variant else []
+    words = [f"{variant['inputs']:,} inputs"] if "inputs" in variant else []
     name = ("alpha" if "Bayes" in run["contender"] else "C") if run["kind"] == LINEAR else "lr"
     edge = ["at the edge"] if run["at_edge"] else []
     return ", ".join([f"{name} {run['rate']:.2g}", *words, *edge])
