@@ -86,7 +86,7 @@ def sparsify(
     if input_size is not None and layers == "measured":
         recorded = record_calls(model, input_size, "sparsify")
         calls = {layer: of_layer[0] for layer, of_layer in recorded.items()}
-    projected = {
+    projected: dict[nn.Module, ProjectedAttention] = {
         attention: ProjectedAttention.from_attention(attention) for attention in _to_project(model, found)
     }
     parts, others = _parts(model, found, masks, projected)

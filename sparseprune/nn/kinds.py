@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from sparseprune.format.weights import all_weights, is_transposed, weight_names
-from sparseprune.nn.attention import ProjectedAttention
+from sparseprune.nn.attention import ProjectedAttention, why_not_projected
 from sparseprune.nn.conv import SparseConv1d, SparseConv2d
 from sparseprune.nn.linear import SparseLinear
-from sparseprune.nn.masked import Masked, dense_from_masked, masks_in
+from sparseprune.nn.masked import DenseLayer, Masked, dense_from_masked, masks_in
 from sparseprune.nn.values import check_dtype
 
 Sparse: TypeAlias = SparseLinear | SparseConv1d | SparseConv2d
@@ -38,13 +38,14 @@ class Original(NamedTuple):
 def why_not_sparse(module: nn.Module) -> str:
     """Why there are no sparse kernels for a layer; empty if there are."""
     kind = type(module)
-    if is_transposed(kind):
-        if kind.__name__ != "Conv1D" or not _is_plain(module):
-            return f"{kind.__name__} has a forward of its own"
-    elif (parent := _parent(module)) is None:
+    # A class derived from transformers' computes in some way of its own.
+    parent = kind if is_transposed(kind) and kind.__name__ == "Conv1D" else _parent(module)
+    if parent is None:
         return f"no sparse kernels for {kind.__name__}"
-    elif kind is not parent and not (_computes_like(kind, parent) and _is_plain(module)):
+    if not _computes_like(kind, parent) or "forward" in vars(module):
         return f"{kind.__name__} has a forward of its own"
+    if set(module._parameters) - {"weight", "bias"} or module._buffers or module._modules:
+        return f"{kind.__name__} has parameters or buffers of its own"
     weight = module.get_parameter("weight")
     try:
         check_dtype(weight, kind.__name__)
@@ -64,12 +65,10 @@ def sparse_from_dense(module: nn.Module, mask: Tensor, *, block: tuple[int, int]
         block: (V, 1); None takes the largest V for which the mask is made of whole blocks. Of a layer with a
             transposed weight, blocks are those of the weight (out_features, in_features).
     """
+    parent, dense = _parent(module), module
     if is_transposed(type(module)):
         parent, dense, mask = nn.Linear, _linear_of(module), mask.t().contiguous()
-    else:
-        found = _parent(module)
-        assert found is not None
-        parent, dense = found, module
+    assert parent is not None
     sparse: Sparse = SPARSE[parent].from_dense(dense, mask, block=block)
     if type(module) is not parent:
         own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
@@ -97,12 +96,25 @@ def dense_from_sparse(sparse: Sparse) -> nn.Module:
     return dense
 
 
+def torch_layer(module: nn.Module) -> DenseLayer | None:
+    """A dense layer, or the input projection of an attention, as torch's own layer; None if there is none."""
+    if is_transposed(type(module)):
+        return _linear_of(module)
+    if isinstance(module, nn.MultiheadAttention):
+        in_proj = None if why_not_projected(module) else ProjectedAttention.from_attention(module).in_proj
+        return in_proj if isinstance(in_proj, nn.Linear) else None
+    return module if isinstance(module, DenseLayer) else None
+
+
 def to_dense(module: nn.Module) -> nn.Module:
     """A copy of a sparse or masked layer or a :class:`ProjectedAttention` as what it was made from."""
     if isinstance(module, Sparse):
         return dense_from_sparse(module)
     if isinstance(module, Masked):
-        return dense_from_masked(module)
+        inside = (
+            part for part in module.modules() if part is not module and isinstance(part, Sparse | Masked)
+        )
+        return dense_from_masked(module, {id(part): to_dense(part) for part in inside})
     if isinstance(module, ProjectedAttention):
         in_proj, out_proj = to_dense(module.in_proj), to_dense(module.out_proj)
         assert isinstance(in_proj, nn.Linear)
@@ -146,7 +158,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
     """Every weight of a model, dense, masked or sparse, that is pruned or could be, in module order."""
     able = {(weight.module, weight.attribute) for weight in all_weights(model) if not weight.why_not}
     projections = {m.in_proj for m in model.modules() if isinstance(m, ProjectedAttention)}
-    found = []
+    found: list[Layer] = []
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, ProjectedAttention):
@@ -176,12 +188,6 @@ def _parent(module: nn.Module) -> type[nn.Module] | None:
 
 def _computes_like(kind: type[nn.Module], parent: type[nn.Module]) -> bool:
     return all(getattr(kind, name, None) is getattr(parent, name, None) for name in COMPUTING)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a layer has a weight and a bias, and nothing else that it could compute with."""
-    own = set(module._parameters) <= {"weight", "bias"} and not module._buffers and not module._modules
-    return own and "forward" not in vars(module)
 
 
 def _linear_of(conv1d: nn.Module) -> nn.Linear:

@@ -118,9 +118,9 @@ def masks_in(module: Masked) -> dict[str, Tensor]:
     return {name: module.get_buffer(buffer) for name, buffer in module.buffer_of.items()}
 
 
-def dense_from_masked(module: Masked) -> nn.Module:
-    """A copy of a masked layer as what it was, zeros in place."""
-    result = copy.deepcopy(module)
+def dense_from_masked(module: Masked, memo: Mapping[int, nn.Module] | None = None) -> nn.Module:
+    """A copy of a masked layer as what it was, zeros in place; ``memo`` as of :func:`masked_from_dense`."""
+    result = copy.deepcopy(module, dict(memo or {}))
     for name, mask in masks_in(result).items():
         parameter = result._parameters[name]
         assert parameter is not None
@@ -147,7 +147,7 @@ def _buffers(module: nn.Module, names: Mapping[str, Tensor]) -> list[tuple[str, 
 
 
 @functools.cache
-def _class(original: type[nn.Module], buffers: tuple[tuple[str, str], ...]) -> type[Masked]:
+def _class(original: Any, buffers: tuple[tuple[str, str], ...]) -> type[Masked]:
     members: dict[str, Any] = {name: _product(name, buffer) for name, buffer in buffers}
     members |= {"original": original, "buffer_of": dict(buffers), "__doc__": original.__doc__}
     return type(f"Masked{original.__name__}", (MaskedModule, original), {**members, "__module__": __name__})
@@ -163,7 +163,7 @@ def _product(name: str, buffer: str) -> property:
     return property(kept)
 
 
-def _new(original: type[nn.Module], buffers: tuple[tuple[str, str], ...]) -> Masked:
+def _new(original: Any, buffers: tuple[tuple[str, str], ...]) -> Masked:
     made = _class(original, buffers)
     module: Masked = made.__new__(made)
     return module
