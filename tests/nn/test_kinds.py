@@ -231,6 +231,7 @@ def test_any_class_compiles_in_one_graph(case: str) -> None:
     x = noise(*shape).double()
     for layers in ("sparse", "dense"):
         result = sp.sparsify(model, masks, layers=layers)
+        torch._dynamo.reset()
         compiled = torch.compile(result, backend="eager", fullgraph=True)
         assert_half_the_digits(compiled(x), result(x))
         exported = torch.export.export(result, (x,))
