@@ -48,6 +48,13 @@ class ProjectedAttention(nn.MultiheadAttention):
         assert isinstance(result, nn.MultiheadAttention)
         return result
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Also checkpoints of ``nn.MultiheadAttention``, as far as the projection loads dense weights."""
+        for name in ("weight", "bias"):
+            if f"{prefix}in_proj_{name}" in state_dict:
+                state_dict[f"{prefix}in_proj.{name}"] = state_dict.pop(f"{prefix}in_proj_{name}")
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
     def forward(
         self,
         query: Tensor,

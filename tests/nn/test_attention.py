@@ -245,3 +245,16 @@ def test_encoder_layer_compiles_in_one_graph(layers: Any) -> None:
         compiled = torch.compile(sparse, backend="eager", fullgraph=True)
         assert_half_the_digits(compiled(x), sparse(x))
         assert_half_the_digits(torch.export.export(sparse, (x,)).module()(x), sparse(x))
+
+
+def test_attention_loads_what_torchs_saved() -> None:
+    model = Attends(nn.MultiheadAttention(4, 2))
+    masks = {"attention.out_proj.weight": torch.eye(4, dtype=torch.bool)}
+    sparse = sp.sparsify(model, masks, layers="dense")
+    given = {name: t for name, t in state(model).items() if "in_proj" in name}
+    given |= {name: t for name, t in state(sparse).items() if "out_proj" in name}
+    with torch.no_grad():
+        sparse.attention.in_proj.weight.zero_()
+    sparse.load_state_dict(given)
+    assert torch.equal(sparse.attention.in_proj.weight, model.attention.in_proj_weight)
+    assert list(given) == ["attention.in_proj_weight", "attention.in_proj_bias", *list(given)[2:]]
