@@ -19,6 +19,7 @@ from sparseprune.nn.kinds import Sparse, sparse_from_dense, to_dense, why_not_sp
 from sparseprune.nn.masked import Masked, masked_from_dense
 from sparseprune.rewrite import fuse as fusion
 from sparseprune.rewrite.fast_path import with_fast_path, without_fast_path
+from sparseprune.rewrite.forward import reads_weights
 from sparseprune.rewrite.layout import mark_layout
 
 Layers = Literal["measured", "sparse", "dense"]
@@ -112,6 +113,7 @@ class _Part(NamedTuple):
     dense: nn.Module
     mask: Tensor
     why_not_sparse: str
+    is_read: bool = False  # by its parent, which may not call it
 
 
 def _replacements(
@@ -121,8 +123,8 @@ def _replacements(
     replacements: dict[nn.Module, Any] = {}
     slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
     known: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
-    for module, dense, mask, why_not in progress("replacing layers", parts):
-        make_dense = functools.partial(masked_from_dense, dense, mask)
+    for module, dense, mask, why_not, is_read in progress("replacing layers", parts):
+        make_dense = functools.partial(masked_from_dense, dense, mask, is_read=is_read)
         reason = "asked for" if layers == "dense" else why_not
         replacement: Sparse | Masked
         if reason:
@@ -251,6 +253,7 @@ def _parts(
     outputs: dict[nn.Module, nn.MultiheadAttention] = {
         m.out_proj: m for m in model.modules() if isinstance(m, nn.MultiheadAttention)
     }
+    read = {child for parent in model.modules() if reads_weights(parent) for child in parent.children()}
     parts: list[_Part] = []
     others: dict[nn.Module, dict[str, Tensor]] = {}
     for name, weight in found.items():
@@ -268,7 +271,7 @@ def _parts(
             why_not = why_not_sparse(dense)
             if module in outputs:
                 why_not = why_not_projected(outputs[module])
-            parts.append(_Part(module, dense, mask, why_not))
+            parts.append(_Part(module, dense, mask, why_not, module in read))
     return parts, others
 
 

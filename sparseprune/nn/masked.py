@@ -84,7 +84,11 @@ class MaskedModule(Masked):
 
 
 def masked_from_dense(
-    module: nn.Module, masks: Tensor | Mapping[str, Tensor], memo: Mapping[int, nn.Module] | None = None
+    module: nn.Module,
+    masks: Tensor | Mapping[str, Tensor],
+    memo: Mapping[int, nn.Module] | None = None,
+    *,
+    is_read: bool = False,
 ) -> Masked:
     """A copy of a module that enforces masks.
 
@@ -92,6 +96,7 @@ def masked_from_dense(
         module: Linear or Conv layer of torch, or any module with the masks' parameters.
         masks: bool tensor of the weight's shape, True = keep; or several by the names of parameters.
         memo: what to put in the places of modules within it, by their ``id()``.
+        is_read: whether others read its weight, so that it must be the product; see :class:`MaskedModule`.
     Raises:
         TypeError, ValueError: a mask is no bool tensor of its parameter's shape.
     """
@@ -104,7 +109,8 @@ def masked_from_dense(
     result: Any = copy.deepcopy(module, dict(memo or {}))
     keep = {name: mask.to(module.get_parameter(name).device, copy=True) for name, mask in masks.items()}
     # The classes differ in forward() or in what they read, so that a copy may change its class.
-    result.__class__ = CLASSES.get(type(module)) or _class(type(module), tuple(_buffers(module, masks)))
+    named = None if is_read else CLASSES.get(type(module))
+    result.__class__ = named or _class(type(module), tuple(_buffers(module, masks)))
     for name, buffer in result.buffer_of.items():
         # Not a product, which would keep a NaN.
         result._parameters[name].data.masked_fill_(~keep[name], 0)

@@ -236,3 +236,30 @@ def test_any_class_compiles_in_one_graph(case: str) -> None:
         assert_half_the_digits(compiled(x), result(x))
         exported = torch.export.export(result, (x,))
         assert_half_the_digits(exported.module()(x), result(x))
+
+
+class Reading(nn.Module):
+    """As torchvision's Swin: computes with the weight of a child that it does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.inner.weight, self.inner.bias)
+
+
+@pytest.mark.parametrize("layers", ["sparse", "dense"])
+def test_masks_hold_for_a_parent_that_reads_the_weight(layers: Any) -> None:
+    model, masks = model_of(Reading)
+    result = sp.sparsify(model, masks, layers=layers)
+    optimizer = torch.optim.SGD(result.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        step(result, noise(3, 6).double())
+        optimizer.step()
+    dense = sp.densify(result)
+    assert not dense[0].inner.weight[~masks["0.inner.weight"]].any()
+    x = noise(3, 6).double()
+    assert_half_the_digits(result(x), dense(x))
+    assert type(dense[0].inner) is nn.Linear
