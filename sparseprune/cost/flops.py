@@ -76,8 +76,5 @@ def kept_weights(layer: nn.Module) -> int:
     if isinstance(layer, SparseLayer):
         return layer.values.numel()
     masks = masks_in(layer) if isinstance(layer, Masked) else {}
-    kept = [
-        masks[name].sum() if name in masks else layer._parameters[name].numel()
-        for name in weight_names(layer)
-    ]
-    return int(sum(kept))
+    everything = {name: p for name, p in layer.named_parameters(recurse=False) if name in weight_names(layer)}
+    return sum(int(masks[name].sum()) if name in masks else p.numel() for name, p in everything.items())

@@ -107,10 +107,11 @@ def masked_from_dense(
     for name, mask in masks.items():
         check_mask(mask, module.get_parameter(name).shape, "masked_from_dense")
     result: Any = copy.deepcopy(module, dict(memo or {}))
+    original: Any = type(module)
     keep = {name: mask.to(module.get_parameter(name).device, copy=True) for name, mask in masks.items()}
     # The classes differ in forward() or in what they read, so that a copy may change its class.
-    named = None if is_read else CLASSES.get(type(module))
-    result.__class__ = named or _class(type(module), tuple(_buffers(module, masks)))
+    named = None if is_read else CLASSES.get(original)
+    result.__class__ = named or _class(original, tuple(_buffers(module, masks)))
     for name, buffer in result.buffer_of.items():
         # Not a product, which would keep a NaN.
         result._parameters[name].data.masked_fill_(~keep[name], 0)
