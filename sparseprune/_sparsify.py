@@ -253,7 +253,8 @@ def _parts(
     outputs: dict[nn.Module, nn.MultiheadAttention] = {
         m.out_proj: m for m in model.modules() if isinstance(m, nn.MultiheadAttention)
     }
-    read = {child for parent in model.modules() if reads_weights(parent) for child in parent.children()}
+    parents = [module for module in model.modules() if module._modules]
+    read = {child for parent in parents if reads_weights(parent) for child in parent.children()}
     parts: list[_Part] = []
     others: dict[nn.Module, dict[str, Tensor]] = {}
     for name, weight in found.items():
