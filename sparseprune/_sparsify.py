@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,11 +11,15 @@ from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.choice import Assumption, Choice, assume, choose, key_of
 from sparseprune.cost.progress import progress
 from sparseprune.format.bsr import check_mask
+from sparseprune.format.weights import Weight, all_weights
 from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn.attention import ProjectedAttention, why_not_projected
 from sparseprune.nn.conv import FEW_SAMPLES
-from sparseprune.nn.kinds import SPARSE, Sparse, why_not_sparse
-from sparseprune.nn.masked import CLASSES, DenseLayer, Masked, dense_from_masked, masked_from_dense
+from sparseprune.nn.kinds import Sparse, sparse_from_dense, to_dense, why_not_sparse
+from sparseprune.nn.masked import Masked, masked_from_dense
 from sparseprune.rewrite import fuse as fusion
+from sparseprune.rewrite.fast_path import with_fast_path, without_fast_path
+from sparseprune.rewrite.forward import reads_weights
 from sparseprune.rewrite.layout import mark_layout
 
 Layers = Literal["measured", "sparse", "dense"]
@@ -33,10 +37,15 @@ def sparsify(
 ) -> nn.Module:
     """Replace the masked layers of a model by sparse ones where that is faster.
 
-    They are :class:`SparseLinear`, :class:`SparseConv2d` and :class:`SparseConv1d`. A layer that would be
-    slower sparse than dense, or that has no sparse kernels, stays dense with its mask enforced on weights and
-    gradients; :func:`summary` says which and why. Between two sparse convolutions a dense one must make up
-    for the conversion of its activations, too. The mask's largest blocks of V x 1 are used.
+    They are :class:`SparseLinear`, :class:`SparseConv2d` and :class:`SparseConv1d`, also for classes derived
+    from torch's that leave the forward as it is, and for transformers' ``Conv1D``. A layer that would be
+    slower sparse than dense, or that has no sparse kernels, stays dense, of its class, with its mask enforced
+    on weights and gradients; :func:`summary` says which and why. Between two sparse convolutions a dense one
+    must make up for the conversion of its activations, too. The mask's largest blocks of V x 1 are used.
+
+    An ``nn.MultiheadAttention`` with masks becomes a :class:`sparseprune.nn.attention.ProjectedAttention`,
+    which calls its projections, and ``nn.TransformerEncoder`` does not take its fast path in evaluation,
+    which computes with dense weights.
 
     Between sparse layers activations lie batch-innermost in memory, through batch-norm, pointwise functions,
     residual additions, pooling and flattening, as far as torch.fx can follow the model: shapes and numbers
@@ -73,40 +82,56 @@ def sparsify(
         raise ValueError(f'sparsify: expected layers="measured", "sparse" or "dense", got {layers!r}')
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
-    modules = _masked_modules(model, masks)
+    found = _weights_of(model, masks)
     calls: dict[nn.Module, Call] = {}  # the first of each layer
     if input_size is not None and layers == "measured":
         recorded = record_calls(model, input_size, "sparsify")
         calls = {layer: of_layer[0] for layer, of_layer in recorded.items()}
-    replacements = _replacements(modules, masks, layers, batch_size, calls)
+    projected: dict[nn.Module, ProjectedAttention] = {
+        attention: ProjectedAttention.from_attention(attention) for attention in _to_project(model, found)
+    }
+    parts, others = _parts(model, found, masks, projected)
+    replacements = _replacements(parts, layers, batch_size, calls)
+    for attention in projected.values():
+        fusion.replace_in_place(attention, replacements)
+    replacements |= projected
+    memo = {id(old): new for old, new in replacements.items()}
+    for module, its_masks in others.items():
+        replacements[module] = masked_from_dense(module, its_masks, memo)
     result = _replace(model, replacements, inplace)
     if fuse:
         result = fusion.fuse(result)
     mark_layout(result)
+    without_fast_path(result)
     return result
 
 
+class _Part(NamedTuple):
+    """A layer that gets a mask: the module to be replaced, and the same as it is dense, alone."""
+
+    module: nn.Module
+    dense: nn.Module
+    mask: Tensor
+    why_not_sparse: str
+    is_read: bool = False  # by its parent, which may not call it
+
+
 def _replacements(
-    modules: Mapping[str, DenseLayer],
-    masks: Mapping[str, Tensor],
-    layers: Layers,
-    batch_size: int,
-    calls: Mapping[nn.Module, Call],
-) -> dict[nn.Module, Sparse | Masked]:
+    parts: Sequence[_Part], layers: Layers, batch_size: int, calls: Mapping[nn.Module, Call]
+) -> dict[nn.Module, nn.Module]:
     """A sparse or a masked layer for every module, by what was asked for or measured."""
-    replacements: dict[nn.Module, Sparse | Masked] = {}
+    replacements: dict[nn.Module, Any] = {}
     slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
     known: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
-    for name, module in progress("replacing layers", modules.items()):
-        mask = masks[name]
-        make_dense = functools.partial(masked_from_dense, module, mask)
-        reason = "asked for" if layers == "dense" else why_not_sparse(module)
+    for module, dense, mask, why_not, is_read in progress("replacing layers", parts):
+        make_dense = functools.partial(masked_from_dense, dense, mask, is_read=is_read)
+        reason = "asked for" if layers == "dense" else why_not
         replacement: Sparse | Masked
         if reason:
             replacement = make_dense()
             replacement.choice = reason
         else:
-            replacement = sparse = SPARSE[type(module)].from_dense(module, mask)
+            replacement = sparse = sparse_from_dense(dense, mask)
             if layers == "measured":
                 choice = _choice(sparse, make_dense, batch_size, calls.get(module), known)
                 if not choice.use_sparse:
@@ -169,42 +194,86 @@ def densify(model: nn.Module) -> nn.Module:
     result = fusion.unfuse(model)
     replacements: dict[nn.Module, nn.Module] = {}
     for module in result.modules():
-        if isinstance(module, Sparse):
-            replacements[module] = module.to_dense()
-        elif isinstance(module, Masked):
-            replacements[module] = dense_from_masked(module)
+        if isinstance(module, Sparse | Masked | ProjectedAttention):
+            replacements[module] = to_dense(module)
+    with_fast_path(result)
     if result in replacements:
         return replacements[result]
     return _replace(result, replacements, inplace=True)
 
 
-def _masked_modules(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, DenseLayer]:
-    """``{parameter name: the layer it is the weight of}``, every mask checked, nothing changed."""
-    owners: dict[str, nn.Module] = {}
-    for module_name, module in model.named_modules():
-        weight = module._parameters.get("weight")
-        if weight is not None:
-            owners[f"{module_name}.weight" if module_name else "weight"] = module
-    found: dict[str, DenseLayer] = {}
+def _weights_of(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Weight]:
+    """The weight of every mask, all checked, nothing changed."""
+    names = {name: weight for weight in all_weights(model) for name in weight.names}
+    found: dict[str, Weight] = {}
     for name, mask in masks.items():
-        if name not in owners:
-            known = ", ".join(owners) or "none"
-            raise ValueError(f"sparsify: expected masks for weights of the model ({known}), got {name!r}")
-        module = owners[name]
-        if type(module) not in CLASSES or not isinstance(module, DenseLayer):
-            raise TypeError(
-                f"sparsify: expected {name!r} to be the weight of a Linear or Conv layer, got one of "
-                f"{type(module).__name__}; exclude it in prune(), or use apply_masks()"
-            )
-        sharing = [other for other, m in owners.items() if m is not module and m.weight is module.weight]
-        if sharing:
+        weight = names.get(name)
+        if weight is None or not (weight.attribute == "weight" or not weight.why_not or weight.shared):
+            known = ", ".join(n for n, w in names.items() if w.attribute == "weight" or not w.why_not)
             raise ValueError(
-                f"sparsify: {name!r} is shared with {', '.join(sharing)}; a sparse layer cannot share its "
+                f"sparsify: expected masks for weights of the model ({known or 'none'}), got {name!r}"
+            )
+        if weight.shared:
+            others = ", ".join(other for other in weight.names if other != name)
+            raise ValueError(
+                f"sparsify: {name!r} is shared with {others}; a sparse layer cannot share its "
                 "weight, so exclude it in prune()"
             )
-        check_mask(mask, module.weight.shape, f"sparsify: {name!r}")
-        found[name] = module
+        if weight.why_not:
+            raise TypeError(
+                f"sparsify: expected {name!r} to be the weight of a Linear or Conv layer, got one of "
+                f"{type(weight.module).__name__}; exclude it in prune(), or use apply_masks()"
+            )
+        check_mask(mask, weight.parameter.shape, f"sparsify: {name!r}")
+        if twice := [other for other, known in found.items() if known is weight]:
+            raise ValueError(f"sparsify: expected one mask of a weight, got {twice[0]!r} and {name!r}")
+        found[name] = weight
     return found
+
+
+def _to_project(model: nn.Module, found: Mapping[str, Weight]) -> list[nn.MultiheadAttention]:
+    """The attentions with a mask whose projections can be layers."""
+    masked = {weight.module for weight in found.values()}
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        and not why_not_projected(module)
+        and not masked.isdisjoint((module, module.out_proj))
+    ]
+
+
+def _parts(
+    model: nn.Module,
+    found: Mapping[str, Weight],
+    masks: Mapping[str, Tensor],
+    projected: Mapping[nn.Module, ProjectedAttention],
+) -> tuple[list[_Part], dict[nn.Module, dict[str, Tensor]]]:
+    """Layers that get a mask, and modules with several weights that get some."""
+    outputs: dict[nn.Module, nn.MultiheadAttention] = {
+        m.out_proj: m for m in model.modules() if isinstance(m, nn.MultiheadAttention)
+    }
+    parents = [module for module in model.modules() if module._modules]
+    read = {child for parent in parents if reads_weights(parent) for child in parent.children()}
+    parts: list[_Part] = []
+    others: dict[nn.Module, dict[str, Tensor]] = {}
+    for name, weight in found.items():
+        module, mask = weight.module, masks[name]
+        if module in projected:
+            dense: nn.Module = projected[module].in_proj
+            parts.append(_Part(dense, dense, mask, why_not_sparse(dense)))
+        elif weight.attribute != "weight":
+            others.setdefault(module, {})[weight.attribute] = mask
+        elif module in outputs and outputs[module] in projected:
+            dense = projected[outputs[module]].out_proj
+            parts.append(_Part(dense, dense, mask, why_not_sparse(dense)))
+        else:
+            dense = to_dense(module) if isinstance(module, Masked) else module
+            why_not = why_not_sparse(dense)
+            if module in outputs:
+                why_not = why_not_projected(outputs[module])
+            parts.append(_Part(module, dense, mask, why_not, module in read))
+    return parts, others
 
 
 def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], inplace: bool) -> nn.Module:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from sparseprune import ops
 from sparseprune._sparsify import densify
 from sparseprune.cost.calls import Call, record_calls
-from sparseprune.cost.flops import kept_weights
 from sparseprune.format.bsr import largest_block
-from sparseprune.nn.kinds import Sparse
-from sparseprune.nn.masked import DenseLayer, Masked
+from sparseprune.format.weights import all_weights
+from sparseprune.nn.kinds import Layer, Sparse, layers_of
+from sparseprune.nn.masked import Masked
 from sparseprune.scores.paths import NoPathsError, dead_units, live
 
 TOTALS = ("weights", "kept", "sparsity", "flops", "bytes", "alive", "dead_units", "effective_sparsity")
@@ -48,12 +48,24 @@ class SummaryRow:
 
 
 @dataclass(frozen=True)
+class Unpruned:
+    """All parameters of one kind that are not prunable, such as those of embeddings."""
+
+    # A class, "bias", or which layers share them.
+    kind: str
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Summary:
-    """Rows and totals; ``str()`` is a table, ``to_dict()`` is JSON-able."""
+    """Rows and totals of what is prunable, and what is not; ``str()`` is a table, ``to_dict()`` JSON-able."""
 
     rows: list[SummaryRow]
     # Why it is unknown which weights are alive; None where nobody asked, empty where it is known.
     why_unknown: str | None = None
+    # None for masks alone.
+    unpruned: list[Unpruned] | None = None
 
     @property
     def weights(self) -> int:
@@ -90,9 +102,19 @@ class Summary:
             return None
         return 1 - self.alive / self.weights if self.weights else 0.0
 
+    @property
+    def parameters(self) -> int | None:
+        """Number of the dense model's parameters; None for masks alone."""
+        return None if self.unpruned is None else self.weights + sum(of.weights for of in self.unpruned)
+
     def to_dict(self) -> dict[str, Any]:
         totals = {k: getattr(self, k) for k in TOTALS}
-        return {"layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows], **totals}
+        return {
+            "layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows],
+            **totals,
+            "unpruned": None if self.unpruned is None else [asdict(of) for of in self.unpruned],
+            "parameters": self.parameters,
+        }
 
     def __str__(self) -> str:
         paths = self.why_unknown is not None
@@ -107,7 +129,8 @@ class Summary:
             )
         total = ["total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}"]
         total += [_count(self.alive), _count(self.dead_units)] * paths
-        lines.append([*total, _count(self.flops), _count(self.bytes), ""])
+        totals = [[*total, _count(self.flops), _count(self.bytes), ""], *self._of_model(paths)]
+        lines += totals
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = ["<" if i in (0, 1, 2, len(head) - 1) else ">" for i in range(len(head))]
         table = [
@@ -116,7 +139,25 @@ class Summary:
         ]
         rule = "-" * len(table[0])
         notes = [self._note()] if paths else []
-        return "\n".join(line.rstrip() for line in (table[0], rule, *table[1:-1], rule, table[-1], *notes))
+        if self.unpruned:
+            notes.append("not prunable: " + ", ".join(f"{of.kind} {of.weights:,}" for of in self.unpruned))
+        rows, ends = table[1 : -len(totals)], table[-len(totals) :]
+        return "\n".join(line.rstrip() for line in (table[0], rule, *rows, rule, *ends, *notes))
+
+    def _of_model(self, paths: bool) -> list[list[str]]:
+        """The lines of what is not prunable, and of the whole model."""
+        if not self.unpruned:
+            return []
+        weights, stored = sum(of.weights for of in self.unpruned), sum(of.bytes for of in self.unpruned)
+        every, kept = self.weights + weights, self.kept + weights
+        lines = []
+        for name, n, k, size in (
+            ("not prunable", weights, weights, stored),
+            ("model", every, kept, stored + (self.bytes or 0)),
+        ):
+            line = [name, "", "", f"{n:,}", f"{k:,}", f"{1 - k / n if n else 0:.2%}"]
+            lines.append([*line, *["", ""] * paths, "", _count(size), ""])
+        return lines
 
     def _note(self) -> str:
         if self.effective_sparsity is None:
@@ -152,12 +193,10 @@ def summary(
     """
     if isinstance(model_or_masks, nn.Module):
         calls = {} if input_size is None else record_calls(model_or_masks, input_size, "summary")
-        rows = [
-            _row_of_layer(f"{name}.weight" if name else "weight", module, calls.get(module))
-            for name, module in model_or_masks.named_modules()
-            if isinstance(module, Sparse | Masked | DenseLayer)
-        ]
-        return Summary(rows) if input_size is None else _with_paths(rows, model_or_masks, {}, input_size)
+        layers = layers_of(model_or_masks)
+        rows = [_row_of_layer(layer, calls.get(layer.module)) for layer in layers]
+        result = Summary(rows, None, _unpruned(model_or_masks, layers))
+        return result if input_size is None else _with_paths(result, model_or_masks, {}, input_size)
     given = model_or_masks
     if not isinstance(given, Mapping) or not all(isinstance(mask, Tensor) for mask in given.values()):
         raise TypeError(f"summary: expected a model or a mapping of masks, got {type(given).__name__}")
@@ -166,34 +205,44 @@ def summary(
         raise ValueError(
             f"summary: expected both model and input_size beside masks, got {one} without {other}"
         )
-    of_masks = [_row_of_mask(name, mask) for name, mask in given.items()]
+    of_masks = Summary([_row_of_mask(name, mask) for name, mask in given.items()])
     if model is None or input_size is None:
-        return Summary(of_masks)
+        return of_masks
     record_calls(model, input_size, "summary")
     return _with_paths(of_masks, model, given, input_size)
 
 
+def _unpruned(model: nn.Module, layers: Sequence[Layer]) -> list[Unpruned]:
+    """What is in no row, by kind, most parameters first."""
+    in_rows = {layer.parameter for layer in layers}
+    kinds: dict[str, tuple[int, int]] = {}
+    for weight in all_weights(model):
+        if weight.parameter not in in_rows:
+            count, size = kinds.get(weight.why_not, (0, 0))
+            n = weight.parameter.numel()
+            kinds[weight.why_not] = count + n, size + n * weight.parameter.element_size()
+    found = [Unpruned(kind, count, size) for kind, (count, size) in kinds.items()]
+    return sorted(found, key=lambda of: -of.weights)
+
+
 def _with_paths(
-    rows: list[SummaryRow], model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int]
+    rows: Summary, model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int]
 ) -> Summary:
     """The rows with what is alive in them, or why that is unknown."""
-    own = {
-        f"{name}.weight" if name else "weight": module.mask
-        for name, module in model.named_modules()
-        if isinstance(module, Sparse | Masked)
-    }
+    own = {layer.name: mask for layer in layers_of(model) if (mask := layer.mask) is not None}
     try:
         dense = _dense(model) if own else model
         alive = live(dense, {**own, **masks}, input_size)
     except NoPathsError as error:
-        return Summary(rows, str(error))
+        return replace(rows, why_unknown=str(error))
     # A weight that layers share has one mask, and a row for each of them.
     names = dict(dense.named_parameters(remove_duplicate=False))
     known: dict[nn.Parameter | None, dict[str, Any]] = {
         names[name]: {"alive": int(of.sum()), "dead_units": dead}
         for (name, of), dead in zip(alive.items(), dead_units(alive).values(), strict=True)
     }
-    return Summary([replace(row, **known.get(names.get(row.name), {})) for row in rows], "")
+    known_rows = [replace(row, **known.get(names.get(row.name), {})) for row in rows.rows]
+    return replace(rows, rows=known_rows, why_unknown="")
 
 
 def _dense(model: nn.Module) -> nn.Module:
@@ -209,14 +258,15 @@ def _row_of_mask(name: str, mask: Tensor) -> SummaryRow:
     return SummaryRow(name, tuple(mask.shape), mask.numel(), kept, _block(mask), flops, None, "mask")
 
 
-def _row_of_layer(name: str, module: Sparse | Masked | DenseLayer, calls: list[Call] | None) -> SummaryRow:
+def _row_of_layer(layer: Layer, calls: list[Call] | None) -> SummaryRow:
+    module, mask, weights = layer.module, layer.mask, math.prod(layer.shape)
+    kept = weights if mask is None else int(mask.sum())
+    block = "" if mask is None else _block(mask)
     if isinstance(module, Sparse):
-        shape, block = module.weight_shape, f"{module.block[0]}x1"
-    else:
-        shape, block = tuple(module.weight.shape), _block(module.mask) if isinstance(module, Masked) else ""
-    kept = kept_weights(module)
-    counted = (math.prod(shape), kept, block, _flops(shape, kept, calls), weight_bytes(module))
-    return SummaryRow(name, shape, *counted, describe(module), getattr(module, "choice", ""))
+        kept, block = module.values.numel(), f"{module.block[0]}x1"
+    rows_first = layer.shape[::-1] if layer.transposed else layer.shape
+    counted = (weights, kept, block, _flops(rows_first, kept, calls), weight_bytes(layer))
+    return SummaryRow(layer.name, layer.shape, *counted, describe(module), getattr(module, "choice", ""))
 
 
 def _block(mask: Tensor) -> str:
@@ -224,6 +274,7 @@ def _block(mask: Tensor) -> str:
 
 
 def _flops(shape: tuple[int, ...], kept: int, calls: list[Call] | None) -> int | None:
+    """Of a weight (outputs, ...)."""
     if calls is None:
         return 2 * kept if len(shape) == 2 else None
     return 2 * kept * sum(math.prod(call.output) // max(shape[0], 1) for call in calls)
@@ -257,15 +308,15 @@ def describe(module: nn.Module) -> str:
     return f"sparse ({', '.join(slow)})" if slow else "sparse"
 
 
-def weight_bytes(module: Sparse | Masked | DenseLayer) -> int:
-    """Bytes of the weight as it is stored: values and indices, or the dense matrix and its mask.
+def weight_bytes(layer: Layer) -> int:
+    """Bytes of a weight as it is stored: values and indices, or the dense matrix and its mask.
 
     Of a sparse layer, indices are the pattern's buffers, the copy of them that was checked, and plans.
     """
+    module = layer.module
+    tensors: list[Tensor] = [layer.parameter]
     if isinstance(module, Sparse):
-        tensors: list[Tensor] = [module.values, module.crow, module.col, *module.pattern]
-    elif isinstance(module, Masked):
-        tensors = [module.weight, module.mask]
-    else:
-        tensors = [module.weight]
+        tensors += [module.crow, module.col, *module.pattern]
+    elif isinstance(module, Masked) and layer.mask is not None:
+        tensors.append(layer.mask)
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -222,10 +222,6 @@ def test_sparsify_keeps_flags_and_hides_non_finite_pruned_weights() -> None:
         assert result[1](noise(2, 1, 5)).isfinite().all()
 
 
-class SubLinear(nn.Linear):
-    pass
-
-
 def tied() -> nn.Module:
     model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
     model[2].weight = model[0].weight
@@ -272,18 +268,11 @@ FULL = torch.ones(5, 5, dtype=torch.bool)
             "of a Linear or Conv layer, got one of BatchNorm2d",
         ),
         (
-            lambda: nn.Sequential(SubLinear(5, 5)),
-            {"0.weight": FULL},
+            UsedTwice,
+            {"first.weight": FULL, "second.weight": FULL},
             {},
-            TypeError,
-            "got one of SubLinear; exclude",
-        ),
-        (
-            lambda: nn.ModuleList([nn.MultiheadAttention(5, 1)]),
-            {"0.out_proj.weight": FULL},
-            {},
-            TypeError,
-            "got one of NonDynamicallyQuantizableLinear; exclude it in prune(), or use apply_masks()",
+            ValueError,
+            "one mask of a weight, got",
         ),
         (
             tied,

@@ -82,12 +82,15 @@ def test_summary_is_a_table(needs_extension: None) -> None:
     masks = {"0.weight": torch.eye(10, 100, dtype=torch.bool).repeat_interleave(2, 0)}
     sparse = sp.sparsify(model, masks, layers="dense")
     assert str(sp.summary(sparse)).split("\n") == [
-        "layer     shape   block  weights  kept  sparsity  FLOPs   bytes  computes",
-        "------------------------------------------------------------------------------------------",
-        "0.weight  20x100  2x1      2,000    20    99.00%     40  10,000  dense, masked (asked for)",
-        "1.weight  3x20                60    60     0.00%    120     240  dense",
-        "------------------------------------------------------------------------------------------",
-        "total                      2,060    80    96.12%    160  10,240",
+        "layer         shape   block  weights  kept  sparsity  FLOPs   bytes  computes",
+        "----------------------------------------------------------------------------------------------",
+        "0.weight      20x100  2x1      2,000    20    99.00%     40  10,000  dense, masked (asked for)",
+        "1.weight      3x20                60    60     0.00%    120     240  dense",
+        "----------------------------------------------------------------------------------------------",
+        "total                          2,060    80    96.12%    160  10,240",
+        "not prunable                      23    23     0.00%             92",
+        "model                          2,083   103    95.06%         10,332",
+        "not prunable: bias 23",
     ]
     (row, _) = sp.summary(sp.sparsify(model, masks, layers="sparse")).rows
     assert (row.block, row.kept) == ("2x1", 20)
@@ -129,7 +132,11 @@ def test_summary_counts_the_articles_network() -> None:
         model = models.article_mlp()
     result = sp.summary(model)
     assert result.weights == 40000 * 1000 + 2 * 1000 * 1000 + 1000 * 10
-    assert "42,010,000" in str(result).split("\n")[-1]
+    assert result.parameters == sum(p.numel() for p in model.parameters())
+    total, others, whole, _ = str(result).split("\n")[-4:]
+    assert total.split()[:2] == ["total", "42,010,000"]
+    assert others.split()[:3] == ["not", "prunable", f"{result.parameters - 42_010_000:,}"]
+    assert whole.split()[:2] == ["model", f"{result.parameters:,}"]
 
 
 def test_summary_is_jsonable() -> None:
@@ -146,7 +153,7 @@ def test_summary_is_jsonable() -> None:
             "dead_units",
             "effective_sparsity",
         }
-        assert set(result) == {"layers", *totals}
+        assert set(result) == {"layers", *totals, "unpruned", "parameters"}
         assert sum(layer["kept"] for layer in result["layers"]) == result["kept"]
         assert all(0 <= layer["sparsity"] <= 1 for layer in result["layers"])
 
@@ -205,7 +212,10 @@ def test_summary_shows_what_is_alive_and_marks_dead_layers() -> None:
         "-----------------------------------------------------------------------------------------------------"
         "-----------",
         "total                             60    40    33.33%     16           8     80    292",
+        "not prunable                      14    14     0.00%                               56",
+        "model                             74    54    27.03%                              348",
         "effective sparsity 73.33%: what is on no path counts as removed; dead layers: side.weight",
+        "not prunable: bias 14",
     ]
 
 
@@ -218,11 +228,30 @@ def test_summary_says_where_a_network_is_cut() -> None:
     assert str(result).endswith("counts as removed; there is none: the network is cut")
 
 
-def test_summary_of_a_shared_weight_counts_it_in_both_rows() -> None:
-    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    second.weight = first.weight
-    rows = sp.summary(nn.Sequential(first, second), input_size=(2,)).rows
-    assert [row.alive for row in rows] == [4, 4]
+def test_summary_names_what_is_not_prunable() -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.states = nn.Embedding(7, 4), nn.GRU(4, 4, bias=False)
+            self.norm, self.between, self.head = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
+            self.head.weight = self.words.weight
+
+    model = Language()
+    result = sp.summary(model)
+    assert [row.name for row in result.rows] == ["between.weight"]
+    assert [(of.kind, of.weights, of.bytes) for of in result.unpruned or []] == [
+        ("GRU", 96, 384),
+        ("shared by words.weight, head.weight", 28, 112),
+        ("bias", 8, 32),
+        ("LayerNorm", 4, 16),
+    ]
+    assert result.parameters == sum(p.numel() for p in model.parameters()) == 16 + 96 + 28 + 8 + 4
+    note = "not prunable: GRU 96, shared by words.weight, head.weight 28, bias 8, LayerNorm 4"
+    assert str(result).split("\n")[-1] == note
+    masks = {"between.weight": torch.eye(4, dtype=torch.bool)}
+    sparse = sp.summary(sp.sparsify(model, masks, layers="sparse"))
+    assert (sparse.unpruned, sparse.parameters, sparse.kept) == (result.unpruned, result.parameters, 4)
+    assert str(sparse).split("\n")[-2].split()[:4] == ["model", "152", "140", "7.89%"]
 
 
 def test_summary_says_why_it_is_unknown_what_is_alive() -> None:
@@ -233,7 +262,7 @@ def test_summary_says_why_it_is_unknown_what_is_alive() -> None:
     result = sp.summary(nn.Sequential(nn.Linear(2, 2), Largest()), input_size=(2,))
     assert [row.alive for row in result.rows] == [None]
     assert (result.alive, result.dead_units, result.effective_sparsity) == (None, None, None)
-    *_, total, note = str(result).split("\n")
+    *_, total, _, _, note, _ = str(result).split("\n")
     assert total.split() == ["total", "4", "4", "0.00%", "-", "-", "8", "16"]
     assert note.startswith("alive: unknown (live: expected a model through which paths can be followed")
     assert note.endswith("got Sequential: no paths can be counted through torch's max)")

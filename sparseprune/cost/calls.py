@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparseprune.format.weights import weight_names
+from sparseprune.nn.attention import ProjectedAttention, why_not_projected
+from sparseprune.nn.kinds import torch_layer
 from sparseprune.nn.masked import DenseLayer
 from sparseprune.nn.sparse import SparseLayer
 from sparseprune.scores import prunable
@@ -29,7 +32,9 @@ class Call(NamedTuple):
 
 
 def record_calls(model: nn.Module, input_size: Sequence[int], op: str) -> dict[nn.Module, list[Call]]:
-    """Every call of a linear or convolutional layer in a forward pass of two samples of zeros.
+    """Every call of a prunable layer in a forward pass of two samples of zeros.
+
+    Those of an ``nn.MultiheadAttention`` are those of its input projection.
 
     A copy runs, in eval mode and with the parameters of ``model``: the model, its buffers and the user's
     random numbers stay as they are.
@@ -51,14 +56,27 @@ def record_calls(model: nn.Module, input_size: Sequence[int], op: str) -> dict[n
     parameters = list(model.parameters())
     twin = copy.deepcopy(model, {id(parameter): parameter for parameter in parameters}).eval()
     calls: dict[nn.Module, list[Call]] = {}
+    projected: dict[nn.Module, nn.Module] = {}
+
+    def note_calls(layer: nn.Module, its_twin: nn.Module) -> None:
+        def note(module: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
+            call = Call(tuple(x[0].shape[1:]), tuple(y.shape[1:]), x[0].requires_grad)
+            calls.setdefault(layer, []).append(call)
+
+        its_twin.register_forward_hook(note)
+
     for layer, its_twin in zip(model.modules(), twin.modules(), strict=True):
-        if isinstance(layer, DenseLayer | SparseLayer):
-
-            def note(module: nn.Module, x: tuple[Tensor, ...], y: Tensor, layer: nn.Module = layer) -> None:
-                call = Call(tuple(x[0].shape[1:]), tuple(y.shape[1:]), x[0].requires_grad)
-                calls.setdefault(layer, []).append(call)
-
-            its_twin.register_forward_hook(note)
+        if isinstance(its_twin, nn.MultiheadAttention):
+            if not isinstance(its_twin, ProjectedAttention) and not why_not_projected(its_twin):
+                note_calls(layer.get_submodule("out_proj"), its_twin.out_proj)
+                projected[its_twin] = opened = ProjectedAttention.from_attention(its_twin)
+                note_calls(layer, opened.in_proj)
+        elif weight_names(layer) or isinstance(layer, SparseLayer):
+            note_calls(layer, its_twin)
+    for parent in list(twin.modules()):
+        for name, child in parent._modules.items():
+            if child in projected:
+                parent._modules[name] = projected[child]
     x = torch.zeros(SAMPLES, *input_size)
     if parameters:
         x = x.to(parameters[0].device, parameters[0].dtype)
@@ -80,12 +98,12 @@ def called_layers(
     calls = record_calls(model, input_size, "cost")
     for name in prunable(model, exclude):
         layer = model.get_submodule(name.rpartition(".")[0])
-        if layer not in calls:
+        alone = torch_layer(layer)
+        if layer not in calls or alone is None:
             raise ValueError(
                 f"cost: expected a forward pass to call every layer, got none of {name!r}; exclude it"
             )
-        assert isinstance(layer, DenseLayer)
-        yield name, layer, calls[layer]
+        yield name, alone, calls[layer]
 
 
 def is_size(size: object) -> bool:

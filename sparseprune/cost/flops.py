@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from sparseprune.cost.calls import Call, called_layers, record_calls
-from sparseprune.nn.masked import DenseLayer, Masked
+from sparseprune.format.weights import weight_names
+from sparseprune.nn.masked import Masked, masks_in
 from sparseprune.nn.sparse import SparseLayer
 from sparseprune.select.budget import LayerCost
 
@@ -67,14 +68,13 @@ def flops_per_weight(layer: nn.Module, call: Call) -> int:
 
 def positions_of(layer: nn.Module, call: Call) -> int:
     """At how many places of one sample each weight of a layer is used."""
-    return math.prod(call.output[:-1] if hasattr(layer, "out_features") else call.output[1:])
+    return math.prod(call.output[1:] if hasattr(layer, "kernel_size") else call.output[:-1])
 
 
 def kept_weights(layer: nn.Module) -> int:
-    """Number of weights of a linear or convolutional layer that are not pruned."""
+    """Number of weights of a layer that are not pruned."""
     if isinstance(layer, SparseLayer):
         return layer.values.numel()
-    if isinstance(layer, Masked):
-        return int(layer.mask.sum())
-    assert isinstance(layer, DenseLayer)
-    return layer.weight.numel()
+    masks = masks_in(layer) if isinstance(layer, Masked) else {}
+    everything = {name: p for name, p in layer.named_parameters(recurse=False) if name in weight_names(layer)}
+    return sum(int(masks[name].sum()) if name in masks else p.numel() for name, p in everything.items())

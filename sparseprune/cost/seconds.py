@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparseprune.cost.calls import Call, called_layers, is_size
 from sparseprune.cost.choice import choose, measure_dense
 from sparseprune.cost.progress import progress
-from sparseprune.nn.kinds import SPARSE, why_not_sparse
+from sparseprune.nn.kinds import sparse_from_dense, why_not_sparse
 from sparseprune.nn.masked import DenseLayer, masked_from_dense
 from sparseprune.select.budget import LayerCost
 
@@ -88,7 +88,7 @@ def _measure(layer: DenseLayer, call: Call, batch_size: int, block_rows: int) ->
     points, dense, disturbed = [], math.inf, ""
     for count in (max(round(blocks * LOW), 1), max(round(blocks * HIGH), min(FEW_BLOCKS, blocks))):
         mask = _random_mask(layer.weight, block_rows, count)
-        sparse = SPARSE[type(layer)].from_dense(layer, mask, block=(block_rows, 1))
+        sparse = sparse_from_dense(layer, mask, block=(block_rows, 1))
         choice = choose(sparse, functools.partial(masked_from_dense, layer, mask), batch_size, call)
         points.append((int(mask.sum()), choice.sparse))
         dense, disturbed = min(dense, choice.dense), disturbed or choice.disturbed

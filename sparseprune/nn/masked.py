@@ -5,7 +5,9 @@ optimizer's rounding can revive a pruned weight, and its gradient is zero.
 """
 
 import copy
-from typing import TypeAlias
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,11 +19,15 @@ DenseLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Masked(nn.Module):
-    """What the masked layers have in common: the buffer ``mask``, True = keep, of the weight's shape."""
+    """What the masked layers have in common: buffers that are masks of parameters, True = keep.
+
+    In those of torch's own classes ``weight`` is the parameter, and the buffer ``mask`` that of the weight.
+    """
 
     weight: Tensor
     mask: Tensor
     choice: str = ""  # why this layer is not sparse
+    buffer_of: ClassVar[Mapping[str, str]] = {"weight": "mask"}  # the mask of each parameter that has one
 
     def kept_weight(self) -> Tensor:
         return self.weight * self.mask
@@ -59,26 +65,112 @@ CLASSES: dict[type[nn.Module], type[Masked]] = {
 }
 
 
-def masked_from_dense(module: DenseLayer, mask: Tensor) -> Masked:
-    """A copy of a Linear or Conv layer that enforces ``mask`` (bool, the weight's shape)."""
-    check_mask(mask, module.weight.shape, "masked_from_dense")
-    # The classes differ in forward() and in one buffer only, so that a copy may change its class.
-    result: nn.Module = copy.deepcopy(module)
-    result.__class__ = CLASSES[type(module)]
+class MaskedModule(Masked):
+    """Base of the classes that are made for any other module: of its class, with its forward.
+
+    A parameter with a mask, read as an attribute, is the product of both, for whoever reads it: the module's
+    own forward or a parent's. ``named_parameters()`` gives the parameter itself.
+    """
+
+    original: ClassVar[type[nn.Module]]
+
+    def kept_weight(self) -> Tensor:
+        return self.weight
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The class is not importable: a copy is made from what it was made from.
+        getstate: Callable[[], Any] = getattr(self, "__getstate__", lambda: self.__dict__)
+        return (_new, (self.original, tuple(self.buffer_of.items())), getstate())
+
+
+def masked_from_dense(
+    module: nn.Module,
+    masks: Tensor | Mapping[str, Tensor],
+    memo: Mapping[int, nn.Module] | None = None,
+    *,
+    is_read: bool = False,
+) -> Masked:
+    """A copy of a module that enforces masks.
+
+    Args:
+        module: Linear or Conv layer of torch, or any module with the masks' parameters.
+        masks: bool tensor of the weight's shape, True = keep; or several by the names of parameters.
+        memo: what to put in the places of modules within it, by their ``id()``.
+        is_read: whether others read its weight, so that it must be the product; see :class:`MaskedModule`.
+    Raises:
+        TypeError, ValueError: a mask is no bool tensor of its parameter's shape.
+    """
+    if isinstance(masks, Tensor):
+        masks = {"weight": masks}
+    if isinstance(module, Masked):
+        module = dense_from_masked(module)
+    for name, mask in masks.items():
+        check_mask(mask, module.get_parameter(name).shape, "masked_from_dense")
+    result: Any = copy.deepcopy(module, dict(memo or {}))
+    original: Any = type(module)
+    keep = {name: mask.to(module.get_parameter(name).device, copy=True) for name, mask in masks.items()}
+    # The classes differ in forward() or in what they read, so that a copy may change its class.
+    named = None if is_read else CLASSES.get(original)
+    result.__class__ = named or _class(original, tuple(_buffers(module, masks)))
+    for name, buffer in result.buffer_of.items():
+        # Not a product, which would keep a NaN.
+        result._parameters[name].data.masked_fill_(~keep[name], 0)
+        result.register_buffer(buffer, keep[name])
     assert isinstance(result, Masked)
-    keep = mask.to(module.weight.device, copy=True)
-    # Not a product, which would keep a NaN.
-    result.weight.data.masked_fill_(~keep, 0)
-    result.register_buffer("mask", keep)
     return result
 
 
-def dense_from_masked(module: Masked) -> nn.Module:
-    """A copy of a masked layer as the ordinary torch class, zeros in place."""
-    result = copy.deepcopy(module)
-    result.weight.data.masked_fill_(~result.mask, 0)
-    del result.mask
+def masks_in(module: Masked) -> dict[str, Tensor]:
+    """The masks of a masked module by the names of its parameters."""
+    return {name: module.get_buffer(buffer) for name, buffer in module.buffer_of.items()}
+
+
+def dense_from_masked(module: Masked, memo: Mapping[int, nn.Module] | None = None) -> nn.Module:
+    """A copy of a masked layer as what it was, zeros in place; ``memo`` as of :func:`masked_from_dense`."""
+    result = copy.deepcopy(module, dict(memo or {}))
+    for name, mask in masks_in(result).items():
+        parameter = result._parameters[name]
+        assert parameter is not None
+        parameter.data.masked_fill_(~mask, 0)
+        delattr(result, module.buffer_of[name])
     result.__dict__.pop("choice", None)
     dense: nn.Module = result
-    dense.__class__ = next(dense for dense, masked in CLASSES.items() if type(module) is masked)
+    if isinstance(module, MaskedModule):
+        dense.__class__ = module.original
+    else:
+        dense.__class__ = next(dense for dense, masked in CLASSES.items() if type(module) is masked)
     return dense
+
+
+def _buffers(module: nn.Module, names: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Each parameter with the name of its mask, one that the module does not have yet."""
+    found = []
+    for name in names:
+        buffer = "mask" if name == "weight" else f"{name}_mask"
+        while hasattr(module, buffer):
+            buffer = f"{name}_{buffer}"
+        found.append((name, buffer))
+    return found
+
+
+@functools.cache
+def _class(original: Any, buffers: tuple[tuple[str, str], ...]) -> type[Masked]:
+    members: dict[str, Any] = {name: _product(name, buffer) for name, buffer in buffers}
+    members |= {"original": original, "buffer_of": dict(buffers), "__doc__": original.__doc__}
+    return type(f"Masked{original.__name__}", (MaskedModule, original), {**members, "__module__": __name__})
+
+
+def _product(name: str, buffer: str) -> property:
+    def kept(self: nn.Module) -> Tensor:
+        weight, mask = self._parameters[name], self._buffers[buffer]
+        assert weight is not None
+        assert mask is not None
+        return weight * mask
+
+    return property(kept)
+
+
+def _new(original: Any, buffers: tuple[tuple[str, str], ...]) -> Masked:
+    made = _class(original, buffers)
+    module: Masked = made.__new__(made)
+    return module

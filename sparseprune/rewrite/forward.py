@@ -80,6 +80,11 @@ def attributes_read(block: nn.Module) -> dict[str, Any] | None:
     return read if all(isinstance(value, CONSTANTS) for value in read.values()) else None
 
 
+def reads_weights(module: nn.Module) -> bool:
+    """Whether a module's forward, or a method that it calls, may read a ``weight``, such as a child's."""
+    return "weight" in _names(type(module), "forward", set())
+
+
 def _names(cls: type, method: str, seen: set[types.CodeType]) -> set[str]:
     """All names in the code of a method, and of the methods and properties among them."""
     names: set[str] = set()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from sparseprune.nn import FusedReLU, SparseLinear
+from sparseprune.nn import FusedReLU, MaskedConv1d, MaskedConv2d, MaskedLinear, SparseLinear
 from sparseprune.nn.batch_norm import BatchNormAct2d
 from sparseprune.nn.conv import SparseConv1d, SparseConv2d
 from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
@@ -45,8 +45,8 @@ class Asked(NamedTuple):
 
 
 KEEPING_MODULES = (*POINTWISE, nn.Dropout2d, nn.Flatten, nn.AdaptiveAvgPool2d)
-TAKING_MODULES = ("Linear", "MaskedLinear")
-COPYING_MODULES = ("Conv1d", "Conv2d", "MaskedConv1d", "MaskedConv2d")
+TAKING_MODULES = (nn.Linear, MaskedLinear)
+COPYING_MODULES = (nn.Conv1d, nn.Conv2d, MaskedConv1d, MaskedConv2d)
 KEEPING_FUNCTIONS: set[Callable[..., Any]] = {
     *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul),
     *(operator.truediv, operator.neg, torch.add, torch.sub, torch.mul, torch.div, torch.relu),
@@ -105,8 +105,8 @@ def role_of(trace: Trace, node: fx.Node) -> Role:
             return "passes"
         if type(module) in KEEPING_MODULES:
             return "keeps"
-        name = type(module).__name__ if _is_known(module) else ""
-        return "copies" if name in COPYING_MODULES else "takes" if name in TAKING_MODULES else "strict"
+        kind = type(module)
+        return "copies" if kind in COPYING_MODULES else "takes" if kind in TAKING_MODULES else "strict"
     if node.op == "call_function":
         if node.target is getattr:
             return "takes" if node.args[1] in ("shape", "dtype", "device", "ndim") else "strict"
@@ -119,10 +119,6 @@ def role_of(trace: Trace, node: fx.Node) -> Role:
             return "keeps"
         return "takes" if node.target in TAKING_METHODS else "strict"
     return "strict"
-
-
-def _is_known(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(("torch.nn.", "sparseprune.nn."))
 
 
 def _asked(trace: Trace) -> dict[fx.Node, Asked]:

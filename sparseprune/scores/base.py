@@ -1,29 +1,36 @@
 """What scores are computed from: prunable weights and batches."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy
 import torch
 from torch import Tensor, nn
 
+from sparseprune.format.weights import all_weights
+
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, Tensor]
 Masks = Mapping[str, Tensor]
 
+log = logging.getLogger(__name__)
+
 QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
-    """List the weights of the Linear and Conv1d/2d/3d layers, in module order.
+    """List the weights that can be pruned, in module order.
 
-    A weight shared by several layers is listed once, under its first name. A weight that is computed from
-    other parameters (a parametrisation) is not listed.
+    They are those of Linear and Conv1d/2d/3d layers and of classes derived from them, the input projections
+    of ``nn.MultiheadAttention``, and those of transformers' ``Conv1D`` and of its experts. A weight that
+    modules share, such as that of a language model's head, is not listed, nor is one that is computed from
+    other parameters (a parametrisation). A layer that occurs twice is listed under its first name.
 
     Args:
         model: the network.
-        exclude: names of parameters, or of modules with all they contain, to leave out; a shared weight is
-            left out if any of its names is.
+        exclude: names of parameters, or of modules with all they contain, to leave out; a layer that
+            occurs twice is left out if any of its names is.
     Returns:
         ``{parameter name: parameter}``.
     Raises:
@@ -45,28 +52,28 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
     def is_excluded(name: str) -> bool:
         return any(name == out or name.startswith(f"{out}.") for out in excluded)
 
-    names: dict[nn.Parameter, list[str]] = {}
     for prefix, module in modules.items():
         if type(module).__module__.startswith(QUANTISED) and not is_excluded(prefix):
             raise ValueError(
                 f"prunable: expected floating-point layers, got quantised {prefix!r} "
                 f"({type(module).__name__}); prune and train first and quantise afterwards, or exclude it"
             )
-        if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    found = {}
+    for weight in all_weights(model):
+        if weight.shared:
+            log.info("prunable: %s is not pruned: %s", weight.name, weight.why_not)
+        if weight.why_not:
             continue
-        name = f"{prefix}.weight" if prefix else "weight"
-        weight = module._parameters.get("weight")
-        if isinstance(weight, nn.parameter.UninitializedParameter):
+        if isinstance(weight.parameter, nn.parameter.UninitializedParameter):
             raise ValueError(
-                f"prunable: expected a weight, got none yet in lazy {name!r}; run one batch first"
+                f"prunable: expected a weight, got none yet in lazy {weight.name!r}; run one batch first"
             )
-        if weight is not None:
-            names.setdefault(weight, []).append(name)
-    found = {aliases[0]: weight for weight, aliases in names.items() if not any(map(is_excluded, aliases))}
-    for name, weight in found.items():
-        if weight.is_complex():
+        if not any(map(is_excluded, weight.names)):
+            found[weight.name] = weight.parameter
+    for name, parameter in found.items():
+        if parameter.is_complex():
             raise TypeError(
-                f"prunable: expected real weights, got {dtype_of(weight)} in {name!r}; "
+                f"prunable: expected real weights, got {dtype_of(parameter)} in {name!r}; "
                 f"exclude it: exclude=[{name!r}]"
             )
     return found

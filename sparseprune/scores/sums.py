@@ -92,7 +92,7 @@ def _multi_head_attention(
     value: Tensor,
     features: int,
     heads: int,
-    in_weight: Any,
+    in_weight: Tensor | None,
     in_bias: Any,
     key_bias: Any,
     value_bias: Any,
@@ -100,11 +100,14 @@ def _multi_head_attention(
     dropout: float,
     out_weight: Tensor,
     *_: Any,
-    **__: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
-    """Its projections to queries, keys and values are no prunable layers: every feature leads everywhere."""
-    mixed = query.sum(-1, keepdim=True) + (key.sum((0, -1), keepdim=True) + value.sum((0, -1), keepdim=True))
-    return F.linear(mixed.expand(*query.shape[:-1], features), out_weight), None
+    """A sum of queries, keys and values of each head, (L, N, heads, features of a head), projected."""
+    weights = [more[f"{x}_proj_weight"] for x in "qkv"] if in_weight is None else in_weight.chunk(3)
+    projected = (F.linear(x, weight) for x, weight in zip((query, key, value), weights, strict=True))
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x in projected)
+    mixed = q.sum(-1, keepdim=True) + k.sum((0, -1), keepdim=True) + v.sum(0, keepdim=True)
+    return F.linear(mixed.flatten(2), out_weight), None
 
 
 def _pooled(dims: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:

@@ -174,6 +174,7 @@ def test_attention_leads_from_queries_keys_and_values() -> None:
     masks = {"linear1.weight": torch.zeros(16, 8).bool()}
     alive = live(encoder, masks, (3, 8))
     assert {name: bool(of.any()) for name, of in alive.items()} == {
+        "self_attn.in_proj_weight": True,
         "self_attn.out_proj.weight": True,
         "linear1.weight": False,
         "linear2.weight": False,

@@ -403,30 +403,37 @@ class Tied(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(5, 4)
         self.first, self.second, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+        self.between = nn.Linear(4, 4)
         self.second.weight = self.first.weight
         self.decoder.weight = self.embedding.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.second(self.first(self.embedding(x))))
+        return self.decoder(self.second(self.between(self.first(self.embedding(x)))))
 
 
-def test_prunable_lists_tied_weights_once() -> None:
-    model = Tied()
-    assert list(scores.prunable(model)) == ["first.weight", "decoder.weight"]
-    assert list(scores.prunable(model, ["second"])) == ["decoder.weight"]
+def test_prunable_skips_shared_weights_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "sparseprune"):
+        assert list(scores.prunable(Tied())) == ["between.weight"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "prunable: embedding.weight is not pruned: shared by embedding.weight, decoder.weight",
+        "prunable: first.weight is not pruned: shared by first.weight, second.weight",
+    ]
 
 
-def test_gradient_of_tied_weights_is_the_whole_gradient() -> None:
+def test_gradient_sees_every_use_of_shared_weights() -> None:
     torch.manual_seed(0)
     model, batch = Tied().double(), (torch.tensor([0, 1, 3]), torch.tensor([2, 3, 4]))
     result = scores.gradient(model, [batch])
     F.cross_entropy(model(batch[0]), batch[1]).backward()
-    grads = {
-        "first.weight": model.first.weight.grad.abs(),
-        "decoder.weight": model.embedding.weight.grad.abs(),
-    }
-    for name, grad in grads.items():
-        assert_scores(result[name], grad / sum(g.sum() for g in grads.values()), 60)
+    grad = model.between.weight.grad.abs()
+    assert_scores(result["between.weight"], grad / grad.sum(), 60)
+
+
+def test_prunable_lists_a_layer_that_occurs_twice_under_its_first_name() -> None:
+    layer = nn.Linear(4, 4)
+    model = nn.ModuleDict({"first": layer, "again": layer})
+    assert list(scores.prunable(model)) == ["first.weight"]
+    assert list(scores.prunable(model, ["again"])) == []
 
 
 def test_prunable_lists_linear_and_conv_weights_in_module_order() -> None:

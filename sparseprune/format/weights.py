@@ -1,0 +1,88 @@
+"""Which parameters of a model can be pruned, and why the others are not: one answer for the whole package."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# q, k and v have weights of their own where their sizes differ.
+OF_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+class Weight(NamedTuple):
+    """A parameter of a model, and whether it can be pruned.
+
+    Attributes:
+        names: its names in the model; several where modules share it, or a module occurs twice.
+        module: the first module that has it.
+        attribute: its name there.
+        parameter: the parameter itself.
+        why_not: why it is not pruned; empty if it can be.
+        shared: whether that is because several modules have it.
+    """
+
+    names: tuple[str, ...]
+    module: nn.Module
+    attribute: str
+    parameter: nn.Parameter
+    why_not: str
+    shared: bool
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+def all_weights(model: nn.Module) -> list[Weight]:
+    """Every parameter of the model, once, in the order of the modules.
+
+    Prunable are the weights of Linear and Conv1d/2d/3d layers and of classes derived from them, the input
+    projections of ``nn.MultiheadAttention``, and of transformers' classes the weight of ``Conv1D`` and the
+    3-d weights of experts. A parameter that several modules have is not, since they would all have to agree
+    on its mask.
+    """
+    uses: dict[nn.Parameter, dict[str, tuple[nn.Module, str]]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                uses.setdefault(parameter, {})[name] = (module, attribute)
+    return [_weight(parameter, places) for parameter, places in uses.items()]
+
+
+def weight_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a module, without its children's, that can be pruned."""
+    names: tuple[str, ...] = ()
+    if isinstance(module, LAYERS) or is_transposed(type(module)):
+        names = ("weight",)
+    elif isinstance(module, nn.MultiheadAttention):
+        names = OF_ATTENTION
+    elif _of_transformers(type(module), "Experts"):
+        names = tuple(name for name, p in module._parameters.items() if p is not None and p.dim() == 3)
+    return tuple(name for name in names if module._parameters.get(name) is not None)
+
+
+def is_transposed(kind: type[nn.Module]) -> bool:
+    """Whether this is transformers' ``Conv1D``, a linear layer with a weight (in_features, out_features)."""
+    return _of_transformers(kind, "Conv1D")
+
+
+def _of_transformers(kind: type[nn.Module], ending: str) -> bool:
+    # By name, for transformers need not be installed.
+    return any(
+        base.__module__.startswith("transformers.") and base.__name__.endswith(ending)
+        for base in kind.__mro__
+    )
+
+
+def _weight(parameter: nn.Parameter, places: dict[str, tuple[nn.Module, str]]) -> Weight:
+    names = tuple(places)
+    module, attribute = places[names[0]]
+    able = [attribute in weight_names(module) for module, attribute in places.values()]
+    shared = any(able) and len(set(places.values())) > 1
+    why_not = ""
+    if shared:
+        why_not = f"shared by {', '.join(names)}"
+    elif not any(able):
+        why_not = "bias" if attribute.endswith("bias") else type(module).__name__
+    return Weight(names, module, attribute, parameter, why_not, shared)
