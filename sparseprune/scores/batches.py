@@ -37,7 +37,7 @@ def _checked(method: str, batches: Batches | None, any_object: bool, remedy: str
         )
     count = 0
     for count, batch in enumerate(batches, start=1):  # noqa: B007
-        if not any_object and not _is_pair(batch):
+        if not any_object and not is_pair(batch):
             raise TypeError(
                 f"{method}: expected each item of batches to be a pair of tensors (input, target), "
                 f"got {described(batch)}; {remedy or _remedy(batch)}"
@@ -50,7 +50,8 @@ def _checked(method: str, batches: Batches | None, any_object: bool, remedy: str
         )
 
 
-def _is_pair(batch: object) -> bool:
+def is_pair(batch: object) -> bool:
+    """Whether a batch is (input, target), two tensors."""
     return (
         isinstance(batch, tuple | list)
         and len(batch) == 2
@@ -106,7 +107,7 @@ def _samples(method: str, batch: Any) -> int:
     others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
     if len(set(found)) == 1 and not others:
         return found[0]
-    if _is_pair(batch) and len(found) == 2:
+    if is_pair(batch) and len(found) == 2:
         raise ValueError(
             f"{method}: expected as many targets as inputs, to divide a batch, got {found[1]} targets and "
             f"{found[0]} inputs"

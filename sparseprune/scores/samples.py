@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sparseprune.scores.batches import is_pair
 from sparseprune.scores.nested import described, moved, tensors_in, with_each
 
 
@@ -149,7 +150,7 @@ def sample_in(batch: Any) -> Sample | None:
     """What the model is called with for a batch of (input, target), or of arguments by name; else None."""
     if isinstance(batch, Mapping) and tensors_in(batch):
         return Examples((), dict(batch))
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+    if not is_pair(batch):
         return None
     x = batch[0]
     return tuple(x.shape[1:]) if x.is_floating_point() else Examples((x,))
