@@ -217,9 +217,10 @@ def prune(
 
     def scores_at(masks: dict[str, Tensor] | None) -> Mapping[str, Tensor]:
         scored = score(model, batches, loss, masks)
-        zero = layers_of_zeros(scored, by_scores, masks)
+        left = None if method in scores.REVIVING else masks
+        zero = layers_of_zeros(scored, by_scores, left)
         if zero_scores == "random":
-            return scored_by_chance(scored, zero, blocks, seed, masks) if zero else scored
+            return scored_by_chance(scored, zero, blocks, seed, left) if zero else scored
         if masks is None:
             refuse_zeros(model, zero, len(by_scores))
         return scored

@@ -15,8 +15,8 @@ def rankings(blocks: Blocks, counts: Mapping[str, int], together: bool) -> list[
         counts: number of blocks that each layer keeps.
         together: whether layers shared one ranking.
     """
-    shared = [name for name in counts if together and counts[name] > blocks.floors[name]]
-    return [shared, *([name] for name in counts if name not in shared)]
+    shared = [name for name in blocks.shapes if together and counts[name] > blocks.floors[name]]
+    return [shared, *([name] for name in blocks.shapes if name not in shared)]
 
 
 def decided_by_position(
