@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,9 +29,10 @@ from sparseprune.scores.ranks import same_on_all_ranks
 from sparseprune.scores.samples import Sample, sample_given, sample_in
 from sparseprune.select import budget, quotas
 from sparseprune.select.blocks import Blocks, check_blocks
-from sparseprune.select.patterns import NofM, Pattern, check_n_of_m, check_pattern, fan_in, n_of_m
+from sparseprune.select.choose import choose_masks, layers_by_scores
+from sparseprune.select.patterns import NofM, check_n_of_m, check_pattern
 from sparseprune.select.quotas import Scope
-from sparseprune.select.rounds import in_rounds, sparsity_after
+from sparseprune.select.rounds import in_rounds
 from sparseprune.select.targets import check_block_for, check_targets
 
 SPARSITY = 0.9  # where no target is named
@@ -210,7 +210,7 @@ def prune(
     else:
         quotas.check_scope(blocks, wanted, scope, kept)
 
-    by_scores = _chosen_by_scores(shapes, kept, wanted if speedup is None and flops is None else 1, scope)
+    by_scores = layers_by_scores(shapes, kept, wanted if speedup is None and flops is None else 1, scope)
     if allow_empty and scope == "global":
         # Zeros are then as good as anything else that is below all others: the layer may go.
         by_scores = []
@@ -227,7 +227,9 @@ def prune(
 
     if flops is None and speedup is None:
         floor = functools.partial(living_floor, model, batches, sample)
-        choose: Choose = functools.partial(_select, blocks, wanted, scope, within, kept, allow_empty, floor)
+        choose: Choose = functools.partial(
+            choose_masks, blocks, wanted, scope, within, kept, allow_empty, floor
+        )
     else:
         if sample is None:
             sample, batches = _sample_of(batches, loss)
@@ -269,54 +271,6 @@ def prune(
     return in_rounds(times, scores_at, agreed, revives=method in scores.REVIVING)
 
 
-def _chosen_by_scores(
-    shapes: Mapping[str, torch.Size], kept: Sequence[str], sparsity: float, scope: Scope
-) -> list[str]:
-    """The layers that keep some of their weights, so that their scores matter, and not all or none."""
-    if isinstance(scope, Mapping):
-        densities = quotas.densities_of(shapes, scope)
-        return [name for name in shapes if name not in kept and 0 < densities[name] < 1]
-    return [name for name in shapes if name not in kept and sparsity > 0]
-
-
-def _select(
-    blocks: Blocks,
-    sparsity: float,
-    scope: Scope,
-    pattern: Pattern | None,
-    kept: Sequence[str],
-    allow_empty: bool,
-    floor: Callable[[Blocks, Callable[[Blocks], quotas.Counts]], int],
-    scored: Mapping[str, Tensor],
-    part: float,
-) -> dict[str, Tensor]:
-    """From scores to masks: blocks are scored, a quota counts them, and the best of each layer stay.
-
-    Args:
-        blocks: blocks of the weights, with their floors.
-        sparsity: fraction removed in the end; N:M has its own.
-        scope: the rule that divides it among layers.
-        pattern: where weights lie within a layer.
-        kept: layers that keep all their weights.
-        allow_empty: accept layers that keep no weight.
-        floor: gives the ``min_per_layer`` that would do where a layer is empty, for the error.
-        scored: scores of the weights, higher = keep.
-        part: the part of the rounds that is done, 1 in the last.
-    """
-    blocks = blocks.scored(scored)
-    if isinstance(pattern, NofM):
-        return n_of_m(blocks, pattern.after(part), kept)
-    sparsity = sparsity_after(part, sparsity)
-    if isinstance(scope, Mapping):
-        scope = {name: float(density) ** part for name, density in scope.items()}
-    count = functools.partial(quotas.of_scope, sparsity=sparsity, scope=scope)
-    counts = count(blocks)
-    if pattern == "fan_in":
-        return fan_in(blocks, counts, allow_empty=allow_empty)
-    scopes = functools.partial(quotas.scopes_that_fill, blocks, sparsity) if isinstance(scope, str) else tuple
-    return blocks.masks(counts, allow_empty=allow_empty, scopes=scopes, floor=lambda: floor(blocks, count))
-
-
 def _costs_of_layers(
     model: nn.Module,
     sample: Sample,
@@ -339,8 +293,8 @@ def _sample_of(batches: scores.Batches | None, loss: scores.Loss) -> tuple[Sampl
     """What the model is called with for the first batch, and all batches, that one too."""
     if batches is None:
         raise ValueError(
-            "prune: expected input_size=, the shape of one sample, or example_inputs=, or batches to take it "
-            "from: what a weight costs depends on it"
+            "prune: expected input_size=, the shape of one sample, or batches to take it from, or "
+            "example_inputs=: what a weight costs depends on it"
         )
     iterator = items("prune", batches, loss)
     first = next(iterator)
