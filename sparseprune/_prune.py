@@ -4,24 +4,35 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseprune import scores
-from sparseprune._collapse import living_floor
+from sparseprune._collapse import (
+    check_zero_scores,
+    layers_of_zeros,
+    living_floor,
+    refuse_zeros,
+    scored_by_chance,
+    warn_of_ties,
+)
 from sparseprune._sparsify import sparsify
 from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import check_batch_size, measured_costs, same_dense
 from sparseprune.cost.speedup import masks_for
-from sparseprune.scores.base import pairs, repeatable
+from sparseprune.scores.batches import items, repeatable
+from sparseprune.scores.losses import takes_model
+from sparseprune.scores.nested import described
 from sparseprune.scores.ranks import same_on_all_ranks
+from sparseprune.scores.samples import Sample, sample_given, sample_in
 from sparseprune.select import budget, quotas
 from sparseprune.select.blocks import Blocks, check_blocks
-from sparseprune.select.patterns import NofM, Pattern, check_n_of_m, check_pattern, fan_in, n_of_m
+from sparseprune.select.choose import choose_masks, layers_by_scores
+from sparseprune.select.patterns import NofM, check_n_of_m, check_pattern
 from sparseprune.select.quotas import Scope
-from sparseprune.select.rounds import in_rounds, sparsity_after
+from sparseprune.select.rounds import in_rounds
 from sparseprune.select.targets import check_block_for, check_targets
 
 SPARSITY = 0.9  # where no target is named
@@ -39,6 +50,7 @@ def prune(
     flops: float | None = None,
     speedup: float | None = None,
     input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     batch_size: int = 128,
     cost_exponent: float = budget.EXPONENT,
     scope: Scope = "global",
@@ -55,6 +67,7 @@ def prune(
     micro_batch_size: int | None = None,
     min_per_layer: int = 0,
     allow_empty: bool = False,
+    zero_scores: Literal["refuse", "random"] = "refuse",
 ) -> dict[str, Tensor]:
     """Score the weights of Linear and Conv layers and keep the best: so many, or as the network may cost.
 
@@ -68,8 +81,8 @@ def prune(
 
     Args:
         model: the network, at its initialisation.
-        batches: iterable of (input, target) to score on; ``"random"`` and ``"magnitude"`` need none, nor does
-            ``"synflow"`` with ``input_size``.
+        batches: iterable of (input, target) to score on, or of whatever ``loss`` takes; ``"random"`` and
+            ``"magnitude"`` need none, nor does ``"synflow"`` with ``input_size``.
         method: ``"random"``, ``"magnitude"``, ``"gradient"``, ``"snip"``, ``"iter_snip"``, ``"force"``,
             ``"grasp"``, ``"grasp_abs"``, ``"synflow"``, ``"prospr"`` or ``"ntk_sap"`` (see
             ``sparseprune.scores``), or a function of your own, ``(model, batches, loss)`` to
@@ -84,6 +97,10 @@ def prune(
             by how much and why.
         input_size: shape of one sample, for ``flops``, ``speedup`` and ``"synflow"``; by default that of the
             first of ``batches``.
+        example_inputs: in its place, for models that take something else than one tensor of floating point:
+            a tensor, a tuple of arguments, a dict of arguments by name, or a pair of both, (args, kwargs), as
+            ``torch.export`` has them; samples lie along dim 0, and any number of them will do. By default the
+            first of ``batches``, where it is a dict.
         batch_size: samples in a training step, for ``speedup``.
         cost_exponent: weights are ranked by score / cost^exponent, 0 to 1, for ``flops`` and ``speedup``.
         scope: how ``sparsity`` is divided among layers. ``"global"`` ranks all weights together; ``"layer"``
@@ -117,32 +134,46 @@ def prune(
             function of your own is given a copy of the model with zeros. Not with ``speedup``.
         preset: ``"paper"``, the method as its paper has it, or ``"authors"``, as its authors' code has it
             where that differs; see the methods in ``sparseprune.scores``.
-        loss: function of (model(input), target) that returns a scalar.
+        loss: function of (model(input), target) that returns a scalar; or, if its first parameter is named
+            ``model``, of the model and a batch of any kind, such as
+            ``loss=lambda model, batch: model(**batch).loss``. The model that it is given is the model itself,
+            on which it may call what it likes, such as ``model.training_step(batch, 0)``.
         exclude: names of parameters or modules that stay dense; they have no mask.
         seed: seed of the methods ``"random"`` and ``"ntk_sap"``.
         bn: statistics that batch-norm uses while weights are scored, ``"train"`` (the batch's, the default)
             or ``"eval"`` (the running ones), for all methods of data but ``"ntk_sap"``.
-        temperature: T of ``"grasp"``, which divides the logits by it; 200 by default.
+        temperature: T of ``"grasp"``, which divides the logits by it; 200 by default, and 1 where the loss
+            takes the model.
         micro_batch_size: samples that are scored at once, where a batch does not fit into memory; see
             ``sparseprune.scores``.
         min_per_layer: number of weights that each layer keeps at least.
         allow_empty: accept layers that keep no weight.
+        zero_scores: what becomes of layers that have no scores but zeros, whose masks would be made by
+            position: ``"refuse"`` raises ValueError, ``"random"`` gives them the scores of all other layers,
+            in a random order from ``seed``.
     Returns:
         ``{parameter name: bool tensor of the weight's shape}``, True = keep, in the order of the modules;
         with ``speedup`` a :class:`sparseprune.cost.speedup.TimedMasks`.
     Raises:
         TypeError: an argument has a wrong type, or the method has no such option.
-        ValueError: an argument is out of range, the batches are empty, a score is not finite, a layer would
-            keep no weight, or ``speedup`` is more than twice what one weight in each layer would give.
+        ValueError: an argument is out of range, the batches are empty, a score is not finite, a layer has no
+            scores but zeros, or would keep no weight, or ``speedup`` is more than twice what one weight in
+            each layer would give.
+    Warns:
+        RuntimeWarning: more than 1 % of the kept weights have scores that removed ones have, too, so that
+            position chose (not told with a pattern or ``speedup``).
     """
     # Whatever is wrong with the arguments is said before the data is read.
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
+    takes_model(loss)
+    check_zero_scores(zero_scores)
+    sample = sample_given("prune", input_size, example_inputs)
     score = scores.scorer(
         method,
         excluded,
         preset=preset,
         seed=seed,
-        input_size=input_size,
+        input_size=sample,
         bn=bn,
         temperature=temperature,
         micro_batch_size=micro_batch_size,
@@ -179,13 +210,30 @@ def prune(
     else:
         quotas.check_scope(blocks, wanted, scope, kept)
 
+    by_scores = layers_by_scores(shapes, kept, wanted if speedup is None and flops is None else 1, scope)
+    if allow_empty and scope == "global":
+        # Zeros are then as good as anything else that is below all others: the layer may go.
+        by_scores = []
+
+    def scores_at(masks: dict[str, Tensor] | None) -> Mapping[str, Tensor]:
+        scored = score(model, batches, loss, masks)
+        left = None if method in scores.REVIVING else masks
+        zero = layers_of_zeros(scored, by_scores, left)
+        if zero_scores == "random":
+            return scored_by_chance(scored, zero, blocks, seed, left) if zero else scored
+        if masks is None:
+            refuse_zeros(model, zero, len(by_scores))
+        return scored
+
     if flops is None and speedup is None:
-        floor = functools.partial(living_floor, model, batches, input_size)
-        choose: Choose = functools.partial(_select, blocks, wanted, scope, within, kept, allow_empty, floor)
+        floor = functools.partial(living_floor, model, batches, sample)
+        choose: Choose = functools.partial(
+            choose_masks, blocks, wanted, scope, within, kept, allow_empty, floor
+        )
     else:
-        if input_size is None:
-            input_size, batches = _sample_of(batches)
-        layers = _costs_of_layers(model, input_size, batch_size, block, shape[0], excluded, flops)
+        if sample is None:
+            sample, batches = _sample_of(batches, loss)
+        layers = _costs_of_layers(model, sample, batch_size, block, shape[0], excluded, flops)
 
         def within_limit(scored: Mapping[str, Tensor], limit: float) -> budget.Selected:
             ranked = budget.scores_for(method, scored)
@@ -194,11 +242,11 @@ def prune(
             )
 
         if speedup is not None:
-            scored = score(model, batches, loss)
+            scored = scores_at(None)
             # As the budget is first divided: with one V for all layers.
             cheapest = min(layers.values(), key=lambda of: math.fsum(cost.total(0) for cost in of.values()))
             select = functools.partial(within_limit, scored)
-            timed = masks_for(model, select, sparsify, cheapest, speedup, input_size, batch_size)
+            timed = masks_for(model, select, sparsify, cheapest, speedup, sample, batch_size)
             same_on_all_ranks(timed)
             return timed
         assert flops is not None
@@ -215,55 +263,17 @@ def prune(
     def agreed(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
         masks = choose(scored, part)
         same_on_all_ranks(masks)
+        if part == 1 and pattern is None:
+            # Above prune() and in_rounds().
+            warn_of_ties(blocks.scored(scored), masks, scope == "global" and flops is None, stacklevel=4)
         return masks
-
-    def scores_at(masks: dict[str, Tensor] | None) -> Mapping[str, Tensor]:
-        return score(model, batches, loss, masks)
 
     return in_rounds(times, scores_at, agreed, revives=method in scores.REVIVING)
 
 
-def _select(
-    blocks: Blocks,
-    sparsity: float,
-    scope: Scope,
-    pattern: Pattern | None,
-    kept: Sequence[str],
-    allow_empty: bool,
-    floor: Callable[[Blocks, Callable[[Blocks], quotas.Counts]], int],
-    scored: Mapping[str, Tensor],
-    part: float,
-) -> dict[str, Tensor]:
-    """From scores to masks: blocks are scored, a quota counts them, and the best of each layer stay.
-
-    Args:
-        blocks: blocks of the weights, with their floors.
-        sparsity: fraction removed in the end; N:M has its own.
-        scope: the rule that divides it among layers.
-        pattern: where weights lie within a layer.
-        kept: layers that keep all their weights.
-        allow_empty: accept layers that keep no weight.
-        floor: gives the ``min_per_layer`` that would do where a layer is empty, for the error.
-        scored: scores of the weights, higher = keep.
-        part: the part of the rounds that is done, 1 in the last.
-    """
-    blocks = blocks.scored(scored)
-    if isinstance(pattern, NofM):
-        return n_of_m(blocks, pattern.after(part), kept)
-    sparsity = sparsity_after(part, sparsity)
-    if isinstance(scope, Mapping):
-        scope = {name: float(density) ** part for name, density in scope.items()}
-    count = functools.partial(quotas.of_scope, sparsity=sparsity, scope=scope)
-    counts = count(blocks)
-    if pattern == "fan_in":
-        return fan_in(blocks, counts, allow_empty=allow_empty)
-    scopes = functools.partial(quotas.scopes_that_fill, blocks, sparsity) if isinstance(scope, str) else tuple
-    return blocks.masks(counts, allow_empty=allow_empty, scopes=scopes, floor=lambda: floor(blocks, count))
-
-
 def _costs_of_layers(
     model: nn.Module,
-    input_size: Sequence[int],
+    sample: Sample,
     batch_size: int,
     block: tuple[int, int] | str,
     block_rows: int,
@@ -272,20 +282,26 @@ def _costs_of_layers(
 ) -> dict[int, dict[str, budget.LayerCost]]:
     """Costs of each layer by V, counted for ``flops`` and measured for ``speedup``."""
     if flops is not None:
-        return {block_rows: flops_costs(model, input_size, exclude=excluded)}
+        return {block_rows: flops_costs(model, sample, exclude=excluded)}
     choices = AUTO_BLOCKS if block == "auto" else (block_rows,)
     return same_dense(
-        {v: measured_costs(model, input_size, batch_size, block=(v, 1), exclude=excluded) for v in choices}
+        {v: measured_costs(model, sample, batch_size, block=(v, 1), exclude=excluded) for v in choices}
     )
 
 
-def _sample_of(batches: scores.Batches | None) -> tuple[tuple[int, ...], scores.Batches]:
-    """The shape of one sample of the first batch, and all batches, that one too."""
+def _sample_of(batches: scores.Batches | None, loss: scores.Loss) -> tuple[Sample, scores.Batches]:
+    """What the model is called with for the first batch, and all batches, that one too."""
     if batches is None:
         raise ValueError(
-            "prune: expected input_size=, the shape of one sample, or batches to take it from: what a weight "
-            "costs depends on it"
+            "prune: expected input_size=, the shape of one sample, or batches to take it from, or "
+            "example_inputs=: what a weight costs depends on it"
         )
-    iterator = pairs("prune", batches)
+    iterator = items("prune", batches, loss)
     first = next(iterator)
-    return tuple(first[0].shape[1:]), itertools.chain([first], iterator)
+    sample = sample_in(first)
+    if sample is None:
+        raise ValueError(
+            "prune: expected example_inputs=, the arguments of a call of the model (a tuple, a dict, or a "
+            f"pair of both): what a weight costs depends on it, got none and {described(first)} as a batch"
+        )
+    return sample, itertools.chain([first], iterator)

@@ -1,8 +1,7 @@
 """What each layer of a network sees: recorded once, for nobody knows before the model has run."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from sparseprune.nn.kinds import torch_layer
 from sparseprune.nn.masked import DenseLayer
 from sparseprune.nn.sparse import SparseLayer
 from sparseprune.scores import prunable
+from sparseprune.scores.samples import Examples, Sample, batch_of, checked_size
 
 SAMPLES = 2  # of the run
 
@@ -31,8 +31,8 @@ class Call(NamedTuple):
     input_gradient: bool
 
 
-def record_calls(model: nn.Module, input_size: Sequence[int], op: str) -> dict[nn.Module, list[Call]]:
-    """Every call of a prunable layer in a forward pass of two samples of zeros.
+def record_calls(model: nn.Module, sample: Sample, op: str) -> dict[nn.Module, list[Call]]:
+    """Every call of a prunable layer in a forward pass of two samples, of zeros or given.
 
     Those of an ``nn.MultiheadAttention`` are those of its input projection.
 
@@ -40,27 +40,25 @@ def record_calls(model: nn.Module, input_size: Sequence[int], op: str) -> dict[n
     random numbers stay as they are.
 
     Args:
-        model: module that takes (N, *input_size), of the dtype and on the device of its first parameter.
-        input_size: shape of one sample.
+        model: module that takes the samples.
+        sample: shape of one sample of a model that takes (N, *shape), of the dtype and on the device of its
+            first parameter; or example inputs, see :func:`sparseprune.scores.samples.sample_given`.
         op: name that errors begin with.
     Returns:
         calls by the layers of ``model`` (not of its copy), in the order of their first calls.
     Raises:
-        ValueError: ``input_size`` is no shape, or the model does not take such samples.
+        ValueError: the shape is none, or the model does not take such samples.
     """
-    if not isinstance(input_size, Sequence) or not all(is_size(size) for size in input_size):
-        raise ValueError(
-            f"{op}: expected input_size to be the shape of one sample, such as (3, 32, 32), "
-            f"got {input_size!r}"
-        )
+    size = sample if isinstance(sample, Examples) else checked_size(op, sample)
     parameters = list(model.parameters())
+    inputs = batch_of(size, SAMPLES, parameters[0] if parameters else torch.zeros(()))
     twin = copy.deepcopy(model, {id(parameter): parameter for parameter in parameters}).eval()
     calls: dict[nn.Module, list[Call]] = {}
     projected: dict[nn.Module, nn.Module] = {}
 
     def note_calls(layer: nn.Module, its_twin: nn.Module) -> None:
         def note(module: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
-            call = Call(tuple(x[0].shape[1:]), tuple(y.shape[1:]), x[0].requires_grad)
+            call = Call(_of_one(x[0]), _of_one(y), x[0].requires_grad)
             calls.setdefault(layer, []).append(call)
 
         its_twin.register_forward_hook(note)
@@ -77,25 +75,29 @@ def record_calls(model: nn.Module, input_size: Sequence[int], op: str) -> dict[n
         for name, child in parent._modules.items():
             if child in projected:
                 parent._modules[name] = projected[child]
-    x = torch.zeros(SAMPLES, *input_size)
-    if parameters:
-        x = x.to(parameters[0].device, parameters[0].dtype)
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            twin(x)
+            inputs.call(twin)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{op}: expected input_size to be the shape of a sample that the model takes, "
-            f"got {tuple(input_size)} ({error})"
-        ) from error
+        expected = f"input_size to be the shape of a sample that the model takes, got {sample}"
+        if isinstance(sample, Examples):
+            expected = f"example_inputs to be arguments that the model takes, got {sample}"
+        raise ValueError(f"{op}: expected {expected} ({error})") from error
     return calls
 
 
+def _of_one(x: Tensor) -> tuple[int, ...]:
+    """A tensor's shape for one sample; rows of which each sample has several are its positions."""
+    if x.dim() == 2 and len(x) != SAMPLES:
+        return (max(-(-len(x) // SAMPLES), 1), x.shape[1])
+    return tuple(x.shape[1:])
+
+
 def called_layers(
-    model: nn.Module, input_size: Sequence[int], exclude: Iterable[str]
+    model: nn.Module, sample: Sample, exclude: Iterable[str]
 ) -> Iterator[tuple[str, DenseLayer, list[Call]]]:
     """``(parameter name, layer, its calls)`` of every prunable layer; ValueError for one without calls."""
-    calls = record_calls(model, input_size, "cost")
+    calls = record_calls(model, sample, "cost")
     for name in prunable(model, exclude):
         layer = model.get_submodule(name.rpartition(".")[0])
         alone = torch_layer(layer)
@@ -104,8 +106,3 @@ def called_layers(
                 f"cost: expected a forward pass to call every layer, got none of {name!r}; exclude it"
             )
         yield name, alone, calls[layer]
-
-
-def is_size(size: object) -> bool:
-    """Whether this is a whole number above 0."""
-    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0

@@ -1,7 +1,7 @@
 """Floating-point operations of a training step, from the weights that a model keeps."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -9,10 +9,11 @@ from sparseprune.cost.calls import Call, called_layers, record_calls
 from sparseprune.format.weights import weight_names
 from sparseprune.nn.masked import Masked, masks_in
 from sparseprune.nn.sparse import SparseLayer
+from sparseprune.scores.samples import Sample
 from sparseprune.select.budget import LayerCost
 
 
-def flops_per_step(model: nn.Module, sample: Sequence[int], batch_size: int) -> int:
+def flops_per_step(model: nn.Module, sample: Sample, batch_size: int) -> int:
     """Floating-point operations of the products of one training step, kept weights only.
 
     A multiplication and an addition for each kept weight, sample and position of the output, in each of three
@@ -22,7 +23,7 @@ def flops_per_step(model: nn.Module, sample: Sequence[int], batch_size: int) -> 
 
     Args:
         model: linear and convolutional layers, dense, masked or sparse; a copy of it is run.
-        sample: shape of one sample.
+        sample: shape of one sample, or example inputs; see :func:`sparseprune.cost.calls.record_calls`.
         batch_size: number of samples in a step.
     Returns:
         operations; padding counts, and biases, batch-norm, activations, loss and optimizer do not.
@@ -37,25 +38,23 @@ def flops_per_step(model: nn.Module, sample: Sequence[int], batch_size: int) -> 
     )
 
 
-def flops_costs(
-    model: nn.Module, input_size: Sequence[int], *, exclude: Iterable[str] = ()
-) -> dict[str, LayerCost]:
+def flops_costs(model: nn.Module, sample: Sample, *, exclude: Iterable[str] = ()) -> dict[str, LayerCost]:
     """Operations of one sample in a training step, by layer, counted as :func:`flops_per_step` does.
 
     All calls of a layer count. Dense is all weights, so that a sparse layer never costs more.
 
     Args:
         model: the dense network.
-        input_size: shape of one sample.
+        sample: shape of one sample, or example inputs; see :func:`sparseprune.cost.calls.record_calls`.
         exclude: names of parameters or modules to leave out; see :func:`sparseprune.prune`.
     Returns:
         ``{parameter name: cost}`` of the prunable layers.
     Raises:
-        ValueError: ``input_size`` is no shape, the model does not take such samples, or does not call a
+        ValueError: the shape is none, the model does not take such samples, or does not call a
             layer.
     """
     costs = {}
-    for name, layer, calls in called_layers(model, input_size, exclude):
+    for name, layer, calls in called_layers(model, sample, exclude):
         weight = float(sum(flops_per_weight(layer, call) for call in calls))
         costs[name] = LayerCost(weight, 0.0, weight * layer.weight.numel())
     return costs

@@ -2,16 +2,17 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sparseprune.cost.calls import Call, called_layers, is_size
+from sparseprune.cost.calls import Call, called_layers
 from sparseprune.cost.choice import choose, measure_dense
 from sparseprune.cost.progress import progress
 from sparseprune.nn.kinds import sparse_from_dense, why_not_sparse
 from sparseprune.nn.masked import DenseLayer, masked_from_dense
+from sparseprune.scores.samples import Sample, is_size
 from sparseprune.select.budget import LayerCost
 
 # Densities at which a layer is measured; between them its seconds are taken to lie on a line.
@@ -27,7 +28,7 @@ class MeasuredCosts(dict[str, LayerCost]):
 
 def measured_costs(
     model: nn.Module,
-    input_size: Sequence[int],
+    sample: Sample,
     batch_size: int,
     *,
     block: tuple[int, int] = (1, 1),
@@ -40,7 +41,7 @@ def measured_costs(
 
     Args:
         model: the dense network; not changed.
-        input_size: shape of one sample.
+        sample: shape of one sample, or example inputs; see :func:`sparseprune.cost.calls.record_calls`.
         batch_size: samples in a step.
         block: (V, 1), V in 1, 2, 4, 8, 16; layers whose rows V does not divide are measured with V = 1.
         exclude: see :func:`sparseprune.prune`.
@@ -50,7 +51,7 @@ def measured_costs(
     check_batch_size(batch_size)
     costs = MeasuredCosts()
     known: dict[tuple[object, ...], LayerCost] = {}  # layers of one shape are measured once
-    layers = list(called_layers(model, input_size, exclude))
+    layers = list(called_layers(model, sample, exclude))
     for name, layer, calls in progress("timing layers", layers):
         parts = []
         for call in calls:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sparseprune.cost.progress import progress
 from sparseprune.cost.timer import Timed, time_in_turns
+from sparseprune.scores.nested import tensors_in
+from sparseprune.scores.samples import Examples, Sample, batch_of
 from sparseprune.select.budget import BudgetError, LayerCost, Selected, total_cost
 
 CORRECTIONS = 2  # of the budget, after timing what it gave
@@ -52,7 +54,7 @@ def masks_for(
     sparsify: Callable[..., nn.Module],
     costs: Mapping[str, LayerCost],
     speedup: float,
-    input_size: Sequence[int],
+    sample: Sample,
     batch_size: int,
 ) -> TimedMasks:
     """Masks with which the whole model's training step is ``speedup`` times as fast as dense.
@@ -69,18 +71,19 @@ def masks_for(
         sparsify: :func:`sparseprune.sparsify`, a layer above.
         costs: seconds of the layers, each with the V that is the best for few weights.
         speedup: 1 or more.
-        input_size, batch_size: shape and number of the samples in a training step.
+        sample: shape of one sample, or example inputs; see :func:`sparseprune.cost.calls.record_calls`.
+        batch_size: number of samples in a training step.
     Returns:
         the masks that came closest; with a RuntimeWarning that says why, where they fall short by more than
         ``FALLS_SHORT``.
     Raises:
         ValueError: no masks are half as fast; the error says what the best would be, and what limits it.
     """
-    dense = _faster_layout(model, input_size, batch_size)
+    dense = _faster_layout(model, sample, batch_size)
 
     def timed(masks: Mapping[str, Tensor]) -> SpeedUp:
-        sparse = sparsify(model, masks, batch_size=batch_size, input_size=input_size)
-        (before, after), disturbed = timed_steps([dense[:2], (sparse, False)], input_size, batch_size)
+        sparse = sparsify(model, masks, batch_size=batch_size, input_size=sample)
+        (before, after), disturbed = timed_steps([dense[:2], (sparse, False)], sample, batch_size)
         found = SpeedUp(speedup, before / after, before, after, disturbed)
         log.info("speedup %g: %s", speedup, found)
         return found
@@ -173,39 +176,36 @@ def _what_limits(limit: SpeedUp, costs: Mapping[str, LayerCost]) -> str:
     )
 
 
-def _faster_layout(
-    model: nn.Module, input_size: Sequence[int], batch_size: int
-) -> tuple[nn.Module, bool, float]:
+def _faster_layout(model: nn.Module, sample: Sample, batch_size: int) -> tuple[nn.Module, bool, float]:
     """A dense model in the faster of torch's two layouts of images, which it is, and seconds of a step."""
     models = [(model, False)]
-    if len(input_size) == 3 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    shapes = sample.shapes if isinstance(sample, Examples) else [(batch_size, *sample)]
+    has_images = any(len(shape) == 4 for shape in shapes)
+    if has_images and any(isinstance(module, nn.Conv2d) for module in model.modules()):
         twin: Any = copy.deepcopy(model)
         models.append((twin.to(memory_format=torch.channels_last), True))
-    seconds = timed_steps(models, input_size, batch_size).seconds
+    seconds = timed_steps(models, sample, batch_size).seconds
     fastest_one = min(range(len(models)), key=lambda i: seconds[i])
     return *models[fastest_one], seconds[fastest_one]
 
 
-def step_seconds(
-    model: nn.Module, input_size: Sequence[int], batch_size: int, channels_last: bool = False
-) -> float:
+def step_seconds(model: nn.Module, sample: Sample, batch_size: int, channels_last: bool = False) -> float:
     """Seconds of a training step of one model; see :func:`timed_steps`."""
-    return timed_steps([(model, channels_last)], input_size, batch_size).seconds[0]
+    return timed_steps([(model, channels_last)], sample, batch_size).seconds[0]
 
 
-def timed_steps(
-    models: Sequence[tuple[nn.Module, bool]], input_size: Sequence[int], batch_size: int
-) -> Timed:
+def timed_steps(models: Sequence[tuple[nn.Module, bool]], sample: Sample, batch_size: int) -> Timed:
     """Time training steps of models in turns: forward and backward of the outputs' sum, no optimizer.
 
     The models stay as they are, running statistics of batch norms and gradients included.
 
     Args:
         models: each with whether its images are channels_last.
-        input_size, batch_size: shape and number of the samples in a step.
+        sample: shape of one sample, or example inputs; see :func:`sparseprune.cost.calls.record_calls`.
+        batch_size: number of samples in a step.
     """
     buffers = [{name: b.clone() for name, b in model.named_buffers()} for model, _ in models]
-    steps = [_step(model, input_size, batch_size, channels_last) for model, channels_last in models]
+    steps = [_step(model, sample, batch_size, channels_last) for model, channels_last in models]
     like = next(models[0][0].parameters(), torch.zeros(()))
     try:
         with torch.random.fork_rng(devices=[]):
@@ -217,15 +217,15 @@ def timed_steps(
                     buffer.copy_(before[name])
 
 
-def _step(
-    model: nn.Module, input_size: Sequence[int], batch_size: int, channels_last: bool
-) -> Callable[[], object]:
+def _step(model: nn.Module, sample: Sample, batch_size: int, channels_last: bool) -> Callable[[], object]:
     parameters = list(model.parameters())
-    like = parameters[0] if parameters else torch.zeros(())
-    # Not random: measuring must not disturb the user's random numbers.
-    count = batch_size * math.prod(input_size)
-    x = torch.linspace(-1, 1, count, device=like.device, dtype=like.dtype).reshape(batch_size, *input_size)
+    inputs = batch_of(sample, batch_size, parameters[0] if parameters else torch.zeros(()), "ramp")
     if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
+        inputs = inputs.channels_last()
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    return lambda: torch.autograd.grad(model(x).sum(), wanted, allow_unused=True)
+
+    def step() -> object:
+        sums = [y.sum() for y in tensors_in(inputs.call(model)) if y.requires_grad]
+        return torch.autograd.grad(sums, wanted, allow_unused=True)
+
+    return step

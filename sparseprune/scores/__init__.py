@@ -8,9 +8,11 @@ its own batches and the same model.
 
 Args:
     model: the network, in float32, float64 or bfloat16.
-    batches: iterable of (input, target), moved to the model's device one at a time.
-    loss: function of (model(input), target) that returns a scalar; with ``micro_batch_size`` a mean over
-        samples.
+    batches: iterable of (input, target), or of any objects that ``loss`` takes, such as dicts; their tensors
+        are moved to the model's device, one batch at a time.
+    loss: function of (model(input), target) that returns a scalar; or, if its first parameter is named
+        ``model``, of the model and the batch as it is, such as ``lambda model, batch: model(**batch).loss``.
+        With ``micro_batch_size`` a mean over samples.
     bn: statistics that batch-norm uses, the batch's (``"train"``, as in the training that follows) or the
         running ones (``"eval"``).
     exclude: names of parameters or modules to leave out.
@@ -22,26 +24,30 @@ Returns:
     ``{parameter name: tensor of the weight's shape}``, float64 for weights in float64, else float32.
 Raises:
     ValueError: there are no batches, or ``loss`` is not a scalar, or a weight has no part in it.
-    TypeError: ``batches`` is not an iterable of (input, target), or weights are float16 or complex.
+    TypeError: ``batches`` is not an iterable of (input, target) beside a loss of these, or weights are
+        float16 or complex.
 """
 
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, pairs, prunable
+from sparseprune.scores.base import Masks, Scores, prunable
+from sparseprune.scores.batches import Batches, items
 from sparseprune.scores.force import force
 from sparseprune.scores.gradient import gradient
 from sparseprune.scores.grasp import grasp, grasp_abs
+from sparseprune.scores.losses import Loss
 from sparseprune.scores.magnitude import magnitude
 from sparseprune.scores.ntk_sap import ntk_sap
 from sparseprune.scores.prospr import prospr
 from sparseprune.scores.random import random
+from sparseprune.scores.samples import Sample
 from sparseprune.scores.snip import iter_snip, snip
 from sparseprune.scores.synflow import synflow
 
@@ -97,7 +103,7 @@ def scorer(
     *,
     preset: str = "paper",
     seed: int = 0,
-    input_size: Sequence[int] | None = None,
+    input_size: Sample | None = None,
     **options: Any,
 ) -> Scorer:
     """Bind the options of a method: what is left takes (model, batches, loss, masks).
@@ -108,7 +114,7 @@ def scorer(
         exclude: names of parameters or modules that are not scored.
         preset: ``"paper"``, or ``"authors"`` for the methods whose authors' code differs.
         seed: seed of the methods that draw random numbers.
-        input_size: shape of one sample, for the methods that make one.
+        input_size: shape of one sample, for the methods that make one, or example inputs.
         options: the method's other options; None leaves one as the preset has it.
     Returns:
         a function whose result has a score of the weight's shape for every prunable weight that is not
@@ -191,7 +197,7 @@ def _in_turn(score: Callable[..., Scores]) -> Scorer:
     def score_one(
         model: nn.Module, batches: Batches | None, loss: Loss, masks: Masks | None = None
     ) -> Scores:
-        every = list(pairs("prune", batches))
+        every = list(items("prune", batches, loss))
         return score(model, [every[next(calls) % len(every)]], loss, masks=masks)
 
     return score_one

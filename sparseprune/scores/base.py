@@ -1,7 +1,7 @@
-"""What scores are computed from: prunable weights and batches."""
+"""What scores are computed from: prunable weights, and numbers drawn for them."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy
 import torch
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from sparseprune.format.weights import all_weights
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, Tensor]
 Masks = Mapping[str, Tensor]
 
@@ -77,67 +75,6 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
                 f"exclude it: exclude=[{name!r}]"
             )
     return found
-
-
-def pairs(method: str, batches: Batches | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches, or say what is wrong with them."""
-    if batches is None:
-        raise ValueError(
-            f"{method}: expected batches (an iterable of (input, target)), got None; it scores on data"
-        )
-    if not isinstance(batches, Iterable):
-        raise TypeError(
-            f"{method}: expected batches to be an iterable of (input, target), got {_kind(batches)}"
-        )
-    count = 0
-    for count, batch in enumerate(batches, start=1):  # noqa: B007
-        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        if not is_pair or not all(isinstance(part, Tensor) for part in batch):
-            raise TypeError(
-                f"{method}: expected each item of batches to be a pair of tensors (input, target), "
-                f"got {_kind(batch)}; wrap a single batch in a list: [(input, target)]"
-            )
-        yield batch[0], batch[1]
-    if count == 0:
-        raise ValueError(
-            f"{method}: expected at least one batch, got none; if batches is an iterator it may be "
-            "exhausted: pass a list or a DataLoader, which can be iterated again"
-        )
-
-
-def parts(
-    method: str, batches: Batches | None, micro_batch_size: int | None
-) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Yield micro-batches of at most so many samples, each with its share of its batch; see :func:`pairs`."""
-    if micro_batch_size is not None and (
-        isinstance(micro_batch_size, bool) or not isinstance(micro_batch_size, int) or micro_batch_size < 1
-    ):
-        raise ValueError(
-            f"micro_batch_size: expected a number of samples, 1 or more, got {micro_batch_size!r}"
-        )
-    for x, target in pairs(method, batches):
-        if micro_batch_size is None or len(x) <= micro_batch_size:
-            yield x, target, 1.0
-            continue
-        if len(target) != len(x):
-            raise ValueError(
-                f"{method}: expected as many targets as inputs, to divide a batch, got {len(target)} targets "
-                f"and {len(x)} inputs"
-            )
-        for i in range(0, len(x), micro_batch_size):
-            rows = slice(i, i + micro_batch_size)
-            yield x[rows], target[rows], len(x[rows]) / len(x)
-
-
-def repeatable(batches: Batches | None) -> Batches | None:
-    """What can be iterated again: an iterator is held in memory as a list."""
-    return list(batches) if isinstance(batches, Iterator) else batches
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of ({', '.join(type(part).__name__ for part in value)})"
-    return f"a {type(value).__name__}"
 
 
 def dtype_of(tensor: Tensor) -> str:

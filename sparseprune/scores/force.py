@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, parts, prunable
+from sparseprune.scores.base import Masks, Scores, prunable
+from sparseprune.scores.batches import Batches, parts
 from sparseprune.scores.frozen import functional, normalised, sum_of_gradients
+from sparseprune.scores.losses import Loss
 
 
 def force(
@@ -37,6 +39,6 @@ def force(
     """
     weights = prunable(model, exclude)
     with functional(model, weights, bn, masks=masks) as frozen:
-        g = sum_of_gradients(frozen, parts("force", batches, micro_batch_size), loss)
+        g = sum_of_gradients(frozen, parts("force", batches, loss, micro_batch_size), loss)
         dense = (weight.detach() for weight in weights.values())
         return normalised(frozen, [g_l.mul_(w_l).abs_() for g_l, w_l in zip(g, dense, strict=True)])

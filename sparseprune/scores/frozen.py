@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sparseprune.scores.base import Loss, Masks, Scores, score_dtype
+from sparseprune.scores.base import Masks, Scores, score_dtype
+from sparseprune.scores.losses import BatchLoss, Loss, of_batch
+from sparseprune.scores.nested import described, moved
 from sparseprune.scores.ranks import sum_over_ranks
 
 
@@ -29,14 +32,37 @@ class Frozen:
         buffers: dict[str, Tensor],
     ) -> None:
         self.model, self.leaves, self.others, self.buffers = model, leaves, others, buffers
+        self._call = _Call(model)
 
-    def __call__(
-        self, x: Tensor, weights: Sequence[Tensor] | None = None, others: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
         """The model's output with these weights, in the order of ``leaves``, in place of ``leaves``."""
+        output = self.loss(lambda model, batch: model(batch), x, weights)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"scores: expected model(input) to be a tensor, got {described(output)}; use a method that "
+                "scores by a loss, or a module around the model that returns its logits"
+            )
+        return output
+
+    def loss(
+        self,
+        loss: BatchLoss,
+        batch: Any,
+        weights: Sequence[Tensor] | None = None,
+        others: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """loss(model, batch) of the model itself, which has ``weights`` in place of its own meanwhile.
+
+        Args:
+            loss: function of the model and the batch.
+            batch: object whose tensors are moved to the model's device.
+            weights: tensors in the order of ``leaves``, and in place of them.
+            others: tensors in place of ``others``.
+        """
         given = self.leaves if weights is None else dict(zip(self.leaves, weights, strict=True))
         state = {**self.buffers, **(self.others if others is None else others), **given}
-        return torch.func.functional_call(self.model, state, (x.to(self.device),))
+        within = {f"model.{name}": tensor for name, tensor in state.items()}
+        return torch.func.functional_call(self._call, within, (loss, moved(batch, self.device)))
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +80,22 @@ class Frozen:
         finally:
             for module, training, momentum in before:
                 module.training, module.momentum = training, momentum
+
+
+class _Call(nn.Module):
+    """What runs while a model's weights are replaced: a function of the model, of which it is a part."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: BatchLoss, batch: Any) -> Tensor:
+        return function(self.model, batch)
+
+
+def differentiable_twice() -> AbstractContextManager[None]:
+    """Within it attention runs in the one kernel of torch that has second derivatives."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 @contextmanager
@@ -126,8 +168,8 @@ def gradients(value: Tensor, frozen: Frozen, create_graph: bool = False) -> list
 def check_scalar(value: Tensor) -> None:
     """Raise ValueError for what is no loss that can be differentiated."""
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss: expected a scalar tensor that depends on the weights, got {shape}")
+        got = tuple(value.shape) if isinstance(value, Tensor) else described(value)
+        raise ValueError(f"loss: expected a scalar tensor that depends on the weights, got {got}")
 
 
 def check_used(frozen: Frozen, g: Sequence[Tensor | None]) -> None:
@@ -141,14 +183,14 @@ def check_used(frozen: Frozen, g: Sequence[Tensor | None]) -> None:
 
 
 def sum_of_gradients(
-    frozen: Frozen, parts: Iterable[tuple[Tensor, Tensor, float]], loss: Loss, *, may_vanish: bool = False
+    frozen: Frozen, parts: Iterable[tuple[Any, float]], loss: Loss, *, may_vanish: bool = False
 ) -> list[Tensor]:
     """Gradient at the leaves, summed with signs over micro-batches and over the ranks of a distributed job.
 
     Args:
         frozen: the model.
-        parts: (input, target, share); the gradient of a micro-batch counts by its share of its batch.
-        loss: function of (model(input), target) that returns a scalar.
+        parts: (batch, share); the gradient of a micro-batch counts by its share of its batch.
+        loss: function of (model(input), target) or of (model, batch) that returns a scalar.
         may_vanish: whether the loss of all batches may be independent of a weight.
     Returns:
         tensors of the leaves' shapes that may be overwritten, in float32 at least.
@@ -156,8 +198,9 @@ def sum_of_gradients(
         ValueError: the loss is no scalar, or depends on a weight in no batch.
     """
     total: list[Tensor | None] = [None] * len(frozen.leaves)
-    for x, target, share in parts:
-        g = gradients(loss(frozen(x), target.to(frozen.device)), frozen)
+    of_model = of_batch(loss)
+    for batch, share in parts:
+        g = gradients(frozen.loss(of_model, batch), frozen)
         fresh = _writable(g)
         for i, g_l in enumerate(fresh):
             if g_l is None:

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, parts, prunable
+from sparseprune.scores.base import Masks, Scores, prunable
+from sparseprune.scores.batches import Batches, parts
 from sparseprune.scores.frozen import functional, normalised, sum_of_gradients
+from sparseprune.scores.losses import Loss
 
 
 def gradient(
@@ -33,5 +35,5 @@ def gradient(
     """
     weights = prunable(model, exclude)
     with functional(model, weights, bn, masks=masks) as frozen:
-        g = sum_of_gradients(frozen, parts("gradient", batches, micro_batch_size), loss)
+        g = sum_of_gradients(frozen, parts("gradient", batches, loss, micro_batch_size), loss)
         return normalised(frozen, [g_l.abs_() for g_l in g])

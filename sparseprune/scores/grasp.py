@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, dtype_of, pairs, parts, prunable, repeatable
-from sparseprune.scores.frozen import Frozen, functional, gradients, sum_of_gradients
+from sparseprune.scores.base import Masks, Scores, dtype_of, prunable
+from sparseprune.scores.batches import Batches, pairs, parts, repeatable
+from sparseprune.scores.frozen import Frozen, differentiable_twice, functional, gradients, sum_of_gradients
+from sparseprune.scores.losses import BatchLoss, Loss, check_logits, of_batch, takes_model
 from sparseprune.scores.ranks import several_ranks
+
+TEMPERATURE = 200.0  # of the paper
 
 
 def grasp(
@@ -17,7 +22,7 @@ def grasp(
     batches: Batches | None = None,
     loss: Loss = F.cross_entropy,
     *,
-    temperature: float = 200.0,
+    temperature: float | None = None,
     halves: bool = False,
     bn: str = "train",
     exclude: Iterable[str] = (),
@@ -37,36 +42,32 @@ def grasp(
         model, batches, loss, bn, exclude, masks, micro_batch_size: see :mod:`sparseprune.scores`; g does not
             include what is excluded. Batches are iterated twice; an iterator, which can be used only once,
             is first held in memory as a list.
-        temperature: T, above 0.
+        temperature: T, above 0; 200 where None. A loss of (model, batch) sees the logits, so that it is for
+            it to divide them by 200: T is 1 then.
         halves: whether each batch is ordered by class and scored as two.
     Returns:
         see :mod:`sparseprune.scores`.
     Raises:
-        ValueError: ``temperature`` is not positive, or targets of ``halves`` are no classes; all else see
-            :mod:`sparseprune.scores`.
+        ValueError: ``temperature`` is not positive, or another than 1 beside a loss of (model, batch), or
+            targets of ``halves`` are no classes; all else see :mod:`sparseprune.scores`.
     Reference:
         Wang, Zhang, Grosse, "Picking winning tickets before training by preserving gradient flow", 2020,
         arXiv:2002.07376.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"grasp: expected temperature > 0, got {temperature}")
-
-    def tempered(output: Tensor, target: Tensor) -> Tensor:
-        return loss(output / temperature, target)
-
-    batches = list(_halves(batches)) if halves else repeatable(batches)
+    of_model = _tempered(loss, temperature)
+    batches = list(_halves(batches, loss)) if halves else repeatable(batches)
     weights = prunable(model, exclude)
-    with functional(model, weights, bn, masks=masks) as frozen:
+    with functional(model, weights, bn, masks=masks) as frozen, differentiable_twice():
         g = None
         # With one batch, g is the gradient at hand in the second pass, and the first would compute it twice.
         one = isinstance(batches, list | tuple) and len(batches) == 1
         if not one or micro_batch_size is not None or several_ranks():
-            g = sum_of_gradients(frozen, parts("grasp", batches, micro_batch_size), tempered)
+            g = sum_of_gradients(frozen, parts("grasp", batches, loss, micro_batch_size), of_model)
 
-        def flow(output: Tensor, target: Tensor) -> Tensor:
-            return _flow(frozen, tempered(output, target), g)
+        def flow(model: nn.Module, batch: Any) -> Tensor:
+            return _flow(frozen, of_model(model, batch), g)
 
-        hg = sum_of_gradients(frozen, parts("grasp", batches, micro_batch_size), flow, may_vanish=True)
+        hg = sum_of_gradients(frozen, parts("grasp", batches, loss, micro_batch_size), flow, may_vanish=True)
         leaves = (leaf.detach() for leaf in frozen.leaves.values())
         return {name: hg_l.mul_(w_l) for name, hg_l, w_l in zip(weights, hg, leaves, strict=True)}
 
@@ -76,7 +77,7 @@ def grasp_abs(
     batches: Batches | None = None,
     loss: Loss = F.cross_entropy,
     *,
-    temperature: float = 200.0,
+    temperature: float | None = None,
     halves: bool = False,
     bn: str = "train",
     exclude: Iterable[str] = (),
@@ -107,6 +108,27 @@ def grasp_abs(
     return {name: score.abs_() for name, score in signed.items()}
 
 
+def _tempered(loss: Loss, temperature: float | None) -> BatchLoss:
+    """The loss of logits / T as a function of (model, batch)."""
+    given = takes_model(loss)
+    t = (1.0 if given else TEMPERATURE) if temperature is None else temperature
+    if not 0 < t < math.inf:
+        raise ValueError(f"grasp: expected temperature > 0, got {t}")
+    if given and t != 1:
+        raise ValueError(
+            f"grasp: expected no temperature beside a loss that takes the model, got {t}; divide the logits "
+            "by it in that loss"
+        )
+    if given:
+        return of_batch(loss)
+
+    def of_logits(output: Tensor, target: Tensor) -> Tensor:
+        check_logits(output)
+        return loss(output / t, target)
+
+    return of_batch(of_logits)
+
+
 def _flow(frozen: Frozen, value: Tensor, g: list[Tensor] | None) -> Tensor:
     """stopgrad(g)ᵀ ∂L/∂θ, with the gradient of this batch where g is None."""
     g_batch = gradients(value, frozen, create_graph=True)
@@ -119,8 +141,13 @@ def _flow(frozen: Frozen, value: Tensor, g: list[Tensor] | None) -> Tensor:
     return total
 
 
-def _halves(batches: Batches | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _halves(batches: Batches | None, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
     """Each batch in the order of its classes, first half and second half."""
+    if takes_model(loss):
+        raise ValueError(
+            'grasp: expected a loss of (output, target) beside preset="authors", which orders batches by '
+            'class, got one that takes the model; use preset="paper"'
+        )
     for x, target in pairs("grasp", batches):
         if target.dim() != 1 or target.is_floating_point() or len(target) < 2:
             raise ValueError(

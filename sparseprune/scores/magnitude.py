@@ -5,7 +5,9 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Scores, prunable, score_dtype
+from sparseprune.scores.base import Scores, prunable, score_dtype
+from sparseprune.scores.batches import Batches
+from sparseprune.scores.losses import Loss
 
 
 def magnitude(

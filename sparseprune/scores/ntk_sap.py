@@ -1,25 +1,16 @@
 """|∂/∂m E‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²|"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.scores.base import (
-    Batches,
-    Loss,
-    Masks,
-    Scores,
-    numbers,
-    parts,
-    prunable,
-    reordered,
-    repeatable,
-    score_dtype,
-)
+from sparseprune.scores.base import Masks, Scores, dtype_of, numbers, prunable, reordered, score_dtype
+from sparseprune.scores.batches import Batches, check_micro_batch_size, pairs, repeatable
 from sparseprune.scores.frozen import functional, normalised
+from sparseprune.scores.losses import Loss
 from sparseprune.scores.ranks import sum_over_ranks
 
 
@@ -70,7 +61,7 @@ def ntk_sap(
         gates = {name: gate.requires_grad_() for name, gate in gates.items()}
         total = [torch.zeros_like(gate, dtype=score_dtype(gate)) for gate in gates.values()]
         for _ in range(samples):
-            for x, _, _ in parts("ntk_sap", batches, micro_batch_size):
+            for x in _inputs(batches, micro_batch_size):
                 theta = [
                     reordered(leaf.detach().flatten(), generator).view_as(leaf)
                     for leaf in frozen.leaves.values()
@@ -90,7 +81,20 @@ def ntk_sap(
         return normalised(frozen, [t_l.mul_(m_l).abs_() for t_l, m_l in zip(total, kept, strict=True)])
 
 
+def _inputs(batches: Batches | None, micro_batch_size: int | None) -> Iterator[Tensor]:
+    """Inputs of at most so many samples."""
+    check_micro_batch_size(micro_batch_size)
+    remedy = 'noise takes the place of one input tensor; use another method for others, such as "snip"'
+    for x, _ in pairs("ntk_sap", batches, remedy):
+        if x.dtype in (torch.int64, torch.int32):
+            raise ValueError(
+                f"ntk_sap: expected inputs of floating point, got {dtype_of(x)}: noise is no token; use "
+                "another method"
+            )
+        yield from x.split(micro_batch_size or max(len(x), 1))
+
+
 def _normal(like: Tensor, generator: numpy.random.Generator) -> Tensor:
-    """Standard Gaussian noise of a tensor's shape; float32 for what is not of floating point."""
+    """Standard Gaussian noise of a tensor's shape; float32 for images in bytes."""
     noise = torch.from_numpy(generator.standard_normal(tuple(like.shape), dtype=numpy.float32))
     return noise.to(like.device, like.dtype if like.is_floating_point() else torch.float32)

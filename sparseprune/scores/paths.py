@@ -6,7 +6,7 @@ weight, so that the sum of its outputs R(m) is the number of paths, and m ⊙ �
 weight.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from torch.overrides import TorchFunctionMode
 
 from sparseprune.format.bsr import check_mask
 from sparseprune.scores.base import prunable
+from sparseprune.scores.samples import Sample, shape_of
 from sparseprune.scores.sums import SUMS
 
 LAYERS = {"linear"} | {f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in (1, 2, 3)}
 
 
-def paths(model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int]) -> dict[str, Tensor]:
+def paths(model: nn.Module, masks: Mapping[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Count the paths from an element of the input to an element of the output through each weight:
 
         c = m ⊙ ∂R/∂m,  R = Σ outputs for an input of ones, with the masks m in place of the weights.
@@ -32,11 +33,11 @@ def paths(model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[in
     (the maximum of all positions, a gate without inputs), the model is refused.
 
     Args:
-        model: a dense network that takes one floating-point tensor (N, *input_size) and returns a tensor; it
-            stays as it is.
+        model: a dense network that takes one floating-point tensor (N, *shape) and returns a tensor; it stays
+            as it is.
         masks: ``{parameter name: bool tensor of the parameter's shape}``, True = keep; weights of linear and
             convolutional layers without a mask are all kept.
-        input_size: shape of one sample, such as (3, 32, 32).
+        sample: shape of one sample, such as (3, 32, 32), or example inputs.
     Returns:
         ``{parameter name: float64 tensor of the weight's shape}`` of all prunable weights: whole numbers,
         rounded as float64 is; 0 exactly where there is no path.
@@ -48,10 +49,10 @@ def paths(model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[in
         sparsity", 2021, arXiv:2107.02306, section 3; Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks
         without any data by iteratively conserving synaptic flow", 2020, arXiv:2006.05467.
     """
-    return _through(model, masks, input_size, "paths", cut=False)
+    return _through(model, masks, sample, "paths", cut=False)
 
 
-def live(model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int]) -> dict[str, Tensor]:
+def live(model: nn.Module, masks: Mapping[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Tell whether each weight is kept and on a path from the input to the output.
 
     The share of the weights that are is the effective density. This is ``paths(...) > 0`` at any depth: after
@@ -61,7 +62,7 @@ def live(model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int
     Returns:
         ``{parameter name: bool tensor of the weight's shape}`` of all prunable weights.
     """
-    return {name: n > 0 for name, n in _through(model, masks, input_size, "live", cut=True).items()}
+    return {name: n > 0 for name, n in _through(model, masks, sample, "live", cut=True).items()}
 
 
 def dead_units(alive: Mapping[str, Tensor]) -> dict[str, int]:
@@ -74,11 +75,15 @@ def dead_units(alive: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _through(
-    model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int], op: str, cut: bool
+    model: nn.Module, masks: Mapping[str, Tensor], sample: Sample, op: str, cut: bool
 ) -> dict[str, Tensor]:
     weights, given = _weights_and_masks(model, masks, op)
     if not weights:
         return {}
+    try:
+        input_size = shape_of(sample, op)
+    except ValueError as error:
+        raise NoPathsError(f"{error}; paths begin at the elements of one") from error
     device = next(iter(weights.values())).device
     modes = [(module, module.training) for module in model.modules()]
     cuda = [device] if device.type == "cuda" else []

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, pairs, prunable, score_dtype
-from sparseprune.scores.frozen import check_scalar, check_used, functional, normalised
+from sparseprune.scores.base import Masks, Scores, prunable, score_dtype
+from sparseprune.scores.batches import Batches, items
+from sparseprune.scores.frozen import check_scalar, check_used, differentiable_twice, functional, normalised
+from sparseprune.scores.losses import Loss, of_batch
 from sparseprune.scores.ranks import sum_over_ranks
 
 
@@ -50,19 +52,18 @@ def prospr(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"prospr: expected steps to be a whole number, 1 or more, got {steps!r}")
     weights = prunable(model, exclude)
-    taken = list(itertools.islice(pairs("prospr", batches), steps + 1))
+    of_model = of_batch(loss)
+    taken = list(itertools.islice(items("prospr", batches, loss), steps + 1))
     data = itertools.cycle(taken)
-    with functional(model, weights, bn, masks=masks) as frozen:
+    with functional(model, weights, bn, masks=masks) as frozen, differentiable_twice():
         others = {name: p.requires_grad_(p.is_floating_point()) for name, p in frozen.others.items()}
         names = [*frozen.leaves, *(name for name, p in others.items() if p.requires_grad)]
         theta: list[Tensor] = [frozen.leaves[n] if n in frozen.leaves else others[n] for n in names]
 
         def loss_at(theta: Sequence[Tensor]) -> Tensor:
-            x, target = next(data)
             now = dict(zip(names, theta, strict=True))
             free = {name: now.get(name, p) for name, p in others.items()}
-            output = frozen(x, [now[name] for name in frozen.leaves], free)
-            value = loss(output, target.to(frozen.device))
+            value = frozen.loss(of_model, next(data), [now[name] for name in frozen.leaves], free)
             check_scalar(value)
             return value
 

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Scores, numbers, prunable
+from sparseprune.scores.base import Scores, numbers, prunable
+from sparseprune.scores.batches import Batches
+from sparseprune.scores.losses import Loss
 
 
 def random(

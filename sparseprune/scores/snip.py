@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, parts, prunable
+from sparseprune.scores.base import Masks, Scores, prunable
+from sparseprune.scores.batches import Batches, parts
 from sparseprune.scores.frozen import functional, normalised, sum_of_gradients
+from sparseprune.scores.losses import Loss
 
 
 def snip(
@@ -38,7 +40,7 @@ def snip(
     """
     weights = prunable(model, exclude)
     with functional(model, weights, bn, masks=masks) as frozen:
-        g = sum_of_gradients(frozen, parts("snip", batches, micro_batch_size), loss)
+        g = sum_of_gradients(frozen, parts("snip", batches, loss, micro_batch_size), loss)
         leaves = (leaf.detach() for leaf in frozen.leaves.values())
         return normalised(frozen, [g_l.mul_(w_l).abs_() for g_l, w_l in zip(g, leaves, strict=True)])
 

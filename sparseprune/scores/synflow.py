@@ -1,13 +1,21 @@
 """|θ ⊙ ∂R/∂θ| with R = 1ᵀ ∏|θ| 1"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparseprune.scores.base import Batches, Loss, Masks, Scores, dtype_of, pairs, prunable
+from sparseprune.scores.base import Masks, Scores, dtype_of, prunable
+from sparseprune.scores.batches import Batches, pairs
 from sparseprune.scores.frozen import functional, gradients
+from sparseprune.scores.losses import Loss
+from sparseprune.scores.samples import Sample, shape_of
+
+REMEDY = (
+    "give the shape of one sample as input_size=, or, where ones cannot take the place of one input tensor, "
+    'use another method, such as "snip"'
+)
 
 
 def synflow(
@@ -15,7 +23,7 @@ def synflow(
     batches: Batches | None = None,
     loss: Loss = F.cross_entropy,
     *,
-    input_size: Sequence[int] | None = None,
+    input_size: Sample | None = None,
     dtype: torch.dtype = torch.float64,
     exclude: Iterable[str] = (),
     masks: Masks | None = None,
@@ -31,7 +39,7 @@ def synflow(
         model, exclude, masks: see :mod:`sparseprune.scores`.
         batches: only the shape of the first input is used, and that only without ``input_size``.
         loss: not used.
-        input_size: shape of one sample, without the batch.
+        input_size: shape of one sample, without the batch, or example inputs that are one tensor.
         dtype: dtype that is computed in.
     Returns:
         ``{parameter name: tensor of dtype and the weight's shape}``, of 0 and more.
@@ -46,20 +54,21 @@ def synflow(
             raise ValueError(
                 "synflow: expected input_size=, the shape of one sample, or batches to take it from, got none"
             )
-        x, _ = next(pairs("synflow", batches))
+        x, _ = next(pairs("synflow", batches, REMEDY))
         if not x.is_floating_point():
             raise ValueError(
                 f"synflow: expected inputs of floating point, got {dtype_of(x)}: an input of ones would be "
                 "one and the same token; use another method"
             )
-        input_size = x.shape[1:]
+        input_size = tuple(x.shape[1:])
+    size = shape_of(input_size, "synflow")
     weights = prunable(model, exclude)
 
     def absolute(tensor: Tensor) -> Tensor:
         return tensor.to(dtype).abs()
 
     with functional(model, weights, "eval", masks=masks, change=absolute) as frozen:
-        r = frozen(torch.ones(1, *input_size, dtype=dtype)).sum()
+        r = frozen(torch.ones(1, *size, dtype=dtype)).sum()
         if not r.isfinite():
             raise ValueError(
                 f"synflow: expected a finite flow, got {r.item()} in {dtype_of(r)}; the network is too deep "

@@ -158,6 +158,13 @@ class Blocks:
         v = self.block_rows[name]
         return mask if v == 1 else mask.repeat_interleave(v, 0).reshape(shape)
 
+    def kept(self, name: str, mask: Tensor) -> Tensor:
+        """A mask of a layer's weights as one of its blocks, which it is made of: what ``spread`` undoes."""
+        if self.whole_rows:
+            return mask.reshape(len(mask), -1)[:, :1]
+        v = self.block_rows[name]
+        return mask if v == 1 else mask.flatten(1)[::v]
+
     def check_none_empty(
         self,
         counts: Mapping[str, int],

@@ -4,6 +4,9 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune.cost.calls import Call, record_calls
+from sparseprune.cost.flops import flops_costs, flops_per_step
+from sparseprune.cost.speedup import step_seconds
+from sparseprune.scores.samples import Examples
 
 
 class Branches(nn.Module):
@@ -70,3 +73,78 @@ def test_record_calls_refuses(input_size: tuple[int, ...]) -> None:
 def test_an_input_size_is_a_shape(input_size: object) -> None:
     with pytest.raises(ValueError, match=r"^op: expected input_size to be the shape of one sample, such as"):
         record_calls(Branches(), input_size, "op")
+
+
+class Tokens(nn.Module):
+    """Takes tokens and a mask by name, and gives a dict; the last layer sees all positions as rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.inner, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
+        x = torch.relu(self.inner(self.embedding(ids))) * mask[..., None]
+        return {"logits": self.head(x.flatten(0, 1)), "ids": ids}
+
+
+def token_examples(samples: int) -> Examples:
+    ids = torch.arange(samples * 5).reshape(samples, 5) % 7
+    return Examples((ids,), {"mask": torch.ones(samples, 5)})
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_recorded_calls_of_example_inputs(samples: int) -> None:
+    model = Tokens()
+    recorded = record_calls(model, token_examples(samples), "op")
+    assert recorded == {
+        model.inner: [Call((5, 4), (5, 6), True)],
+        # Rows are positions of samples.
+        model.head: [Call((5, 6), (5, 3), True)],
+    }
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in sp.scores.prunable(model).items()}
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    assert list(record_calls(sparse, token_examples(samples), "op").values()) == list(recorded.values())
+
+
+def test_record_calls_refuses_example_inputs_that_the_model_does_not_take() -> None:
+    ids = torch.zeros(2, 5, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"^op: expected example_inputs to be arguments that .* got \(int64 \[2, 5"
+    ):
+        record_calls(Tokens(), Examples((ids,)), "op")
+
+
+def test_flops_of_example_inputs() -> None:
+    model = Tokens()
+    # Three products, two operations, five positions.
+    assert flops_per_step(model, token_examples(3), 10) == 10 * 3 * 2 * 5 * (24 + 18)
+    costs = flops_costs(model, token_examples(1))
+    assert {name: cost.dense for name, cost in costs.items()} == {"inner.weight": 720, "head.weight": 540}
+
+
+def test_prune_by_flops_of_tokens() -> None:
+    model = Tokens()
+    ids, mask = token_examples(2).args[0], token_examples(2).kwargs["mask"]
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return model(batch["ids"], mask=batch["mask"])["logits"].square().mean()
+
+    batches = [{"ids": ids, "mask": mask}]
+    by_name = sp.prune(model, batches, loss=loss, flops=0.5)
+    given = sp.prune(model, iter(batches), loss=loss, flops=0.5, example_inputs=((ids,), {"mask": mask}))
+    assert all(torch.equal(by_name[name], given[name]) for name in given)
+    kept = {name: int(of.sum()) for name, of in given.items()}
+    assert 2 * 3 * 5 * sum(kept.values()) <= 0.5 * 1260 < 2 * 3 * 5 * (sum(kept.values()) + 1)
+    with pytest.raises(ValueError, match="expected one of input_size and example_inputs, got both"):
+        sp.prune(model, batches, loss=loss, flops=0.5, input_size=(5,), example_inputs=ids)
+    with pytest.raises(
+        ValueError, match=r"prune: expected example_inputs=.* and a tuple of \(Tensor, dict\) as a b"
+    ):
+        sp.prune(model, [(ids, {"mask": mask})], loss=loss, flops=0.5)
+
+
+def test_steps_of_example_inputs_are_timed() -> None:
+    model = Tokens()
+    assert step_seconds(model, token_examples(2), 3) > 0
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -273,7 +273,7 @@ def test_a_sample_comes_from_a_pair_of_tensors() -> None:
     for given in ([x], [{"x": x}], [([1.0], y)], [(x,)]):
         with pytest.raises(TypeError, match="prune: expected each item of batches to be a pair of tensors"):
             sp.prune(small_net(), given, flops=0.1)
-    with pytest.raises(TypeError, match=r"prune: expected batches to be an iterable .* got a int"):
+    with pytest.raises(TypeError, match=r"prune: expected batches to be an iterable .* got an int"):
         sp.prune(small_net(), 5, flops=0.1)
 
 

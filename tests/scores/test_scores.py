@@ -485,7 +485,7 @@ def test_prunable_refuses() -> None:
     ("batches", "error", "message"),
     [
         (None, ValueError, "expected batches (an iterable of (input, target)), got None"),
-        (3, TypeError, "expected batches to be an iterable of (input, target), got a int"),
+        (3, TypeError, "expected batches to be an iterable of (input, target), got an int"),
         (
             [],
             ValueError,
@@ -496,7 +496,7 @@ def test_prunable_refuses() -> None:
         ([torch.zeros(2, 2)], TypeError, "a pair of tensors (input, target), got a Tensor"),
         ([(torch.zeros(1), 3)], TypeError, "a pair of tensors (input, target), got a tuple of (Tensor, int)"),
         ([(torch.zeros(1),) * 3], TypeError, "got a tuple of (Tensor, Tensor, Tensor)"),
-        ({"x": torch.zeros(1)}, TypeError, "got a str"),
+        ({"x": torch.zeros(1)}, TypeError, "got a dict of (x); wrap a single batch in a list: [batch]"),
     ],
 )
 def test_scores_refuse_bad_batches(method, batches, error: type[Exception], message: str) -> None:
@@ -519,7 +519,7 @@ def test_scores_refuse_an_exhausted_iterator(method) -> None:
     [
         (lambda output, target: output, "(6, 3)"),
         (lambda output, target: output.sum().detach(), "()"),
-        (lambda output, target: 1.0, "float"),
+        (lambda output, target: 1.0, "a float"),
     ],
 )
 def test_scores_refuse_a_loss_that_is_no_scalar_of_the_weights(method, loss, got: str) -> None:
