@@ -21,6 +21,7 @@ from sparseprune.rewrite import fuse as fusion
 from sparseprune.rewrite.fast_path import with_fast_path, without_fast_path
 from sparseprune.rewrite.forward import reads_weights
 from sparseprune.rewrite.layout import mark_layout
+from sparseprune.scores.samples import Sample, sample_given
 
 Layers = Literal["measured", "sparse", "dense"]
 
@@ -32,7 +33,8 @@ def sparsify(
     inplace: bool = False,
     layers: Layers = "measured",
     batch_size: int = 256,
-    input_size: Sequence[int] | None = None,
+    input_size: Sample | None = None,
+    example_inputs: Any = None,
     fuse: bool = True,
 ) -> nn.Module:
     """Replace the masked layers of a model by sparse ones where that is faster.
@@ -72,11 +74,13 @@ def sparsify(
             images the convolutions meet, on which their time depends. Without it they are not measured:
             sparse where they keep at most 30 % of the weights (50 % in blocks of 4 or more output channels;
             half as many with fewer than 16 samples), in float32.
+        example_inputs: in place of ``input_size``, what the model is called with, of any number of samples: a
+            tensor, a tuple, a dict of keyword arguments, or a pair (args, kwargs).
         fuse: whether sparse layers take over ReLUs, and batch-norms and pools are replaced.
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.
     Raises:
-        TypeError, ValueError: a mask or ``input_size`` does not fit; the model is unchanged.
+        TypeError, ValueError: a mask, ``input_size`` or ``example_inputs`` does not fit; the model is unchanged.
     """
     if layers not in ("measured", "sparse", "dense"):
         raise ValueError(f'sparsify: expected layers="measured", "sparse" or "dense", got {layers!r}')
@@ -84,8 +88,9 @@ def sparsify(
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
     found = _weights_of(model, masks)
     calls: dict[nn.Module, Call] = {}  # the first of each layer
-    if input_size is not None and layers == "measured":
-        recorded = record_calls(model, input_size, "sparsify")
+    sample = sample_given("sparsify", input_size, example_inputs)
+    if sample is not None and layers == "measured":
+        recorded = record_calls(model, sample, "sparsify")
         calls = {layer: of_layer[0] for layer, of_layer in recorded.items()}
     projected: dict[nn.Module, ProjectedAttention] = {
         attention: ProjectedAttention.from_attention(attention) for attention in _to_project(model, found)

@@ -16,6 +16,7 @@ from sparseprune.format.weights import all_weights
 from sparseprune.nn.kinds import Layer, Sparse, layers_of
 from sparseprune.nn.masked import Masked
 from sparseprune.scores.paths import NoPathsError, dead_units, live
+from sparseprune.scores.samples import Sample, sample_given
 
 TOTALS = ("weights", "kept", "sparsity", "flops", "bytes", "alive", "dead_units", "effective_sparsity")
 
@@ -173,6 +174,7 @@ def summary(
     model_or_masks: nn.Module | Mapping[str, Tensor],
     *,
     input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     model: nn.Module | None = None,
 ) -> Summary:
     """A printable table of every prunable layer: shape, block, kept, FLOPs, bytes, how it computes.
@@ -186,30 +188,34 @@ def summary(
         model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
         input_size: shape of one sample that the model takes, such as (3, 32, 32), with which the FLOPs of
             convolutions and the paths are counted: a copy of the model runs.
-        model: the dense model that masks belong to; with ``input_size``.
+        example_inputs: in place of ``input_size``, what the model is called with; see :func:`sparsify`.
+        model: the dense model that masks belong to; with one of these.
     Raises:
         TypeError: neither a module nor a mapping of bool tensors.
-        ValueError: the model does not take such samples; of ``model`` and ``input_size`` masks got one alone.
+        ValueError: the model does not take such samples; masks got ``model`` without samples, or these
+            without it.
     """
+    sample = sample_given("summary", input_size, example_inputs)
     if isinstance(model_or_masks, nn.Module):
-        calls = {} if input_size is None else record_calls(model_or_masks, input_size, "summary")
+        calls = {} if sample is None else record_calls(model_or_masks, sample, "summary")
         layers = layers_of(model_or_masks)
         rows = [_row_of_layer(layer, calls.get(layer.module)) for layer in layers]
         result = Summary(rows, None, _unpruned(model_or_masks, layers))
-        return result if input_size is None else _with_paths(result, model_or_masks, {}, input_size)
+        return result if sample is None else _with_paths(result, model_or_masks, {}, sample)
     given = model_or_masks
     if not isinstance(given, Mapping) or not all(isinstance(mask, Tensor) for mask in given.values()):
         raise TypeError(f"summary: expected a model or a mapping of masks, got {type(given).__name__}")
-    if (model is None) != (input_size is None):
-        one, other = ("input_size", "model") if model is None else ("model", "input_size")
+    if (model is None) != (sample is None):
+        given_as = "input_size" if example_inputs is None else "example_inputs"
+        one, other = (given_as, "model") if model is None else ("model", given_as)
         raise ValueError(
-            f"summary: expected both model and input_size beside masks, got {one} without {other}"
+            f"summary: expected both model and {given_as} beside masks, got {one} without {other}"
         )
     of_masks = Summary([_row_of_mask(name, mask) for name, mask in given.items()])
-    if model is None or input_size is None:
+    if model is None or sample is None:
         return of_masks
-    record_calls(model, input_size, "summary")
-    return _with_paths(of_masks, model, given, input_size)
+    record_calls(model, sample, "summary")
+    return _with_paths(of_masks, model, given, sample)
 
 
 def _unpruned(model: nn.Module, layers: Sequence[Layer]) -> list[Unpruned]:
@@ -225,14 +231,12 @@ def _unpruned(model: nn.Module, layers: Sequence[Layer]) -> list[Unpruned]:
     return sorted(found, key=lambda of: -of.weights)
 
 
-def _with_paths(
-    rows: Summary, model: nn.Module, masks: Mapping[str, Tensor], input_size: Sequence[int]
-) -> Summary:
+def _with_paths(rows: Summary, model: nn.Module, masks: Mapping[str, Tensor], sample: Sample) -> Summary:
     """The rows with what is alive in them, or why that is unknown."""
     own = {layer.name: mask for layer in layers_of(model) if (mask := layer.mask) is not None}
     try:
         dense = _dense(model) if own else model
-        alive = live(dense, {**own, **masks}, input_size)
+        alive = live(dense, {**own, **masks}, sample)
     except NoPathsError as error:
         return replace(rows, why_unknown=str(error))
     # A weight that layers share has one mask, and a row for each of them.

@@ -302,3 +302,23 @@ def test_summary_of_nothing() -> None:
 def test_summary_refuses(given: object, got: str) -> None:
     with pytest.raises(TypeError, match=f"summary: expected a model or a mapping of masks, got {got}"):
         sp.summary(given)
+
+
+def test_summary_and_sparsify_take_example_inputs_in_place_of_a_size():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5))
+    masks = sp.prune(model, method="random", sparsity=0.5)
+    x = torch.zeros(3, 3, 8, 8)
+    by_size, by_example = sp.summary(model, input_size=(3, 8, 8)), sp.summary(model, example_inputs=x)
+    assert by_example == by_size
+    assert sp.summary(masks, model=model, example_inputs=(x,)) == sp.summary(
+        masks, model=model, input_size=(3, 8, 8)
+    )
+    for layers in ("measured", "sparse"):
+        sparse = sp.sparsify(model, masks, batch_size=4, example_inputs={"input": x}, layers=layers)
+        assert sparse(x).shape == (3, 5)
+    with pytest.raises(ValueError, match="summary: expected one of input_size and example_inputs, got both"):
+        sp.summary(model, input_size=(3, 8, 8), example_inputs=x)
+    with pytest.raises(ValueError, match="sparsify: expected example_inputs to be arguments that the model"):
+        sp.sparsify(model, masks, example_inputs=torch.zeros(2, 7))
+    with pytest.raises(ValueError, match="both model and example_inputs beside masks, got example_inputs w"):
+        sp.summary(masks, example_inputs=x)

@@ -105,18 +105,20 @@ class Examples:
 Sample: TypeAlias = Sequence[int] | Examples
 
 
-def sample_given(op: str, input_size: Sequence[int] | None, example_inputs: Any) -> Sample | None:
+def sample_given(op: str, input_size: Sample | None, example_inputs: Any) -> Sample | None:
     """What of ``input_size=`` and ``example_inputs=`` was given, checked; None where neither was.
 
     Args:
         op: name that errors begin with.
-        input_size: shape of one sample.
+        input_size: shape of one sample; or what this function returned.
         example_inputs: see :meth:`Examples.of`.
     Raises:
         TypeError, ValueError: both were given, or one is not what it should be.
     """
     if example_inputs is None:
-        return None if input_size is None else checked_size(op, input_size)
+        if input_size is None or isinstance(input_size, Examples):
+            return input_size
+        return checked_size(op, input_size)
     if input_size is not None:
         raise ValueError(f"{op}: expected one of input_size and example_inputs, got both; drop input_size")
     return Examples.of(example_inputs, op)
