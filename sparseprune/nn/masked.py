@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sparseprune.format.bsr import check_mask
+from sparseprune.nn.dialects import LoadsAnyDialect
 
 DenseLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-class Masked(nn.Module):
+class Masked(LoadsAnyDialect):
     """What the masked layers have in common: the buffer ``mask``, True = keep, of the weight's shape."""
 
     weight: Tensor
