@@ -27,7 +27,9 @@ def masks_from_zeros(model: nn.Module, *, block: tuple[int, int] = (1, 1)) -> di
     for site in sites(model):
         if (mask := site.mask) is not None:
             masks[site.name] = mask
-        elif (weight := weights.get(site.prefix + site.parts[0])) is not None and (weight == 0).any():
+            continue
+        weight = weights.get(site.prefix + site.parts[0])
+        if weight is not None and (weight == 0).any():
             keep = weight != 0
             if len(keep) % rows:
                 raise ValueError(
