@@ -33,8 +33,8 @@ def masks_from_zeros(model: nn.Module, *, block: tuple[int, int] = (1, 1)) -> di
             keep = weight != 0
             if len(keep) % rows:
                 raise ValueError(
-                    f"masks_from_zeros: expected rows of {site.name!r} divisible by {rows} (rows of a block), "
-                    f"got {len(keep)}"
+                    f"masks_from_zeros: expected rows of {site.name!r} divisible by {rows} (rows of a "
+                    f"block), got {len(keep)}"
                 )
             blocks = keep.reshape(len(keep) // rows, rows, -1).any(1, keepdim=True)
             masks[site.name] = blocks.expand(-1, rows, -1).reshape(keep.shape).clone()

@@ -142,3 +142,14 @@ def test_other_kinds_of_layers_load_dense_checkpoints(name: str, target: str) ->
     loaded.load_state_dict(dense.state_dict())
     found = sp.densify(loaded).state_dict()
     assert all(torch.equal(found[key], t) for key, t in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+@pytest.mark.parametrize("name", MODELS)
+def test_masks_of_other_kinds_of_layers_are_found(name: str, form: str) -> None:
+    masks = masks_of(MODELS[name]())
+    model = form_of(MODELS[name](), form)
+    for network in (model, sp.densify(model)):
+        found = sp.masks_from_zeros(network)
+        assert found.keys() == masks.keys()
+        assert all(torch.equal(found[key], mask) for key, mask in masks.items())
