@@ -11,6 +11,7 @@ from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.choice import Assumption, Choice, assume, choose, key_of
 from sparseprune.cost.progress import progress
 from sparseprune.format.bsr import check_mask
+from sparseprune.format.masks import MasksLike, normal_masks
 from sparseprune.format.weights import Weight, all_weights
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.nn.attention import ProjectedAttention, why_not_projected
@@ -21,6 +22,7 @@ from sparseprune.rewrite import fuse as fusion
 from sparseprune.rewrite.fast_path import with_fast_path, without_fast_path
 from sparseprune.rewrite.forward import reads_weights
 from sparseprune.rewrite.layout import mark_layout
+from sparseprune.scores import prunable
 from sparseprune.scores.samples import Sample, sample_given
 
 Layers = Literal["measured", "sparse", "dense"]
@@ -28,7 +30,7 @@ Layers = Literal["measured", "sparse", "dense"]
 
 def sparsify(
     model: nn.Module,
-    masks: Mapping[str, Tensor],
+    masks: MasksLike,
     *,
     inplace: bool = False,
     layers: Layers = "measured",
@@ -62,8 +64,10 @@ def sparsify(
 
     Args:
         model: any model; left untouched unless ``inplace``.
-        masks: ``{parameter name: bool tensor of the weight's shape}``, True = keep, as :func:`prune` returns
-            them. Layers without a mask stay as they are.
+        masks: ``{parameter name: mask of the weight's shape}``, True or 1 = keep, as :func:`prune` returns them;
+            or a list of masks in the order of the prunable weights; or a mask file that ``sparseprune prune``
+            wrote. Masks may be arrays of numpy and of any type; names may have the prefixes of wrappers
+            (``module.``, ``_orig_mod.``). Layers without a mask stay as they are.
         inplace: replace the layers within ``model`` itself.
         layers: "measured" times training steps of every layer both ways on this machine, once: the seconds
             are kept in a file (see :mod:`sparseprune.cost.cache`), unless other processes disturbed them, as
@@ -80,12 +84,14 @@ def sparsify(
     Returns:
         a new model that shares no tensor with ``model``, or ``model`` itself if ``inplace``.
     Raises:
-        TypeError, ValueError: a mask, ``input_size`` or ``example_inputs`` does not fit; the model is unchanged.
+        TypeError, ValueError: a mask or the samples do not fit; the model is unchanged.
     """
     if layers not in ("measured", "sparse", "dense"):
         raise ValueError(f'sparsify: expected layers="measured", "sparse" or "dense", got {layers!r}')
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    masks = normal_masks(masks, names, "sparsify", in_order=list(prunable(model)))
     found = _weights_of(model, masks)
     calls: dict[nn.Module, Call] = {}  # the first of each layer
     sample = sample_given("sparsify", input_size, example_inputs)

@@ -19,6 +19,10 @@ def test_public_names() -> None:
         "lottery_ticket",
         "group_rows",
         "overlap",
+        "save",
+        "load",
+        "convert_state_dict",
+        "masks_from_zeros",
     ):
         assert callable(getattr(sp, name))
     for name in ("SparseLinear", "SparseConv1d", "SparseConv2d"):

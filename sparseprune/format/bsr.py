@@ -75,6 +75,37 @@ def bsr_from_mask(mask: Tensor, block_rows: int = 1) -> tuple[Tensor, Tensor]:
     return crow.int(), (flat - row * cols).int()
 
 
+def pattern_of_largest_blocks(mask: Tensor, groups: int = 1) -> tuple[Tensor, Tensor, int]:
+    """``(crow, col, V)`` of a bool matrix, with the largest V for which it is made of whole blocks.
+
+    Args:
+        mask: bool (rows, cols).
+        groups: number of groups of a convolution: V divides the rows of each.
+    """
+    block_rows = largest_block(mask)
+    # A mask of whole blocks is one of blocks half as large.
+    while len(mask) // groups % block_rows:
+        block_rows //= 2
+    return (*bsr_from_mask(mask, block_rows), block_rows)
+
+
+def as_int32(indices: Tensor, name: str) -> Tensor:
+    """Indices of any integer type as int32; the tensor itself if it is.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: one does not fit.
+    """
+    if indices.dtype == torch.int32:
+        return indices
+    if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
+        raise TypeError(f"expected {name} to be integers, got {indices.dtype}; convert it with .int()")
+    wide = indices.long()
+    if wide.numel() and not wide.is_meta and not -(2**31) <= wide.min() <= wide.max() < 2**31:
+        raise ValueError(f"expected {name} to fit into int32, got numbers from {wide.min()} to {wide.max()}")
+    return wide.int()
+
+
 def mask_from_bsr(crow: Tensor, col: Tensor, cols: int, block_rows: int) -> Tensor:
     """The bool matrix ``(rows, cols)`` that is True at the stored blocks."""
     ones = torch.ones(len(col), block_rows, device=col.device)

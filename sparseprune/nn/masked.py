@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sparseprune.format.bsr import check_mask
+from sparseprune.nn.dialects import LoadsAnyDialect
 
 DenseLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-class Masked(nn.Module):
+class Masked(LoadsAnyDialect):
     """What the masked layers have in common: buffers that are masks of parameters, True = keep.
 
     In those of torch's own classes ``weight`` is the parameter, and the buffer ``mask`` that of the weight.

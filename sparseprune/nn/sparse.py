@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -12,14 +12,16 @@ from torch.optim import Optimizer
 from sparseprune import ops
 from sparseprune.format.bsr import (
     BLOCK_ROWS,
+    as_int32,
     at_blocks,
     bsr_from_mask,
     check_block,
     check_mask,
     dense_weight,
-    largest_block,
     mask_from_bsr,
+    pattern_of_largest_blocks,
 )
+from sparseprune.nn import dialects
 from sparseprune.nn.pattern import PatternBuffers, same_pattern
 from sparseprune.nn.values import (
     Parametrizations,
@@ -77,6 +79,7 @@ class SparseLayer(PatternBuffers):
         if crow is None or col is None:
             crow = torch.zeros(rows // block_rows + 1, dtype=torch.int32, device=device)
             col = torch.zeros(0, dtype=torch.int32, device=device)
+        crow, col = as_int32(crow, f"{name}: crow"), as_int32(col, f"{name}: col")
         self.values = nn.Parameter(torch.zeros(len(col), block_rows, device=device, dtype=dtype))
         check_dtype(self.values, name)
         if bias:
@@ -220,6 +223,31 @@ class SparseLayer(PatternBuffers):
 
     # ---- checkpoints and copies ----------------------------------------------------------------------------
 
+    def own_entries(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A weight of any dialect (see :mod:`sparseprune.nn.dialects`) as ``values``, ``crow`` and ``col``.
+
+        A mask brings its pattern with it. A dense weight without one must be 0 outside the layer's pattern;
+        a layer that keeps nothing yet takes the pattern of those that are not 0.
+
+        Args:
+            given: tensors by the names of a dialect.
+        Raises:
+            TypeError, ValueError: it does not fit the layer.
+        """
+        if "values" in given:
+            return {"values": given["values"], **_in_int32(given)}
+        shape, transposed = torch.Size(self.weight_shape), dialects.is_transposed(self)
+        weight, mask = dialects.weight_and_mask(given, shape[::-1] if transposed else shape)
+        if transposed:
+            weight, mask = weight.t(), None if mask is None else mask.t()
+        own = self.mask.to(weight.device)
+        if mask is None:
+            mask = dialects.kept_by(weight, own) if own.any() else weight != 0
+        if not torch.equal(mask, own):
+            return dialects.as_sparse(weight, mask, getattr(self, "groups", 1))
+        crow, col = (t.to(weight.device) for t in self.pattern[:2])
+        return {"values": at_blocks(weight.flatten(1), crow, col, self.block[0]), "crow": crow, "col": col}
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -231,6 +259,15 @@ class SparseLayer(PatternBuffers):
         error_msgs: list[str],
     ) -> None:
         """A layer that cannot load something that it is given stays as it is."""
+        try:
+            dialect, found, names = dialects.find(state_dict, f"{prefix}weight")
+            if dialect not in ((), dialects.SPARSE) and "values" in self._parameters:
+                state_dict = dialects.replaced(state_dict, names, prefix, self.own_entries(found))
+            present = {name: state_dict.get(prefix + name) for name in ("crow", "col")}
+            state_dict = dialects.replaced(state_dict, [], prefix, _in_int32(present))
+        except (RuntimeError, TypeError, ValueError) as error:
+            error_msgs.append(f"{prefix.removesuffix('.') or type(self).__name__}: {error}")
+            return
         own = [name for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None]
         given = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
         try:
@@ -274,9 +311,6 @@ class SparseLayer(PatternBuffers):
                 f"expected bias.shape == {list(self.bias.shape)} ({self.rows_name}), "
                 f"got {list(given['bias'].shape)}"
             )
-        for name, t in (("crow", crow), ("col", col)):
-            if t.dtype != torch.int32:
-                raise ValueError(f"expected {name} to be int32, got {t.dtype}; convert it with .int()")
         if assign:
             for t in (values, given.get("bias")):
                 if t is not None:
@@ -289,6 +323,12 @@ class SparseLayer(PatternBuffers):
         if same and values.shape == self.values.shape:
             return self._checked
         return self._check_pattern(crow, col, values.shape[1])
+
+
+def _in_int32(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``crow`` and ``col``, those that are tensors, in int32."""
+    pattern = {name: given.get(name) for name in ("crow", "col")}
+    return {name: as_int32(t, name) for name, t in pattern.items() if isinstance(t, Tensor)}
 
 
 def pattern_of_mask(
@@ -306,15 +346,10 @@ def pattern_of_mask(
     check_mask(mask, weight.shape, op)
     check_dtype(weight, op.partition(".")[0])
     matrix = mask.flatten(1)
-    if block is None:
-        block_rows = largest_block(matrix)
-        # A mask of whole blocks is one of blocks half as large.
-        while len(matrix) // groups % block_rows:
-            block_rows //= 2
-    else:
-        block_rows = check_block(block, op)
+    block_rows = None if block is None else check_block(block, op)
     try:
-        crow, col = bsr_from_mask(matrix.to(weight.device), block_rows)
+        if block_rows is None:
+            return pattern_of_largest_blocks(matrix.to(weight.device), groups)
+        return (*bsr_from_mask(matrix.to(weight.device), block_rows), block_rows)
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
-    return crow, col, block_rows
