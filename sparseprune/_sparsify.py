@@ -64,7 +64,7 @@ def sparsify(
 
     Args:
         model: any model; left untouched unless ``inplace``.
-        masks: ``{parameter name: mask of the weight's shape}``, True or 1 = keep, as :func:`prune` returns them;
+        masks: ``{parameter name: mask of its shape}``, True or 1 = keep, as :func:`prune` returns them;
             or a list of masks in the order of the prunable weights; or a mask file that ``sparseprune prune``
             wrote. Masks may be arrays of numpy and of any type; names may have the prefixes of wrappers
             (``module.``, ``_orig_mod.``). Layers without a mask stay as they are.
