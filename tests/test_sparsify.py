@@ -254,12 +254,12 @@ FULL = torch.ones(5, 5, dtype=torch.bool)
         ),
         (
             network,
-            {"4.weight": torch.ones(3, 6)},
+            {"4.weight": torch.full((3, 6), 0.5)},
             {},
-            TypeError,
-            "expected the mask to be a bool tensor (True = keep)",
+            ValueError,
+            "expected a mask of 0 and 1 (1 = keep), got other numbers in torch.float32",
         ),
-        (network, {"4.weight": [True]}, {}, TypeError, "(True = keep), got list"),
+        (network, {"4.weight": [True]}, {}, TypeError, "the mask to be a tensor or an array, got list"),
         (
             network,
             {"0.1.weight": FULL[0, :4]},

@@ -153,6 +153,8 @@ class _OneDNNPackedConv(nn.Module):
 def _onednn(dtype: str, problem: LayerProblem | NetworkProblem) -> Runnable | Reasons:
     if not torch.backends.mkldnn.is_available():
         return ["this torch is built without oneDNN"]
+    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ["oneDNN has no bfloat16 on this processor"]
     model, precision = _copy(problem, dtype), getattr(torch, dtype)
     if problem.workload.kind == CONV_FORWARD:
         assert isinstance(problem, LayerProblem)

@@ -12,6 +12,9 @@ from bench.contenders.calls import kept_gradient
 from bench.workloads import Workload
 from sparseprune.experiments import models
 
+# Images of 8 x 8 leave taps of kernels unused: their scores are 0, and position decides about them.
+pytestmark = pytest.mark.filterwarnings("ignore:prune. expected scores that tell weights apart")
+
 
 @pytest.mark.parametrize("block", [1, 4])
 def test_random_masks_have_whole_blocks_and_exactly_the_density(block):

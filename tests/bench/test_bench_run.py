@@ -13,6 +13,9 @@ from bench.report import terminal
 from bench.rows import OK
 from sparseprune.experiments.cli.app import app
 
+# Images of 8 x 8 leave taps of kernels unused: their scores are 0, and position decides about them.
+pytestmark = pytest.mark.filterwarnings("ignore:prune. expected scores that tell weights apart")
+
 
 def test_run_prints_tables_and_writes_jsonl(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run, "WORKLOADS", TINY[:2])

@@ -11,6 +11,9 @@ from bench.report import terminal
 from bench.rows import FAILED, OK, UNAVAILABLE, WRONG
 from bench.timing import HostClock
 
+# Images of 8 x 8 leave taps of kernels unused: their scores are 0, and position decides about them.
+pytestmark = pytest.mark.filterwarnings("ignore:prune. expected scores that tell weights apart")
+
 
 @pytest.mark.parametrize("workload", TINY, ids=lambda w: w.id)
 def test_every_contender_is_right_or_says_why_it_cannot_run(workload):

@@ -63,7 +63,8 @@ class Recorder(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            self.seen.append(x.detach())
+            # The next batch is written over this one.
+            self.seen.append(x.detach().clone())
         return super().forward(x)
 
 
