@@ -20,7 +20,7 @@ from sparseprune.experiments.watcher import Watcher
 from sparseprune.scores import METHODS as KNOWN
 
 OPTIMIZER = "adam"
-EPOCHS = 6  # the whole demo takes about two and a half minutes then
+EPOCHS = 4  # the whole demo takes two to four minutes then
 CONTROLS = 5  # networks beside the pruned ones
 
 
