@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparseprune.cost.speedup import timed_steps
 from sparseprune.experiments.data import Dataset, FirstBatches
 
 
@@ -26,18 +24,6 @@ def scored_batches(data: Dataset, count: int, batch_size: int, seed: int) -> lis
     """
     ((x, y),) = FirstBatches(data, count, seed, 1)
     return list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-
-
-def faster_layout(model: nn.Module, sample: Sequence[int], batch_size: int) -> tuple[nn.Module, bool]:
-    """A dense network in the faster of torch's two layouts of images, timed, and whether it is channels_last.
-
-    A slow baseline would flatter the sparse networks.
-    """
-    if len(sample) != 3 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return model, False
-    twin = _in_format(copy.deepcopy(model), torch.channels_last)
-    contiguous_seconds, twin_seconds = timed_steps([(model, False), (twin, True)], sample, batch_size).seconds
-    return (twin, True) if twin_seconds < contiguous_seconds else (model, False)
 
 
 def contiguous(model: nn.Module) -> nn.Module:

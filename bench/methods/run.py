@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparseprune as sp
-from bench.methods.networks import contiguous, faster_layout, scored_batches
+from bench.methods.networks import contiguous, scored_batches
 from bench.methods.points import AFTER_TRAINING, DENSE, PRUNED, SMALL_DENSE, TICKET_KEEPS, Point, Training
 from bench.methods.results import Measured
 from sparseprune.cost.flops import flops_per_step
+from sparseprune.cost.speedup import faster_layout
 from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset
 from sparseprune.experiments.models import Network
@@ -224,7 +225,8 @@ class Work:
         )
 
     def _faster_layout(self, model: nn.Module) -> tuple[nn.Module, bool]:
-        return faster_layout(model, self.data.sample, self.training.batch_size)
+        faster, channels_last, _ = faster_layout(model, self.data.sample, self.training.batch_size)
+        return faster, channels_last
 
     def _flops(self, model: nn.Module) -> int:
         return flops_per_step(model, self.data.sample, self.training.batch_size)

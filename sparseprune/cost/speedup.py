@@ -79,7 +79,7 @@ def masks_for(
     Raises:
         ValueError: no masks are half as fast; the error says what the best would be, and what limits it.
     """
-    dense = _faster_layout(model, sample, batch_size)
+    dense = faster_layout(model, sample, batch_size)
 
     def timed(masks: Mapping[str, Tensor]) -> SpeedUp:
         sparse = sparsify(model, masks, batch_size=batch_size, input_size=sample)
@@ -176,7 +176,7 @@ def _what_limits(limit: SpeedUp, costs: Mapping[str, LayerCost]) -> str:
     )
 
 
-def _faster_layout(model: nn.Module, sample: Sample, batch_size: int) -> tuple[nn.Module, bool, float]:
+def faster_layout(model: nn.Module, sample: Sample, batch_size: int) -> tuple[nn.Module, bool, float]:
     """A dense model in the faster of torch's two layouts of images, which it is, and seconds of a step."""
     models = [(model, False)]
     shapes = sample.shapes if isinstance(sample, Examples) else [(batch_size, *sample)]
@@ -187,11 +187,6 @@ def _faster_layout(model: nn.Module, sample: Sample, batch_size: int) -> tuple[n
     seconds = timed_steps(models, sample, batch_size).seconds
     fastest_one = min(range(len(models)), key=lambda i: seconds[i])
     return *models[fastest_one], seconds[fastest_one]
-
-
-def step_seconds(model: nn.Module, sample: Sample, batch_size: int, channels_last: bool = False) -> float:
-    """Seconds of a training step of one model; see :func:`timed_steps`."""
-    return timed_steps([(model, channels_last)], sample, batch_size).seconds[0]
 
 
 def timed_steps(models: Sequence[tuple[nn.Module, bool]], sample: Sample, batch_size: int) -> Timed:

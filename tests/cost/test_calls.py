@@ -5,7 +5,7 @@ from torch import Tensor, nn
 import sparseprune as sp
 from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.flops import flops_costs, flops_per_step
-from sparseprune.cost.speedup import step_seconds
+from sparseprune.cost.speedup import timed_steps
 from sparseprune.scores.samples import Examples
 
 
@@ -146,5 +146,5 @@ def test_prune_by_flops_of_tokens() -> None:
 
 def test_steps_of_example_inputs_are_timed() -> None:
     model = Tokens()
-    assert step_seconds(model, token_examples(2), 3) > 0
+    assert timed_steps([(model, False)], token_examples(2), 3).seconds[0] > 0
     assert all(parameter.grad is None for parameter in model.parameters())

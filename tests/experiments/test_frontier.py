@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import sparseprune as sp
 from sparseprune import scores
 from sparseprune.cost.flops import flops_costs, flops_per_step
+from sparseprune.cost.timer import Timed
 from sparseprune.experiments import models
 from sparseprune.experiments.cli.app import app
 from sparseprune.experiments.data import Dataset
@@ -393,11 +394,12 @@ def test_weights_that_stay_are_rescaled_where_asked_for(data, tmp_path, monkeypa
 
 @pytest.mark.parametrize("faster", [False, True])
 def test_frontier_trains_dense_networks_in_the_faster_layout_of_images(data, tmp_path, monkeypatch, faster):
-    def step_seconds(model, sample, batch_size, channels_last=False):
-        assert model[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
-        return 1.0 if channels_last == faster else 2.0
+    def timed_steps(models, sample, batch_size):
+        for model, channels_last in models:
+            assert model[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        return Timed([1.0 if channels_last == faster else 2.0 for _, channels_last in models])
 
-    monkeypatch.setattr("sparseprune.experiments.frontier.making.step_seconds", step_seconds)
+    monkeypatch.setattr("sparseprune.cost.speedup.timed_steps", timed_steps)
     layouts = []
 
     def trainer(model, *arguments, **settings):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +12,7 @@ import sparseprune as sp
 from sparseprune._controls import shuffled_masks
 from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import measured_costs
-from sparseprune.cost.speedup import step_seconds
+from sparseprune.cost.speedup import faster_layout
 from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.frontier.points import Point
@@ -89,9 +86,8 @@ class Maker:
             return self._pruned(point)
         network = small_dense(self.network, point.flops) if point.kind == "small dense" else self.network
         model = models.build(network, point.seed)
-        if self._faster_channels_last(model):
-            return Made(_channels_last(model), network, channels_last=True)
-        return Made(model, network)
+        model, channels_last, _ = faster_layout(model, self.data.sample, self.batch_size)
+        return Made(model, network, channels_last=channels_last)
 
     @property
     def _whole(self) -> float:
@@ -159,17 +155,3 @@ class Maker:
             for layer in sp.summary(sparse).rows
         )
         return Made(sparse, network, seconds, layers)
-
-    def _faster_channels_last(self, model: nn.Module) -> bool:
-        sample = self.data.sample
-        if len(sample) != 3 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-            return False
-        twin = _channels_last(copy.deepcopy(model))
-        contiguous = step_seconds(model, sample, self.batch_size)
-        return step_seconds(twin, sample, self.batch_size, channels_last=True) < contiguous
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    # Torch's stubs lack this argument.
-    untyped: Any = model
-    return untyped.to(memory_format=torch.channels_last)

@@ -33,11 +33,12 @@ METHODS = ("magnitude", "random", "gradient", "grasp", "snip")
 SCOPES = {"random": "layer", "magnitude": "layer"}
 # The paper of iterative SNIP scores 60 times, which takes longer than all that is trained here.
 ROUNDS = {"iter_snip": 5, "force": 5, "synflow": 100, "ntk_sap": 5}
-# Learning rates by the pruning method, or the kind of network: the best of five each on validation samples
-# (`python -m bench.mosaic tuned`, 20 passes). The optimizer's default for all others.
+# Learning rates by the network's label, or else its pruning method or kind: the best of five on validation
+# samples (`python -m bench.mosaic tuned`, 20 passes). The optimizer's default for all others.
 RATES = {
     "dense": 1e-3,
     "small dense": 1e-3,
+    "small dense, h = 80": 3e-3,
     "screened": 3e-3,
     "conv": 3e-3,
     "magnitude": 3e-3,
@@ -119,7 +120,8 @@ def make_all(
 
 
 def _with_rate(contender: Contender) -> Contender:
-    return dataclasses.replace(contender, lr=RATES.get(contender.method or contender.kind))
+    of_kind = RATES.get(contender.method or contender.kind)
+    return dataclasses.replace(contender, lr=RATES.get(contender.label, of_kind))
 
 
 def _hidden(network: Network) -> int:
