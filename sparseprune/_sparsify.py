@@ -22,7 +22,6 @@ from sparseprune.rewrite import fuse as fusion
 from sparseprune.rewrite.fast_path import with_fast_path, without_fast_path
 from sparseprune.rewrite.forward import reads_weights
 from sparseprune.rewrite.layout import mark_layout
-from sparseprune.scores import prunable
 from sparseprune.scores.samples import Sample, sample_given
 
 Layers = Literal["measured", "sparse", "dense"]
@@ -90,9 +89,11 @@ def sparsify(
         raise ValueError(f'sparsify: expected layers="measured", "sparse" or "dense", got {layers!r}')
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    masks = normal_masks(masks, names, "sparsify", in_order=list(prunable(model)))
-    found = _weights_of(model, masks)
+    weights = all_weights(model)
+    names = [name for weight in weights for name in weight.names]
+    in_order = [weight.name for weight in weights if not weight.why_not]
+    masks = normal_masks(masks, names, "sparsify", in_order)
+    found = _weights_of(weights, masks)
     calls: dict[nn.Module, Call] = {}  # the first of each layer
     sample = sample_given("sparsify", input_size, example_inputs)
     if sample is not None and layers == "measured":
@@ -213,9 +214,9 @@ def densify(model: nn.Module) -> nn.Module:
     return _replace(result, replacements, inplace=True)
 
 
-def _weights_of(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Weight]:
-    """The weight of every mask, all checked, nothing changed."""
-    names = {name: weight for weight in all_weights(model) for name in weight.names}
+def _weights_of(weights: Sequence[Weight], masks: Mapping[str, Tensor]) -> dict[str, Weight]:
+    """The weight of every mask, of those of a model, all checked, nothing changed."""
+    names = {name: weight for weight in weights for name in weight.names}
     found: dict[str, Weight] = {}
     for name, mask in masks.items():
         weight = names.get(name)

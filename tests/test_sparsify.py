@@ -308,3 +308,24 @@ def test_sparsify_refuses(
         sp.sparsify(model, {**good, **masks}, inplace=inplace, **{"layers": "sparse", **options})
     check_unchanged(model, before)
     assert [type(m) for m in model.modules()] == kinds
+
+
+def test_sparsify_asks_nothing_of_layers_without_masks():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.real, self.other = nn.Linear(6, 4), nn.Linear(3, 3, dtype=torch.complex64)
+
+    model = Pair()
+    masks = sp.prune(model, method="random", sparsity=0.5, exclude=["other"])
+    sparse = sp.sparsify(model, masks, layers="sparse")
+    assert type(sparse.real) is sp.SparseLinear
+    assert type(sparse.other) is nn.Linear
+
+
+def test_sparsify_takes_a_list_of_masks_in_the_order_of_the_prunable_weights():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    masks = sp.prune(model, method="random", sparsity=0.5)
+    by_list = sp.sparsify(model, [mask.float() for mask in masks.values()], layers="sparse")
+    by_name = sp.sparsify(model, masks, layers="sparse").state_dict()
+    assert all(torch.equal(tensor, by_name[name]) for name, tensor in by_list.state_dict().items())
