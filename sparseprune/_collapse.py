@@ -155,7 +155,7 @@ def warn_of_ties(blocks: Blocks, masks: Mapping[str, Tensor], together: bool, st
         together: whether layers shared one ranking.
         stacklevel: how far above whoever is to be told stands.
     """
-    counts = {name: int(blocks.kept(name, mask).sum()) for name, mask in masks.items()}
+    counts = {name: int(blocks.kept(name, mask).count_nonzero()) for name, mask in masks.items()}
     found = [decided_by_position(blocks, masks, names) for names in rankings(blocks, counts, together)]
     all_kept, tied = blocks.weights_of(counts), sum(number for number, _ in found)
     if tied > TIES * all_kept:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from bounds import assert_half_the_digits
+from other_layers import name_operators_of_torchvision
 from small_networks import check_unchanged, masked, noise, state
 from torch import Tensor, nn
 
@@ -41,22 +42,10 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], int, int]] = {
 }
 
 
-def without_operators() -> None:
-    """torchvision beside a torch of another build fails on import, unless its operators have names."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    LIBRARIES.append(library)
-
-
-LIBRARIES: list[Any] = []  # kept: what they define goes with them
-
-
 def make(name: str) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
     library, kind, config, *_ = MODELS[name]
     pytest.importorskip(library)
-    without_operators()
+    name_operators_of_torchvision()
     torch.manual_seed(0)
     images, tokens = noise(2, 3, 32, 32).double(), torch.arange(40).view(4, 10)
     if library == "timm":

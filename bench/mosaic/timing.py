@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import sys
 import time
@@ -14,14 +13,12 @@ from typing import Any
 from bench.ledger import Ledger
 from bench.mosaic.points import BASE, FULL, TUNED, Point, Size
 from bench.mosaic.run import OPTIMIZER, Work
+from bench.steps import step_seconds
 from sparseprune.cost.quiet import Others, is_busy
 from sparseprune.experiments.networks import Contender
-from sparseprune.experiments.train import train
 
 SEED = 0
 PRUNINGS = 3  # of each network; the first one may time layers, which later ones need not
-ROUNDS = 7  # of steps, over all networks
-STEPS = 6  # in a row, as in a training; the first of them makes the optimizer's state
 
 
 def perform(
@@ -40,7 +37,7 @@ def perform(
         file: lines of `bench.ledger`; made if missing. Its result has "networks", by label "step_seconds"
             (median of the rounds' medians), "steps" and "prunings" (all of them), "prune_seconds" (median);
             and "disturbed", the processors that others kept busy, None on a quiet machine.
-        size: how wide; of its steps no more than `STEPS` at a time.
+        size: how wide; of its steps no more than `bench.steps.STEPS` at a time.
         points: networks to time.
         clock: function that returns seconds; replaced in tests.
         say: function that is told of the progress.
@@ -73,27 +70,15 @@ def measured(
         prunings.append([contender.prune_seconds for contender in made])
         contenders.append(made[-1])
         say(f"{point.label}: made in {statistics.median(prunings[-1]):.2f} s")
-    models = [contender.make() for contender in contenders]
     data = work.data(setting, SEED)
-    rounds: list[list[float]] = [[] for _ in contenders]
-    epochs = size.epochs(setting.samples)
-    steps = min(STEPS, epochs * math.ceil(setting.samples / size.batch_size))
-    for number in range(ROUNDS):
-        for contender, model, found in zip(contenders, models, rounds, strict=True):
-            view = contender.data or data
-            result = train(
-                model,
-                # One sample: accuracy is of no interest.
-                dataclasses.replace(view, test_x=view.test_x[:1], test_y=view.test_y[:1]),
-                epochs=epochs,
-                batch_size=size.batch_size,
-                optimizer=OPTIMIZER,
-                seed=number,
-                stop=steps,
-                clock=clock,
-            )
-            found.append(result.step_seconds)
-        say(f"round {number + 1} of {ROUNDS}")
+    rounds = step_seconds(
+        [(contender.make(), contender.data or data) for contender in contenders],
+        epochs=size.epochs(setting.samples),
+        batch_size=size.batch_size,
+        optimizer=OPTIMIZER,
+        clock=clock,
+        say=say,
+    )
     return {
         point.label: {
             "step_seconds": statistics.median(found),

@@ -6,7 +6,6 @@ pruning once, and its steps times the seconds of a step here.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,19 +15,17 @@ from typing import Any
 from torch import nn
 
 from bench.ledger import Ledger
+from bench.steps import step_seconds
 from bench.wide_data.attempt import OPTIMIZER, Attempt, Settings
 from bench.wide_data.contenders import LINEAR, Contender, contenders
 from bench.wide_data.prepared import Prepared
 from bench.wide_data.run import SETTINGS
 from sparseprune.cost.quiet import Others, is_busy
 from sparseprune.experiments.data import Dataset
-from sparseprune.experiments.train import train
 
 TIMES = "times.jsonl"
 SEED = 0
 PRUNINGS = 2  # of each network; the first may load what later ones need not
-ROUNDS = 7  # of steps, over all networks of a data set
-STEPS = 6  # in a row, as in a training; the first of them makes the optimizer's state
 
 
 def key_of(data: str, contender: str, variant: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,25 +88,10 @@ def _measured(
     for contender, variant in points:
         starts = [Attempt(contender, variant, prepared, settings, SEED, clock).start for _ in range(PRUNINGS)]
         prunings.append(min(start.seconds for start in starts))
-        data = starts[-1].data
-        # One sample: accuracy is of no interest.
-        few = dataclasses.replace(data, test_x=data.test_x[:1], test_y=data.test_y[:1])
-        networks.append((starts[-1].model, few))
-    rounds: list[list[float]] = [[] for _ in points]
-    steps = min(STEPS, settings.epochs * -(-len(prepared.train_y) // settings.batch_size))
-    for number in range(ROUNDS):
-        for (model, data), found in zip(networks, rounds, strict=True):
-            result = train(
-                model,
-                data,
-                epochs=settings.epochs,
-                batch_size=settings.batch_size,
-                optimizer=OPTIMIZER,
-                seed=number,
-                stop=steps,
-                clock=clock,
-            )
-            found.append(result.step_seconds)
+        networks.append((starts[-1].model, starts[-1].data))
+    rounds = step_seconds(
+        networks, epochs=settings.epochs, batch_size=settings.batch_size, optimizer=OPTIMIZER, clock=clock
+    )
     return [
         {"step_seconds": statistics.median(found), "steps": found, "prune_seconds": seconds}
         for found, seconds in zip(rounds, prunings, strict=True)

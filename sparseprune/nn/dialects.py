@@ -108,14 +108,19 @@ def weight_and_mask(given: Mapping[str, Any], shape: torch.Size) -> tuple[Tensor
     return weight.masked_fill(~mask, 0), mask
 
 
-def check_pattern(values: Tensor, crow: Tensor, col: Tensor, shape: torch.Size | tuple[int, ...]) -> int:
-    """Raise ValueError unless this is a pattern of a weight of that shape; the columns of its matrix."""
-    rows, cols = shape[0], torch.Size(shape[1:]).numel()
+def check_values(values: Tensor, col: Tensor) -> None:
+    """Raise ValueError unless there are values (nnzb, V) of as many blocks as columns."""
     if values.dim() != 2 or values.shape[0] != col.numel() or values.shape[1] not in BLOCK_ROWS:
         raise ValueError(
             f"expected values.shape == [{col.numel()} (blocks of the checkpoint's pattern), "
             f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(values.shape)}"
         )
+
+
+def check_pattern(values: Tensor, crow: Tensor, col: Tensor, shape: torch.Size | tuple[int, ...]) -> int:
+    """Raise ValueError unless this is a pattern of a weight of that shape; the columns of its matrix."""
+    rows, cols = shape[0], torch.Size(shape[1:]).numel()
+    check_values(values, col)
     if crow.dim() != 1 or col.dim() != 1 or (len(crow) - 1) * values.shape[1] != rows:
         raise ValueError(
             f"expected a pattern of {rows} rows, got crow.shape {list(crow.shape)} and blocks of "

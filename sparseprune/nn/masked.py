@@ -28,7 +28,6 @@ class Masked(LoadsAnyDialect):
     weight: Tensor
     mask: Tensor
     choice: str = ""  # why this layer is not sparse
-    buffer_of: ClassVar[Mapping[str, str]] = {"weight": "mask"}  # the mask of each parameter that has one
 
     def kept_weight(self) -> Tensor:
         return self.weight * self.mask

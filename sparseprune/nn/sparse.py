@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from sparseprune import ops
 from sparseprune.format.bsr import (
-    BLOCK_ROWS,
     as_int32,
     at_blocks,
     bsr_from_mask,
@@ -296,11 +295,7 @@ class SparseLayer(PatternBuffers):
                 raise TypeError(f"expected {name} to be a tensor, got {type(t).__name__}")
         values = given.get("values", self.values)
         crow, col = given.get("crow", self._checked[0]), given.get("col", self._checked[1])
-        if values.dim() != 2 or values.shape[0] != col.numel() or values.shape[1] not in BLOCK_ROWS:
-            raise ValueError(
-                f"expected values.shape == [{col.numel()} (blocks of the checkpoint's pattern), "
-                f"one of {', '.join(map(str, BLOCK_ROWS))} (rows of a block)], got {list(values.shape)}"
-            )
+        dialects.check_values(values, col)
         if "values" not in self._parameters and values.shape != self.values.shape:
             raise ValueError(
                 f"expected values.shape == {list(self.values.shape)}, those of the parametrization, got "

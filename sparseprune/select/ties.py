@@ -33,10 +33,10 @@ def decided_by_position(
         names: the layers of the ranking.
     """
     kept = {name: blocks.kept(name, masks[name]) for name in names}
-    lowest = [blocks.scores[name][mask].min() for name, mask in kept.items() if bool(mask.any())]
-    if not lowest:
+    scores = [blocks.scores[name][mask] for name, mask in kept.items()]
+    threshold = min((float(some.min()) for some in scores if len(some)), default=None)
+    if threshold is None:
         return 0, []
-    threshold = min(float(score) for score in lowest)
     sizes = blocks.sizes
     stay = go = 0
     layers = []

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from other_layers import name_operators_of_torchvision
 from torch import Tensor, nn
 
 import sparseprune as sp
@@ -15,15 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
 @pytest.fixture(autouse=True)
 def operators() -> None:
-    """torchvision beside a torch of another build fails on import, unless its operators have names."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    LIBRARIES.append(library)
-
-
-LIBRARIES: list[Any] = []  # kept: what they define goes with them
+    name_operators_of_torchvision()
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:

@@ -158,7 +158,7 @@ def test_perform_stops_where_the_time_is_over(tmp_path):
 
 def test_timing_is_one_line_of_all_networks(tmp_path, monkeypatch):
     file = tmp_path / "time.jsonl"
-    monkeypatch.setattr(timing, "ROUNDS", 2)
+    monkeypatch.setattr("bench.steps.ROUNDS", 2)
     points = (Point("dense"), FTEST, SNIP)
     said = []
     timing.perform(file, size=TINY, points=points, say=said.append)
