@@ -33,7 +33,7 @@ def main(
     ] = None,
     filter: Annotated[str, typer.Option(help="Regular expression: workloads whose id matches.")] = "",
     contender: Annotated[str, typer.Option(help="Regular expression: contenders whose name matches.")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="A few workloads, 40 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few workloads, a minute.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Write all results to this file, as JSONL, and a page beside it (.html)."),

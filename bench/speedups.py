@@ -163,7 +163,7 @@ def _step(
     own: Any = copy.deepcopy(model)
     if x.dim() == 4:
         own, x = own.to(memory_format=memory_format), x.contiguous(memory_format=memory_format)
-    return Step(step_of(own, x, y, OPTIMIZERS["sgd"](own.parameters(), lr=LEARNING_RATE)))
+    return Step(step_of(lambda: own(x), y, OPTIMIZERS["sgd"](own.parameters(), lr=LEARNING_RATE)))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,14 @@ from bench.workloads import (
     CONV_SHAPES,
     CONV_STEP,
     FORWARD,
+    SEQUENCES,
     STEP,
     STEPS,
+    TRANSFORMER_STEP,
     Workload,
     convolutions,
     networks,
+    transformers,
 )
 
 SPEED = "speed"
@@ -96,6 +99,22 @@ def _convolutions(kind: str, block: int, at_least: dict[float, float], **more: A
             yield Target(_words(workload, *batch), workload.id, best_dense("float32"), factor)
 
 
+# By V and density, over what torch does unless told otherwise.
+TRANSFORMER_FACTORS = {1: {0.10: 5.5, 0.05: 8.0}, 4: {0.10: 7.0, 0.05: 10.0}}
+TRANSFORMER_BLOCKS = 3
+
+
+def _transformers() -> Iterator[Target]:
+    """Training steps of transformers, with the largest number of threads."""
+    for model in SEQUENCES:
+        for workload in transformers(model, TRANSFORMER_BLOCKS, TRANSFORMER_FACTORS[1]):
+            if workload.kind == TRANSFORMER_STEP:
+                block = f", V={workload.block}" if workload.block > 1 else ""
+                says = f"step of {TRANSFORMER_BLOCKS} blocks of {model}, {_percent(workload)}{block}"
+                factor = TRANSFORMER_FACTORS[workload.block][workload.density]
+                yield Target(says, workload.id, "dense-float32", factor, threads=(2,))
+
+
 NETWORK_FACTORS = {
     ("uniform", 1): {0.10: 2.5, 0.05: 3.5, 0.02: 4.5},
     ("uniform", 4): {0.10: 3.5, 0.05: 4.5},
@@ -161,6 +180,7 @@ TARGETS: tuple[Target, ...] = (
     *_convolutions(CONV_FORWARD, 1, {0.05: 2.0}, batches=[1]),
     *_convolutions(CONV_FORWARD, 4, {0.05: 2.0}, batches=[1]),
     *_networks(),
+    *_transformers(),
 )
 
 

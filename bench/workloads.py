@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 ARTICLE = (40_000, 1000, 1000, 1000, 10)
 # The source article counts 42.1 million weights: so many scores, in the shapes of its network.
@@ -18,6 +18,8 @@ CONV_STEP, CONV_FORWARD = "conv-step", "conv-forward"
 CONVOLUTIONS = (CONV_STEP, CONV_FORWARD)
 STEPS = (STEP, CONV_STEP)
 NETWORK_STEP = "network-step"
+TRANSFORMER_STEP, TRANSFORMER_FORWARD = "transformer-step", "transformer-forward"
+TRANSFORMERS = (TRANSFORMER_STEP, TRANSFORMER_FORWARD)
 BATCH_INNER = "batch-inner"
 # A mask that keeps two of each four neighbouring inputs, and the density that it has.
 TWO_OF_FOUR, HALF = "2:4", 0.50
@@ -31,22 +33,23 @@ class Workload:
         kind: a key of `problems.BUILD`.
         sizes: features from the input to the output of a linear layer or perceptron; (input channels, output
             channels, height and width of the input) of a convolution; (channels, height, width) of a
-            convolutional network's input.
+            convolutional network's input; (blocks, tokens, width) of a transformer.
         density: fraction of the weights (or scores) that is kept.
-        batch: samples; 0 where there are none.
+        batch: samples (of a transformer: sequences); 0 where there are none.
         block: V; the mask of a layer is made of whole V x 1 blocks, V consecutive outputs by one input.
         dtype: precision of input, weights and output: "float32" or "bfloat16".
         layout: how input, output and their gradients lie, which are (batch, features) or (batch, channels,
             height, width): "row-major" (NCHW), or "batch-inner" with the batch innermost, strides (1, batch)
             or (1, height * width * batch, width * batch, batch).
-        mask: "random", "snip" (of a network: over all of it), "snip-layer" (layer by layer), "uniform" (of a
-            network: random, every layer but the first alike, the first dense) or "2:4".
-        optimizer: what a training step ends with: "adam-fused", "adam" (torch's default implementation) or
-            "sgd" (with momentum).
+        mask: "random", "snip" (of a network: over all of it), "random-layer", "snip-layer" (layer by layer),
+            "uniform" (of a network: random, every layer but the first alike, the first dense) or "2:4".
+        optimizer: what a training step ends with: "adam-fused", "adam" (torch's default implementation),
+            "adamw-fused" or "sgd" (with momentum).
         quick: also in the quick suite.
         kernel: height and width of a convolution's kernel, padded by half of it.
         stride: that of a convolution.
-        model: name of a convolutional network in `sparseprune.models`.
+        model: name of a convolutional network in `sparseprune.experiments.models`, or of a transformer in
+            `bench.problems.transformers`.
         slow: runs with the largest number of threads alone.
     """
 
@@ -67,7 +70,7 @@ class Workload:
 
     @property
     def shape(self) -> str:
-        """Like ``1024x1024``: a layer's inputs x outputs, ``64x64@32x32-3x3``, ``784-300-10``, or a model."""
+        """Like ``1024x1024``: inputs x outputs, ``64x64@32x32-3x3``, ``784-300-10``, ``bert@3x128x768``."""
         if self.model:
             return "{}@{}x{}x{}".format(self.model, *self.sizes)
         if self.kind in CONVOLUTIONS:
@@ -185,6 +188,40 @@ def networks(model: str) -> Iterator[Workload]:
             )
 
 
+class Sequences(NamedTuple):
+    """A batch that a transformer is usually trained with: its size, and the tokens of a sequence."""
+
+    batch: int
+    tokens: int
+
+
+# BERT's and GPT-2's short sequences; images of ViT-B/16: 14 x 14 patches and the class.
+SEQUENCES = {"bert": Sequences(16, 128), "vit": Sequences(16, 197), "gpt2": Sequences(8, 256)}
+BASE_WIDTH = 768
+
+
+def transformers(
+    model: str, blocks: int, densities: Iterable[float], block_rows: Iterable[int] = (1, 4), **more: Any
+) -> Iterator[Workload]:
+    """Training steps and evaluation of a few blocks of the base width, all matrices of one sparsity."""
+    batch, tokens = SEQUENCES[model]
+    for block in block_rows:
+        for density in densities:
+            for kind, optimizer in ((TRANSFORMER_STEP, "adamw-fused"), (TRANSFORMER_FORWARD, "")):
+                yield Workload(
+                    kind,
+                    (blocks, tokens, BASE_WIDTH),
+                    density,
+                    batch,
+                    block,
+                    mask="random-layer",
+                    optimizer=optimizer,
+                    model=model,
+                    slow=True,
+                    **more,
+                )
+
+
 QUICK = {
     "linear-step/1024x1024/density=0.10/n=256/float32",
     "linear-step/1024x1024/density=0.05/n=256/float32",
@@ -210,6 +247,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("topk", ARTICLE_SCORES, 0.02, quick=True),
     *networks("vgg16_bn"),
     *networks("resnet18"),
+    # One block, for a quick look.
+    *transformers("bert", 1, [0.10], [1], quick=True),
+    *(workload for model in SEQUENCES for workload in transformers(model, 3, (0.10, 0.05))),
 )
 
 # Largest accepted relative error (Frobenius norm) by kind and by the precision of the contender. In a network
@@ -223,6 +263,8 @@ TOLERANCES = {
     CONV_FORWARD: {"float32": 1e-5, "bfloat16": 2e-2},
     "model-step": {"float32": 2e-3, "bfloat16": 1e-1},
     NETWORK_STEP: {"float32": 2e-2, "bfloat16": 0.8},
+    TRANSFORMER_STEP: {"float32": 1e-5, "bfloat16": 1e-1},
+    TRANSFORMER_FORWARD: {"float32": 1e-5, "bfloat16": 5e-2},
     "prune": {"float32": 1e-4},
     "topk": {"float32": 0.0},
 }

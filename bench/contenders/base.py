@@ -11,13 +11,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bench.workloads import BATCH_INNER, CONVOLUTIONS, FORWARD, NETWORK_STEP, STEP, Workload
+from bench.workloads import BATCH_INNER, CONVOLUTIONS, FORWARD, NETWORK_STEP, STEP, TRANSFORMERS, Workload
 
 LINEAR = (STEP, FORWARD)
 CONV = CONVOLUTIONS
-NETWORKS = ("model-step", NETWORK_STEP)
+NETWORKS = ("model-step", NETWORK_STEP, *TRANSFORMERS)
+
+# Notes on contenders.
+ALL_BFLOAT16 = "all of it in bfloat16"
+COMPILED = "torch.compile with its defaults"
 
 Answer = dict[str, Tensor]
 Reasons = list[str]
@@ -54,6 +59,18 @@ def in_float32(workload: Workload) -> bool:
 
 def in_batch_inner(workload: Workload) -> bool:
     return workload.layout == BATCH_INNER
+
+
+def worth_compiling(workload: Workload) -> bool:
+    """More than one block of a transformer: compiling takes half a minute."""
+    return workload.kind in TRANSFORMERS and workload.sizes[0] > 1
+
+
+def no_bfloat16() -> Reasons:
+    """Why dense bfloat16 is not measured here: without such products it is ten times slower than float32."""
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return []
+    return ["oneDNN has no bfloat16 on this processor"]
 
 
 @dataclass(frozen=True)

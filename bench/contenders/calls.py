@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
+import shutil
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.cpp_extension import get_cxx_compiler
 
-from bench.contenders.base import Answer, Around, Runnable
+from bench.contenders.base import Answer, Around, Reasons, Runnable
 from bench.problems import LayerProblem, NetworkProblem
-from bench.workloads import STEPS
+from bench.workloads import STEPS, TRANSFORMER_FORWARD
 from sparseprune.experiments.train import state_bytes
 
 # So small that the network stays where it is verified: a batch learned by heart has gradients near zero, and
 # arithmetic on denormal numbers is slow.
 LEARNING_RATE = 1e-6
+# Models of one class that a run may compile; torch's own limit is 8.
+MOST_COMPILED = 1000
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam-fused": functools.partial(torch.optim.Adam, fused=True),
     "adam": torch.optim.Adam,
+    "adamw-fused": functools.partial(torch.optim.AdamW, fused=True),
     "sgd": functools.partial(torch.optim.SGD, momentum=0.9, fused=True),
 }
 
@@ -101,12 +107,14 @@ def one_layer(
     return Runnable(step, answer, around=around)
 
 
-def step_of(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
+def step_of(
+    forward: Callable[[], Tensor], y: Tensor, optimizer: torch.optim.Optimizer
+) -> Callable[[], Tensor]:
     """What one training step of a classifier does: gradients cleared, loss, backward, optimizer."""
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
+        loss = F.cross_entropy(forward(), y)
         loss.backward()
         optimizer.step()
         return loss
@@ -114,16 +122,40 @@ def step_of(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optim
     return step
 
 
-def training_step(
+def one_network(
     problem: NetworkProblem,
     model: nn.Module,
     dtype: torch.dtype = torch.float32,
     *,
     memory_format: torch.memory_format = torch.preserve_format,
+    autocast: torch.dtype | None = None,
     around: Around = contextlib.nullcontext,
 ) -> Runnable:
-    """One training step of a network: gradients cleared, loss, backward, optimizer."""
+    """One training step (gradients cleared, loss, backward, optimizer) or forward pass, as the workload is.
+
+    Args:
+        problem: gives x and y.
+        model: what is called, in the dtype that follows.
+        dtype: precision of x.
+        memory_format: layout of x.
+        autocast: precision in which products are made all the same.
+        around: makes the context of a block of calls.
+    """
     x, y = problem.x.to(dtype, memory_format=memory_format), problem.y
+
+    def forward() -> Tensor:
+        # At every call, as users do: weights are cast once in it.
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            return model(x)
+
+    if problem.workload.kind == TRANSFORMER_FORWARD:
+        model.eval()
+
+        def evaluate() -> Tensor:
+            with torch.no_grad():
+                return forward()
+
+        return Runnable(evaluate, lambda logits: {"y": logits}, around=around)
     make_optimizer = OPTIMIZERS[problem.workload.optimizer]
     optimizer = make_optimizer(model.parameters(), lr=LEARNING_RATE)
 
@@ -139,5 +171,18 @@ def training_step(
             "d_others": torch.cat([gradient(model.get_parameter(name)).flatten() for name in others]),
         }
 
-    call = step_of(model, x, y, optimizer)
+    call = step_of(forward, y, optimizer)
     return Runnable(call, answer, lambda: {"bytes": state_bytes(model, optimizer)}, around)
+
+
+def compiled(
+    problem: NetworkProblem, model: nn.Module, *, around: Around = contextlib.nullcontext
+) -> Runnable | Reasons:
+    """The same of a model that torch.compile compiles, in place and as a whole, when it is first called."""
+    compiler, *_ = shlex.split(get_cxx_compiler())
+    if shutil.which(compiler) is None:
+        return [f"torch.compile needs a C++ compiler; there is no {compiler}"]
+    # Every case brings models of its own.
+    torch._dynamo.config.recompile_limit = MOST_COMPILED
+    model.compile(fullgraph=True, dynamic=False)
+    return one_network(problem, model, around=around)

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.contenders.base import CONV, LINEAR, NETWORKS, Reasons, Runnable, contender, in_batch_inner
-from bench.contenders.calls import one_layer, training_step
+from bench.contenders.base import (
+    ALL_BFLOAT16,
+    COMPILED,
+    CONV,
+    LINEAR,
+    NETWORKS,
+    Reasons,
+    Runnable,
+    contender,
+    in_batch_inner,
+    no_bfloat16,
+    worth_compiling,
+)
+from bench.contenders.calls import compiled, one_layer, one_network
 from bench.problems import LayerProblem, NetworkProblem
-from bench.workloads import CONV_FORWARD, FORWARD, NETWORK_STEP
+from bench.workloads import CONV_FORWARD, FORWARD, NETWORK_STEP, TRANSFORMER_FORWARD, TRANSFORMERS
 
 # Pruning may cost as much as so many training steps of the dense network.
 DENSE_STEPS = 3
@@ -28,14 +41,16 @@ def _copy(problem: LayerProblem | NetworkProblem, dtype: str) -> Any:
 
 def _dense(
     dtype: str, memory_format: torch.memory_format, problem: LayerProblem | NetworkProblem
-) -> Runnable:
+) -> Runnable | Reasons:
+    if dtype == "bfloat16" and problem.workload.kind in TRANSFORMERS and (reasons := no_bfloat16()):
+        return reasons
     model = _copy(problem, dtype)
     if memory_format is torch.channels_last:
         model = model.to(memory_format=memory_format)
     precision = getattr(torch, dtype)
     if isinstance(problem, LayerProblem):
         return one_layer(problem, model, precision, memory_format=memory_format)
-    one = training_step(problem, model, precision, memory_format=memory_format)
+    one = one_network(problem, model, precision, memory_format=memory_format)
     if problem.workload.kind != "prune":
         return one
 
@@ -58,7 +73,11 @@ contender("dense-float32-nhwc", (*CONV, NETWORK_STEP), "dense", dtype="float32",
 )
 # Networks take long; in bfloat16 they are measured in the faster layout alone.
 contender(
-    "dense-bfloat16", (*LINEAR, *CONV, "model-step"), "dense", dtype="bfloat16", note="all of it in bfloat16"
+    "dense-bfloat16",
+    (*LINEAR, *CONV, "model-step", *TRANSFORMERS),
+    "dense",
+    dtype="bfloat16",
+    note=ALL_BFLOAT16,
 )(functools.partial(_dense, "bfloat16", torch.contiguous_format))
 contender(
     "dense-bfloat16-nhwc",
@@ -67,6 +86,21 @@ contender(
     dtype="bfloat16",
     note="all of it in bfloat16, NHWC",
 )(functools.partial(_dense, "bfloat16", torch.channels_last))
+
+
+@contender(
+    "dense-bfloat16-autocast", TRANSFORMERS, "dense", dtype="bfloat16", note="torch.autocast at every call"
+)
+def dense_bfloat16_autocast(problem: NetworkProblem) -> Runnable | Reasons:
+    model = _copy(problem, "float32")
+    return no_bfloat16() or one_network(problem, model, autocast=torch.bfloat16)
+
+
+@contender(
+    "dense-float32-compiled", TRANSFORMERS, "dense", dtype="float32", only=worth_compiling, note=COMPILED
+)
+def dense_float32_compiled(problem: NetworkProblem) -> Runnable | Reasons:
+    return compiled(problem, _copy(problem, "float32"))
 
 
 # ---- batch-inner: weight @ x on (features, batch) ----------------------------------------------------------
@@ -119,7 +153,8 @@ class _OneDNNProducts(torch.autograd.Function):
 
 class _OneDNNLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        return _OneDNNProducts.apply(input, self.weight, self.bias)
+        y = _OneDNNProducts.apply(input.flatten(0, -2), self.weight, self.bias)
+        return y.unflatten(0, input.shape[:-1])
 
 
 class _OneDNNPacked(nn.Module):
@@ -153,29 +188,46 @@ class _OneDNNPackedConv(nn.Module):
 def _onednn(dtype: str, problem: LayerProblem | NetworkProblem) -> Runnable | Reasons:
     if not torch.backends.mkldnn.is_available():
         return ["this torch is built without oneDNN"]
-    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return ["oneDNN has no bfloat16 on this processor"]
+    if dtype == "bfloat16" and (reasons := no_bfloat16()):
+        return reasons
     model, precision = _copy(problem, dtype), getattr(torch, dtype)
     if problem.workload.kind == CONV_FORWARD:
         assert isinstance(problem, LayerProblem)
         conv = _OneDNNPackedConv(model, problem.x.shape)
         return one_layer(problem, conv, precision, memory_format=torch.channels_last)
-    if problem.workload.kind == FORWARD:
-        assert isinstance(problem, LayerProblem)
-        packed = _OneDNNPacked(model, problem.workload.batch)
-        return one_layer(problem, packed, precision, memory_format=torch.contiguous_format)
+    if problem.workload.kind in (FORWARD, TRANSFORMER_FORWARD):
+        return _packed(_OneDNNPacked, problem, model, precision)
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = _OneDNNLinear
     if isinstance(problem, LayerProblem):
         return one_layer(problem, model, precision, memory_format=torch.contiguous_format)
-    return training_step(problem, model, precision)
+    return one_network(problem, model, precision)
+
+
+def _packed(
+    pack: Callable[[nn.Linear, int], nn.Module],
+    problem: LayerProblem | NetworkProblem,
+    model: nn.Module,
+    precision: torch.dtype,
+) -> Runnable:
+    """The forward pass of a linear layer or a transformer, its weights packed for their number of rows."""
+    if isinstance(problem, LayerProblem):
+        assert isinstance(model, nn.Linear)
+        packed = pack(model, problem.workload.batch)
+        return one_layer(problem, packed, precision, memory_format=torch.contiguous_format)
+    rows = problem.x[..., 0].numel()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, pack(child, rows))
+    return one_network(problem, model, precision)
 
 
 for _dtype in ("float32", "bfloat16"):
     contender(
         f"dense-{_dtype}-onednn",
-        (*LINEAR, CONV_FORWARD, "model-step") if _dtype == "float32" else LINEAR,
+        (*LINEAR, CONV_FORWARD, "model-step", *TRANSFORMERS) if _dtype == "float32" else LINEAR,
         "dense",
         dtype=_dtype,
         note="forward: weight packed beforehand (convolutions: NHWC); steps: three products, nothing packed",
@@ -197,9 +249,14 @@ class _MKLPacked(nn.Module):
         return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.batch)
 
 
-@contender("dense-float32-mkl", [FORWARD], "dense", dtype="float32", note="weight packed beforehand")
-def dense_float32_mkl(problem: LayerProblem) -> Runnable | Reasons:
+@contender(
+    "dense-float32-mkl",
+    (FORWARD, TRANSFORMER_FORWARD),
+    "dense",
+    dtype="float32",
+    note="weight packed beforehand",
+)
+def dense_float32_mkl(problem: LayerProblem | NetworkProblem) -> Runnable | Reasons:
     if not torch.backends.mkl.is_available():
         return ["this torch is built without MKL"]
-    packed = _MKLPacked(_copy(problem, "float32"), problem.workload.batch)
-    return one_layer(problem, packed, torch.float32, memory_format=torch.contiguous_format)
+    return _packed(_MKLPacked, problem, _copy(problem, "float32"), torch.float32)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sparseprune as sp
-from bench.contenders.base import CONV, LINEAR, NETWORKS, Answer, Around, Reasons, Runnable, contender
-from bench.contenders.calls import one_layer, training_step
+from bench.contenders.base import (
+    ALL_BFLOAT16,
+    COMPILED,
+    CONV,
+    LINEAR,
+    NETWORKS,
+    Answer,
+    Around,
+    Reasons,
+    Runnable,
+    contender,
+    no_bfloat16,
+    worth_compiling,
+)
+from bench.contenders.calls import compiled, one_layer, one_network
 from bench.problems import LayerProblem, NetworkProblem, Problem, ScoresProblem
-from bench.workloads import CONV_FORWARD
+from bench.workloads import CONV_FORWARD, TRANSFORMERS
 
 # The best comes first.
 ISAS = ("avx512", "avx2", "scalar")
@@ -54,20 +68,41 @@ def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
         if isinstance(problem, NetworkProblem):
             if problem.workload.kind == "prune":
                 return _pruning(problem, around)
-            # As users get it: a layer that is measured to be slower sparse than dense stays dense.
-            model = sp.sparsify(
-                problem.model,
-                problem.masks,
-                batch_size=problem.workload.batch,
-                input_size=problem.x.shape[1:],
-            )
-            runnable = training_step(problem, model, around=around)
-            layers = [row.computes for row in sp.summary(model).rows]
-            return Runnable(
-                runnable.call, runnable.answer, lambda: {**runnable.facts(), "layers": layers}, around
-            )
+            return _network(problem, around)
         assert isinstance(problem, ScoresProblem)
         return _topk(problem, around)
+
+
+def _network(problem: NetworkProblem, around: Around) -> Runnable:
+    model = _sparse(problem, problem.model)
+    runnable = one_network(problem, model, around=around)
+    layers = [row.computes for row in sp.summary(model).rows]
+    return Runnable(runnable.call, runnable.answer, lambda: {**runnable.facts(), "layers": layers}, around)
+
+
+def _sparse(problem: NetworkProblem, dense: nn.Module) -> nn.Module:
+    """As users get it: a layer that is measured to be slower sparse than dense stays dense."""
+    return sp.sparsify(
+        dense, problem.masks, batch_size=problem.workload.batch, input_size=problem.x.shape[1:]
+    )
+
+
+def in_bfloat16(isa: str, problem: NetworkProblem) -> Runnable | Reasons:
+    """A sparse transformer all of whose numbers are bfloat16."""
+    # Not for the sparse layers, but for attention.
+    if reasons := no_bfloat16():
+        return reasons
+    around = functools.partial(using_isa, isa)
+    with around():
+        model = _sparse(problem, copy.deepcopy(problem.model).bfloat16())
+        return one_network(problem, model, torch.bfloat16, around=around)
+
+
+def sparse_compiled(isa: str, problem: NetworkProblem) -> Runnable | Reasons:
+    """A sparse transformer and torch.compile, which fuses what lies between the layers."""
+    around = functools.partial(using_isa, isa)
+    with around():
+        return compiled(problem, _sparse(problem, problem.model), around=around)
 
 
 def _pruning(problem: NetworkProblem, around: Around) -> Runnable:
@@ -104,3 +139,10 @@ _in_use = sp.ops.info()["isa"] or ISAS[0]
 for _isa in ISAS:
     _kinds = (*LINEAR, *CONV, *NETWORKS, "prune", "topk") if _isa == _in_use else (*LINEAR, CONV_FORWARD)
     contender(f"sparseprune-{_isa}", _kinds, "own")(functools.partial(sparseprune_with, _isa))
+if sp.ops.extension is not None:
+    contender(f"sparseprune-{_in_use}-bfloat16", TRANSFORMERS, "own", dtype="bfloat16", note=ALL_BFLOAT16)(
+        functools.partial(in_bfloat16, _in_use)
+    )
+    contender(f"sparseprune-{_in_use}-compiled", TRANSFORMERS, "own", only=worth_compiling, note=COMPILED)(
+        functools.partial(sparse_compiled, _in_use)
+    )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from bench.contenders.base import CONV, LINEAR, Reasons, Runnable, contender, in_float32
-from bench.contenders.calls import one_layer, training_step
+from bench.contenders.calls import one_layer, one_network
 from bench.problems import LayerProblem, NetworkProblem, ScoresProblem, batch_inner
 from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
 
@@ -34,7 +34,7 @@ def masked_dense(problem: LayerProblem | NetworkProblem) -> Runnable:
     model = copy.deepcopy(problem.model)
     for name, mask in problem.masks.items():
         torch_prune.custom_from_mask(model.get_submodule(name.removesuffix(".weight")), "weight", mask)
-    return training_step(problem, model)
+    return one_network(problem, model)
 
 
 def _to_row_major(_layer: nn.Module, _inputs: Any, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from bench.problems.base import CPU, Problem
 from bench.problems.layers import LayerProblem, batch_inner, build_layer
-from bench.problems.networks import NetworkProblem, build_prune, build_training_step
+from bench.problems.networks import NetworkProblem, build_network, build_prune
 from bench.problems.topk import ScoresProblem, build_topk
 from bench.workloads import Workload
 
@@ -19,8 +19,10 @@ BUILD: dict[str, Callable[[Workload, torch.device], Problem]] = {
     "linear-forward": build_layer,
     "conv-step": build_layer,
     "conv-forward": build_layer,
-    "model-step": build_training_step,
-    "network-step": build_training_step,
+    "model-step": build_network,
+    "network-step": build_network,
+    "transformer-step": build_network,
+    "transformer-forward": build_network,
     "prune": build_prune,
     "topk": build_topk,
 }

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from bench.problems.base import SEED, Problem, generator
-from bench.workloads import Workload
+from bench.problems.transformers import Transformer
+from bench.workloads import TRANSFORMER_FORWARD, TRANSFORMERS, Workload
 from sparseprune.experiments import models
 
-# Classes of a convolutional network.
+# Classes of a convolutional network and of a transformer.
 CLASSES = 10
 
 
@@ -27,7 +28,8 @@ class NetworkProblem(Problem):
     Attributes:
         model: float32; pruned weights are zero where ``masks`` are given.
         masks: ``{parameter name: bool mask}``; empty where pruning is what is measured.
-        x: input (batch, inputs), or (batch, channels, height, width) in row-major layout.
+        x: input (batch, inputs), (batch, channels, height, width) in row-major layout, or (batch, tokens,
+            width).
         y: labels, int64 (batch,).
         scores: SNIP scores in float64, ``{parameter name: (outputs, inputs)}``, where pruning is measured.
     """
@@ -39,26 +41,21 @@ class NetworkProblem(Problem):
     scores: dict[str, Tensor]
 
 
-def build_training_step(workload: Workload, _device: torch.device) -> NetworkProblem:
-    """A pruned network at its initialisation, and the loss and gradients of its first step in float64."""
+def build_network(workload: Workload, _device: torch.device) -> NetworkProblem:
+    """A pruned network at its initialisation, and in float64 its output, or loss and gradients of a step."""
     model, x, y = _network(workload)
     masks = _masks(workload, model, x, y)
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_parameter(name).mul_(mask)
     reference = copy.deepcopy(model).double()
-    uses = _uses(reference)
-    loss = F.cross_entropy(reference(x.double()), y)
-    loss.backward()
-    gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    expected = {
-        "loss": loss.detach(),
-        "d_weights": torch.cat([gradients[name][mask] for name, mask in masks.items()]),
-        "d_others": torch.cat([g.flatten() for name, g in gradients.items() if name not in masks]),
-    }
-    # Two operations a use; the first layer needs no gradient of its input: two products there, else three.
-    per_weight = {name: 2 * n * (2 if i == 0 else 3) for i, (name, n) in enumerate(uses.items())}
-    weights = {name: reference.get_parameter(name).numel() for name in uses}
+    per_weight = _operations(reference)
+    if workload.kind == TRANSFORMER_FORWARD:
+        with torch.no_grad():
+            expected = {"y": reference(x.double())}
+    else:
+        expected = _first_step(reference, masks, x.double(), y)
+    weights = {name: reference.get_parameter(name).numel() for name in per_weight}
     kept = {name: int(masks[name].sum()) if name in masks else n for name, n in weights.items()}
     return NetworkProblem(
         workload,
@@ -74,9 +71,23 @@ def build_training_step(workload: Workload, _device: torch.device) -> NetworkPro
     )
 
 
+def _first_step(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """The loss, the gradients of the kept weights, and those of all other parameters."""
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        "loss": loss.detach(),
+        "d_weights": torch.cat([gradients[name][mask] for name, mask in masks.items()]),
+        "d_others": torch.cat([g.flatten() for name, g in gradients.items() if name not in masks]),
+    }
+
+
 def _masks(workload: Workload, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """The workload's masks: ``{parameter name: bool mask}``."""
     uniform = workload.mask == "uniform"
+    layers = _layers(model)
+    excluded = layers[:1] if uniform else layers[-1:] if workload.kind in TRANSFORMERS else []
     return sp.prune(
         model,
         [(x, y)],
@@ -84,7 +95,7 @@ def _masks(workload: Workload, model: nn.Module, x: Tensor, y: Tensor) -> dict[s
         sparsity=1 - workload.density,
         scope="layer" if uniform or workload.mask.endswith("-layer") else "global",
         block=(workload.block, 1),
-        exclude=_layers(model)[:1] if uniform else (),
+        exclude=excluded,
         seed=SEED,
     )
 
@@ -94,19 +105,24 @@ def _layers(model: nn.Module) -> Sequence[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
 
 
-def _uses(model: nn.Module) -> dict[str, int]:
-    """Filled by the next forward pass: ``{weight name: how often it is multiplied, for all samples}``."""
-    uses: dict[str, int] = {}
+def _operations(model: nn.Module) -> dict[str, int]:
+    """Filled by the next call: ``{weight name: operations of its matrix products, for each of its numbers}``.
+
+    With gradients there are three products, or two where none of the input is computed.
+    """
+    operations: dict[str, int] = {}
 
     def count(name: str) -> Any:
-        def hook(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            uses[f"{name}.weight"] = output.numel() // len(layer.get_parameter("weight"))
+        def hook(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            products = 2 + inputs[0].requires_grad if output.requires_grad else 1
+            uses = output.numel() // len(layer.get_parameter("weight"))
+            operations[f"{name}.weight"] = 2 * products * uses
 
         return hook
 
     for name in _layers(model):
         model.get_submodule(name).register_forward_hook(count(name))
-    return uses
+    return operations
 
 
 def build_prune(workload: Workload, _device: torch.device) -> NetworkProblem:
@@ -132,9 +148,14 @@ def build_prune(workload: Workload, _device: torch.device) -> NetworkProblem:
 def _network(workload: Workload) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, float32, and a batch of noise with labels."""
     random = generator()
-    if workload.model:
+    sample, classes = workload.sizes, CLASSES
+    if workload.kind in TRANSFORMERS:
+        blocks, tokens, width = workload.sizes
+        sample = (tokens, width)
+        with models.seeded(SEED):
+            model: nn.Module = Transformer(workload.model, blocks, tokens, width, classes)
+    elif workload.model:
         model = models.build(models.Network(workload.model, workload.sizes, CLASSES), SEED)
-        sample, classes = workload.sizes, CLASSES
     else:
         with models.seeded(SEED):
             model = models.mlp(workload.sizes)

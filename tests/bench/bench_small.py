@@ -6,6 +6,13 @@ from bench import rows, suite
 from bench.contenders import Contender, one_layer
 from bench.workloads import Workload
 
+
+def transformer(does, model, **more):
+    sizes, optimizer = (1, 6, 128), "adamw-fused" if does == "step" else ""
+    same = {"mask": "random-layer", "optimizer": optimizer, "model": model, "slow": True}
+    return Workload(f"transformer-{does}", sizes, 0.25, 4, **same, **more)
+
+
 TINY = (
     Workload("linear-step", (24, 16), 0.25, 8),
     Workload("linear-forward", (24, 16), 0.25, 8),
@@ -28,6 +35,9 @@ TINY = (
     Workload("network-step", (1, 8, 8), 0.5, 4, mask="uniform", optimizer="sgd", model="resnet8", slow=True),
     Workload("network-step", (1, 8, 8), 0.5, 4, 2, mask="uniform", optimizer="sgd", model="resnet8"),
     Workload("network-step", (1, 8, 8), 0.5, 4, mask="snip", optimizer="sgd", model="resnet8"),
+    transformer("step", "bert"),
+    transformer("step", "gpt2", block=4),
+    transformer("forward", "vit"),
 )
 
 STEP = TINY[0]

@@ -1,14 +1,16 @@
 import dataclasses
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_small import NETWORK
+from bench_small import NETWORK, transformer
 from bounds import assert_half_the_digits
 
 import sparseprune as sp
 from bench import problems
 from bench.contenders.calls import kept_gradient
+from bench.problems.transformers import BLOCKS
 from bench.workloads import Workload
 from sparseprune.experiments import models
 
@@ -103,3 +105,49 @@ def test_kept_gradient_of_blocks_is_row_by_row(block, shape):
     layer.values.grad = layer.values.detach().clone()
     expected = problem.layer.weight.detach()[problem.mask]
     assert torch.equal(kept_gradient(layer, problem.mask.reshape(shape)), expected)
+
+
+@pytest.mark.parametrize("model", BLOCKS)
+def test_blocks_of_transformers_are_those_of_torch(model):
+    torch.manual_seed(0)
+    block = BLOCKS[model](128).double()
+    gelu = functools.partial(F.gelu, approximate="tanh" if model == "gpt2" else "none")
+    sizes, options = (128, 2, 512), {"batch_first": True, "norm_first": model != "bert"}
+    theirs = torch.nn.TransformerEncoderLayer(*sizes, 0.0, gelu, **options).double()
+    attention, mlp = block.attention, block.mlp
+    pairs = [
+        (theirs.self_attn.in_proj_weight, torch.cat([layer.weight for layer in attention.projections])),
+        (theirs.self_attn.in_proj_bias, torch.cat([layer.bias for layer in attention.projections])),
+        *_pairs(theirs.self_attn.out_proj, attention.out),
+        *_pairs(theirs.linear1, mlp.hidden),
+        *_pairs(theirs.linear2, mlp.out),
+    ]
+    with torch.no_grad():
+        for to, value in pairs:
+            to.copy_(value)
+    x = torch.randn(3, 7, 128, dtype=torch.float64)
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64)
+    mask = mask if model == "gpt2" else None
+    assert_half_the_digits(block(x), theirs(x, src_mask=mask, is_causal=mask is not None))
+
+
+def _pairs(to, source):
+    return [(to.weight, source.weight), (to.bias, source.bias)]
+
+
+@pytest.mark.parametrize("model", BLOCKS)
+def test_transformer_problems_prune_every_matrix_alike_but_the_head(model):
+    step = problems.build(transformer("step", model, block=4))
+    forward = problems.build(transformer("forward", model))
+    matrices = [name for name, p in step.model.named_parameters() if p.dim() == 2 and name != "position"]
+    assert matrices[-1] == "head.weight"
+    assert list(step.masks) == list(forward.masks) == matrices[:-1]
+    for mask in (*step.masks.values(), *forward.masks.values()):
+        assert int(mask.sum()) == mask.numel() // 4
+    # Two operations; three products of a step, as every layer's input has a gradient; samples, and tokens.
+    width = 128
+    in_blocks, head = 12 * width**2 * 4 * 6, 10 * width * 4
+    assert step.dense_flops == 2 * 3 * (in_blocks + head)
+    assert forward.dense_flops == 2 * (in_blocks + head)
+    assert forward.kept_flops == 2 * (in_blocks // 4 + head)
+    assert forward.expected["y"].shape == (4, 10)

@@ -1,17 +1,32 @@
 import dataclasses
+import functools
 import re
 
 import pytest
 import torch
-from bench_small import BATCH_INNER, NETWORK, STEP, TINY, Ticker, contender, honest, run_one, text_of
+from bench_small import (
+    BATCH_INNER,
+    NETWORK,
+    STEP,
+    TINY,
+    Ticker,
+    contender,
+    honest,
+    run_one,
+    text_of,
+    transformer,
+)
 
+import sparseprune as sp
 from bench import rows, suite
-from bench.contenders import CONTENDERS, Runnable, one_layer
+from bench.contenders import CONTENDERS, Runnable, dense, one_layer, own
 from bench.report import terminal
 from bench.rows import FAILED, OK, UNAVAILABLE, WRONG
 from bench.timing import HostClock
 
 # Images of 8 x 8 leave taps of kernels unused: their scores are 0, and position decides about them.
+OWN = f"sparseprune-{sp.ops.info()['isa']}"
+
 pytestmark = pytest.mark.filterwarnings("ignore:prune. expected scores that tell weights apart")
 
 
@@ -24,6 +39,67 @@ def test_every_contender_is_right_or_says_why_it_cannot_run(workload):
         assert row.status in (OK, UNAVAILABLE), (row.contender, row.reason)
         assert (row.seconds is not None) == (row.status == OK)
         assert bool(row.reason) == (row.status == UNAVAILABLE)
+
+
+@pytest.fixture
+def all_sparse(monkeypatch):
+    """Tiny layers are faster dense; here they are sparse."""
+    monkeypatch.setattr(sp, "sparsify", functools.partial(sp.sparsify, layers="sparse"))
+
+
+@pytest.mark.usefixtures("all_sparse")
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("model", ["bert", "vit", "gpt2"])
+@pytest.mark.parametrize("does", ["step", "forward"])
+def test_transformers_of_sparse_layers_are_right(does, model, block):
+    found = run_one([CONTENDERS[OWN]], transformer(does, model, block=block))[OWN]
+    assert found.status == OK, found.reason
+    if does == "step":
+        *layers, head = found.facts["layers"]
+        assert (set(layers), head) == ({"sparse"}, "dense")
+
+
+@pytest.mark.usefixtures("all_sparse")
+@pytest.mark.parametrize("does", ["step", "forward"])
+def test_transformers_in_bfloat16_are_right_or_say_why_not(does, monkeypatch):
+    workload = transformer(does, "vit")
+    names = {"dense-bfloat16", "dense-bfloat16-autocast", f"{OWN}-bfloat16"}
+    contenders = [CONTENDERS[name] for name in names]
+    reason = "no bfloat16 on this processor"
+    for home in (dense, own):
+        monkeypatch.setattr(home, "no_bfloat16", lambda: [reason])
+    assert {row.reason for row in run_one(contenders, workload).values()} == {reason}
+    for home in (dense, own):
+        monkeypatch.setattr(home, "no_bfloat16", list)
+    found = run_one(contenders, workload)
+    assert set(found) == names
+    for row in found.values():
+        assert row.status == OK, (row.contender, row.reason)
+        # What float32 is verified with is refused: it is bfloat16 indeed.
+        assert max(row.errors.values()) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_sparse")
+# Torch's own, of what it imports to compile.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_transformers_are_right():
+    workload = dataclasses.replace(transformer("step", "bert"), sizes=(2, 6, 128))
+    names = ("dense-float32-compiled", f"{OWN}-compiled")
+    assert not any(CONTENDERS[name].applies(transformer("step", "bert")) for name in names)
+    for row in run_one([CONTENDERS[name] for name in names], workload).values():
+        assert row.status in (OK, UNAVAILABLE), row.reason
+        assert row.status == OK or "needs a C++ compiler" in row.reason
+
+
+@pytest.mark.usefixtures("all_sparse")
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler --flag")
+    workload = dataclasses.replace(transformer("step", "bert"), sizes=(2, 6, 128))
+    names = ("dense-float32-compiled", f"{OWN}-compiled")
+    for row in run_one([CONTENDERS[name] for name in names], workload).values():
+        assert row.status == UNAVAILABLE
+        assert row.reason == "torch.compile needs a C++ compiler; there is no no-such-compiler"
 
 
 def test_verification_catches_a_single_wrong_weight():

@@ -52,7 +52,7 @@ def test_every_table_can_be_made_of_the_committed_results(name):
 
 def test_headline_fits_a_first_screen_and_names_a_loss():
     *table, empty, machine = TABLES["headline"]().splitlines()
-    assert len(table) - 2 <= 7
+    assert len(table) - 2 <= 8
     assert empty == ""
     assert "2 threads" in machine
     assert "0.84×" in table[-1]
@@ -88,7 +88,7 @@ def test_a_table_that_does_not_exist_is_refused_with_a_hint(tmp_path):
 @pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
 def test_results_written_before_still_load(file):
     results = results_file.read(file)
-    assert results.header["contender"] == "sparseprune-avx512"
+    assert results.header["contender"] in ("sparseprune-avx512", "sparseprune-avx2")
     assert len({row.id for row in results.rows}) == len(results.rows) > 20
     assert {row.status for row in results.rows} <= {OK, UNAVAILABLE}
     assert {target["verdict"] for target in results.targets} <= {"met", "missed", "not measured"}

@@ -12,6 +12,7 @@ from bench.report.tables import (
     mosaic,
     speed,
     ticket,
+    transformers,
     wide_data,
 )
 from bench.report.tables.registry import TABLES
@@ -29,5 +30,6 @@ __all__ = [
     "mosaic",
     "speed",
     "ticket",
+    "transformers",
     "wide_data",
 ]

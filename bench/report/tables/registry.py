@@ -29,6 +29,11 @@ def table(name: str) -> Callable[[Make], Make]:
     return register
 
 
+def transformer_run(model: str) -> str:
+    """The file of the run of a transformer's blocks."""
+    return f"transformers-{model}.jsonl"
+
+
 @functools.cache
 def run(file: str) -> Results:
     """A committed run of `bench.run`."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bench.report.markdown import factor, pipe, two_digits
-from bench.report.tables.registry import CONV_RUN, LINEAR_RUN, PEERS_RUN, run, table
+from bench.report.tables.registry import CONV_RUN, LINEAR_RUN, PEERS_RUN, RESULTS, run, table, transformer_run
 from bench.report.terminal import losses
 from bench.rows import Row, best_dense, speedup_over
-from bench.targets import training_bytes
-from bench.workloads import BASELINES
+from bench.targets import TRANSFORMER_BLOCKS, training_bytes
+from bench.workloads import BASE_WIDTH, BASELINES, SEQUENCES
 
 FLOAT32, BFLOAT16 = best_dense("float32"), best_dense("bfloat16")
 DENSITIES = ("0.20", "0.10", "0.05", "0.02")
@@ -61,6 +61,12 @@ def network_step(model: str, mask: str = "uniform", block: int = 1) -> str:
     return f"network-step/{model}@3x32x32/density={{}}/n=64{_block(block)}/float32/{mask}/sgd"
 
 
+def transformer_step(model: str) -> str:
+    batch, tokens = SEQUENCES[model]
+    shape = f"{model}@{TRANSFORMER_BLOCKS}x{tokens}x{BASE_WIDTH}"
+    return f"transformer-step/{shape}/density={{}}/n={batch}/float32/random-layer/adamw-fused"
+
+
 def _block(block: int) -> str:
     return f"/block={block}" if block > 1 else ""
 
@@ -84,11 +90,16 @@ def headline() -> str:
         ["ResNet-18, global SNIP masks", *speeds(CONV_RUN, network_step("resnet18", "snip"))],
         ["linear layer 1024×1024, over dense bfloat16", *speeds(LINEAR_RUN, small, BFLOAT16)],
     ]
+    more = ""
+    bert = transformer_run("bert")
+    if (RESULTS / bert).exists():
+        lines.insert(-1, ["three blocks of BERT-base, AdamW", *speeds(bert, transformer_step("bert"))])
+        more = f" Blocks of BERT: {machine(bert)}."
     return "\n\n".join(
         [
             pipe(["training step, speed-up over dense float32", *map(percent, HIGH)], lines),
             f"{machine(LINEAR_RUN)}. Random masks of the same sparsity in every layer, unless SNIP is named. "
-            "Over the fastest dense contender in the same run; below 1× sparse is slower.",
+            f"Over the fastest dense contender in the same run; below 1× sparse is slower.{more}",
         ]
     )
 
