@@ -7,6 +7,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from sparseprune.format.weights import Stored, as_stored
 from sparseprune.scores.base import numbers
 from sparseprune.scores.batches import Batches
 from sparseprune.scores.paths import NoPathsError, live
@@ -22,6 +23,7 @@ def living_floor(
     model: nn.Module,
     batches: Batches | None,
     sample: Sample | None,
+    stored: Mapping[str, Stored],
     blocks: Blocks,
     count: Callable[[Blocks], Counts],
 ) -> int:
@@ -33,6 +35,7 @@ def living_floor(
         model: the network.
         batches: batches to take the shape of a sample from, where ``sample`` is None.
         sample: shape of one sample, or example inputs.
+        stored: weights that are not stored outputs first, as blocks have them.
         blocks: scored blocks, with the floors that were too low.
         count: quota, from blocks to the numbers that layers keep.
     Returns:
@@ -49,13 +52,29 @@ def living_floor(
             return 1
         masks = raised.masks(count(raised), allow_empty=True)
         try:
-            alive = live(model, masks, sample)
+            alive = live(model, as_stored(masks, stored), sample)
         except NoPathsError:
             return 1
         if all(alive[name].any() for name in masks):
             return floor
         floor *= 2
     return 1
+
+
+def warn_of_collapse(layers: Sequence[str], stacklevel: int) -> None:
+    """Warn that layers would be empty by one ranking of all weights, so that they got ERK's densities.
+
+    Args:
+        layers: names of the weights of which none would stay.
+        stacklevel: how far above whoever is to be told stands.
+    """
+    warnings.warn(
+        "prune: expected every layer to keep a weight, got none kept by one ranking of all layers in "
+        f'{listed(layers)}, so that layers keep what scope="erk" gives them; to choose yourself, name a '
+        'scope: "erk" or "layer", or "global" with min_per_layer=1',
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
 
 
 def check_zero_scores(zero_scores: str) -> None:

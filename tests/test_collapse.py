@@ -33,8 +33,8 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def floor_of(**arguments) -> int:
-    with pytest.raises(ValueError, match=r"got none kept in '2\.weight', '4\.weight'; give each") as error:
-        sp.prune(network(), method="magnitude", **arguments)
+    with pytest.raises(ValueError, match=r"got none kept in '2\.weight', '4\.weight'; choose") as error:
+        sp.prune(network(), method="magnitude", scope="global", **arguments)
     return int(re.search(r"min_per_layer=(\d+)", str(error.value))[1])
 
 
@@ -70,8 +70,8 @@ class Counting(nn.Module):
 
 
 def test_the_floor_is_1_where_paths_cannot_be_followed() -> None:
-    with pytest.raises(ValueError, match=r"floor with min_per_layer=1, choose scope=\"erk\" or \"layer\""):
-        sp.prune(Counting(), method="magnitude", sparsity=0.9, input_size=(20,))
+    with pytest.raises(ValueError, match=r"choose scope=\"erk\" or \"layer\", give .* min_per_layer=1, keep"):
+        sp.prune(Counting(), method="magnitude", sparsity=0.9, input_size=(20,), scope="global")
 
 
 def test_scopes_of_the_error_leave_no_layer_empty() -> None:
@@ -84,5 +84,70 @@ def test_the_error_leaves_the_model_untouched() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="got none kept"):
-        sp.prune(model, batches(), method="magnitude", sparsity=0.9)
+        sp.prune(model, batches(), method="magnitude", sparsity=0.9, scope="global")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# ---- no scope named ----------------------------------------------------------------------------------------
+
+
+class Whisper(nn.Module):
+    """Two layers, of which the loss hardly sees the second, as transformers' hardly see queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.loud, self.quiet = nn.Linear(20, 30), nn.Linear(20, 30)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loud(x) + 1e-4 * self.quiet(x)
+
+
+def equal(masks: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return masks.keys() == others.keys() and all(torch.equal(masks[name], others[name]) for name in masks)
+
+
+def told(*layers: str) -> str:
+    return f'in {", ".join(map(repr, layers))}, so that layers keep what scope="erk" gives'
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"block": (2, 1)}, {"block": "channel"}, {"pattern": "fan_in"}, {"keep": "last"}], ids=str
+)
+def test_without_a_scope_layers_that_would_be_empty_get_the_densities_of_erk(options: dict) -> None:
+    options = {"method": "magnitude", "sparsity": 0.8, **options}
+    with pytest.warns(RuntimeWarning, match=told("2.weight", "4.weight")) as warnings:
+        masks = sp.prune(network(), **options)
+    assert [warning.filename for warning in warnings] == [__file__]
+    assert equal(masks, sp.prune(network(), scope="erk", **options))
+    with pytest.raises(ValueError, match="got none kept"):
+        sp.prune(network(), scope="global", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "snip"},
+        {"method": "snip", "rounds": 3},
+        {"method": "iter_snip", "rounds": 3, "preset": "authors"},
+    ],
+    ids=str,
+)
+def test_without_a_scope_batches_are_scored_as_with_erk(options: dict) -> None:
+    data = [(torch.randn(5, 20), torch.arange(5)) for _ in range(2)]
+    with pytest.warns(RuntimeWarning, match=told("quiet.weight")):
+        masks = sp.prune(Whisper(), iter(data), sparsity=0.9, **options)
+    assert equal(masks, sp.prune(Whisper(), data, sparsity=0.9, scope="erk", **options))
+
+
+@pytest.mark.parametrize("options", [{"sparsity": 0.3}, {"min_per_layer": 2}, {"allow_empty": True}])
+def test_without_a_scope_all_weights_are_ranked_together_where_no_layer_is_empty(options: dict) -> None:
+    masks = sp.prune(network(), method="magnitude", **options)
+    assert equal(masks, sp.prune(network(), method="magnitude", scope="global", **options))
+
+
+def test_too_few_weights_for_all_layers_are_an_error_without_a_scope() -> None:
+    with pytest.raises(
+        ValueError, match=r"keep more weights \(one block in each layer takes 4, these are 2\)"
+    ):
+        sp.prune(network(), method="magnitude", sparsity=0.9992)

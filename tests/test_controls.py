@@ -105,10 +105,10 @@ def test_controls_depend_on_the_seed_alone() -> None:
             "controls: expected names of the model's parameters, got 'x'",
         ),
         (
-            {"4.weight": torch.ones(3, 16)},
+            {"4.weight": "all"},
             {},
             TypeError,
-            "controls: '4.weight': expected the mask to be a bool",
+            "controls: '4.weight': expected the mask to be a tensor or an array, got str",
         ),
         (
             {"4.weight": torch.ones(2).bool()},

@@ -1,8 +1,9 @@
 """Which parameters of a model can be pruned, and why the others are not: one answer for the whole package."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # q, k and v have weights of their own where their sizes differ.
@@ -65,6 +66,58 @@ def weight_names(module: nn.Module) -> tuple[str, ...]:
 def is_transposed(kind: type[nn.Module]) -> bool:
     """Whether this is transformers' ``Conv1D``, a linear layer with a weight (in_features, out_features)."""
     return _of_transformers(kind, "Conv1D")
+
+
+class Stored(NamedTuple):
+    """How a weight is stored whose first dimension is not its layer's outputs.
+
+    Attributes:
+        transposed: whether the last two dimensions are inputs and outputs, and not outputs and inputs.
+        experts: number of experts that the first dimension counts; 0 where there are none.
+    """
+
+    transposed: bool
+    experts: int
+
+
+def stored_otherwise(model: nn.Module) -> dict[str, Stored]:
+    """The prunable weights of a model that are not stored as (outputs, inputs, ...), by name."""
+    found: dict[str, Stored] = {}
+    for weight in all_weights(model):
+        if weight.why_not:
+            continue
+        if is_transposed(type(weight.module)):
+            found[weight.name] = Stored(True, 0)
+        elif _of_transformers(type(weight.module), "Experts"):
+            transposed = bool(getattr(weight.module, "is_transposed", False))
+            found[weight.name] = Stored(transposed, len(weight.parameter))
+    return found
+
+
+def outputs_first(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """Tensors of the weights' shapes as (outputs, inputs, ...); those of experts one below the other.
+
+    Args:
+        tensors: by the names of the weights.
+        stored: what :func:`stored_otherwise` gives.
+    Returns:
+        contiguous tensors; all others are handed on as they are.
+    """
+    result = dict(tensors)
+    for name in stored.keys() & tensors.keys():
+        tensor = result[name].transpose(-2, -1) if stored[name].transposed else result[name]
+        result[name] = (tensor.flatten(0, 1) if stored[name].experts else tensor).contiguous()
+    return result
+
+
+def as_stored(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """What :func:`outputs_first` made, as it was."""
+    result = dict(tensors)
+    for name in stored.keys() & tensors.keys():
+        tensor, (transposed, experts) = result[name], stored[name]
+        tensor = tensor.unflatten(0, (experts, len(tensor) // experts)) if experts else tensor
+        result[name] = (tensor.transpose(-2, -1) if transposed else tensor).contiguous()
+    return result
 
 
 def _of_transformers(kind: type[nn.Module], ending: str) -> bool:
