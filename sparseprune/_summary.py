@@ -279,7 +279,7 @@ def _row_of_mask(name: str, mask: Tensor) -> SummaryRow:
 def _row_of_layer(layer: Layer, calls: list[Call] | None) -> SummaryRow:
     module, mask, weights = layer.module, layer.mask, math.prod(layer.shape)
     kept = weights if mask is None else int(mask.sum())
-    block = "" if mask is None else _block(mask)
+    block = "" if mask is None else _block(mask.t() if layer.transposed else mask)
     if isinstance(module, Sparse):
         kept, block = module.values.numel(), f"{module.block[0]}x1"
     rows_first = layer.shape[::-1] if layer.transposed else layer.shape

@@ -5,7 +5,15 @@ import torch
 from other_layers import Conv1D, Experts
 from torch import nn
 
-from sparseprune.format.weights import all_weights, is_transposed, weight_names
+from sparseprune.format.weights import (
+    Stored,
+    all_weights,
+    as_stored,
+    is_transposed,
+    outputs_first,
+    stored_otherwise,
+    weight_names,
+)
 
 
 class SubLinear(nn.Linear):
@@ -79,3 +87,25 @@ def test_a_parameter_of_two_names_in_one_module_is_shared() -> None:
     shared = [weight for weight in all_weights(attention) if weight.shared]
     assert [weight.names for weight in shared] == [("q_proj_weight", "k_proj_weight")]
     assert torch.is_tensor(shared[0].parameter)
+
+
+def test_weights_outputs_first_and_back() -> None:
+    model = nn.ModuleList([nn.Linear(2, 3), Conv1D(3, 2), Experts(2, 3, 4), Experts(2, 3, 4)])
+    model[3].is_transposed = True
+    stored = stored_otherwise(model)
+    assert stored == {
+        "1.weight": Stored(True, 0),
+        **{f"2.{name}": Stored(False, 2) for name in ("up", "down")},
+        **{f"3.{name}": Stored(True, 2) for name in ("up", "down")},
+    }
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
+    turned = outputs_first(weights, stored)
+    up = weights["2.up"]
+    assert turned["0.weight"] is weights["0.weight"]
+    assert torch.equal(turned["1.weight"], weights["1.weight"].t())
+    assert torch.equal(turned["2.up"], torch.cat([up[0], up[1]]))
+    assert torch.equal(turned["3.up"], torch.cat([weights["3.up"][0].t(), weights["3.up"][1].t()]))
+    assert all(tensor.is_contiguous() for tensor in turned.values())
+    back = as_stored(turned, stored)
+    assert all(torch.equal(back[name], weight) for name, weight in weights.items())
+    assert list(back) == list(weights)

@@ -1,6 +1,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import bounds
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from selecting import select_masks
 from torch import Tensor, nn
 
@@ -534,3 +536,20 @@ def test_a_deep_masked_network_keeps_its_signal_when_rescaled() -> None:
     sparseprune.rescale_weights(model, masks)
     sparseprune.apply_masks(model, masks)
     assert 0.2 < model(x).square().mean() / dense < 5
+
+
+@pytest.mark.parametrize("change", [sparseprune.apply_masks, sparseprune.rescale_weights])
+def test_masks_of_any_form_change_weights_alike(change: Callable[..., None], tmp_path: Path) -> None:
+    masks = sparseprune.prune(small_model(), method="magnitude", sparsity=0.5, min_per_layer=1)
+    save_file(masks, tmp_path / "masks.safetensors")
+    forms = [
+        list(masks.values()),
+        {f"_orig_mod.{name}": mask.numpy().astype("uint8") for name, mask in masks.items()},
+        tmp_path / "masks.safetensors",
+    ]
+    expected = small_model()
+    change(expected, masks)
+    for form in forms:
+        model = small_model()
+        change(model, form)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
