@@ -192,8 +192,7 @@ def scopes() -> Experiment:
     fixed: dict[str, Any] = {"batch_size": 64, "optimizer": "adam", "lr": 3e-3, "layers": "dense"}
     trainings = [
         Training(f"{TINY}:llama", f"{TINY}:recall", 2, **fixed),
-        Training(f"{TINY}:bert", f"{TINY}:recall", 3, **fixed),
-        Training(f"{TINY}:vit", "digits", 20, **fixed),
+        Training(f"{TINY}:vit", "digits", 12, **fixed),
     ]
     return {training: [Point(DENSE), *points] for training in trainings}
 

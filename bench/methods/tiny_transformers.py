@@ -43,22 +43,14 @@ class Classifier(nn.Module):
 
 def llama() -> nn.Module:
     """A Llama that answers at the last token."""
-    return _of_tokens("Llama")
-
-
-def bert() -> nn.Module:
-    """A BERT that answers at the last token."""
-    return _of_tokens("Bert")
+    given = {**SIZES, "vocab_size": KEYS * VALUES + KEYS}
+    return Classifier(_body("Llama", given), "input_ids", -1, VALUES)
 
 
 def vit() -> nn.Module:
     """A vision transformer for 8 x 8 grey images in 16 patches."""
     given = {**SIZES, "image_size": 8, "patch_size": 2, "num_channels": 1}
     return Classifier(_body("ViT", given), "pixel_values", 0, 10)
-
-
-def _of_tokens(kind: str) -> nn.Module:
-    return Classifier(_body(kind, {**SIZES, "vocab_size": KEYS * VALUES + KEYS}), "input_ids", -1, VALUES)
 
 
 def _body(kind: str, given: dict[str, Any]) -> nn.Module:
