@@ -7,7 +7,6 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from sparseprune.format.weights import Stored, as_stored
 from sparseprune.scores.base import numbers
 from sparseprune.scores.batches import Batches
 from sparseprune.scores.paths import NoPathsError, live
@@ -23,7 +22,7 @@ def living_floor(
     model: nn.Module,
     batches: Batches | None,
     sample: Sample | None,
-    stored: Mapping[str, Stored],
+    as_in_model: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     blocks: Blocks,
     count: Callable[[Blocks], Counts],
 ) -> int:
@@ -35,7 +34,7 @@ def living_floor(
         model: the network.
         batches: batches to take the shape of a sample from, where ``sample`` is None.
         sample: shape of one sample, or example inputs.
-        stored: weights that are not stored outputs first, as blocks have them.
+        as_in_model: function that makes masks of the blocks those of the model's weights.
         blocks: scored blocks, with the floors that were too low.
         count: quota, from blocks to the numbers that layers keep.
     Returns:
@@ -50,9 +49,9 @@ def living_floor(
         raised = blocks.with_floor(floor)
         if raised.weights_of(raised.floors) > kept:
             return 1
-        masks = raised.masks(count(raised), allow_empty=True)
+        masks = as_in_model(raised.masks(count(raised), allow_empty=True))
         try:
-            alive = live(model, as_stored(masks, stored), sample)
+            alive = live(model, masks, sample)
         except NoPathsError:
             return 1
         if all(alive[name].any() for name in masks):

@@ -24,14 +24,21 @@ from sparseprune._sparsify import sparsify
 from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import check_batch_size, measured_costs, same_dense
 from sparseprune.cost.speedup import masks_for
-from sparseprune.format.weights import as_stored, outputs_first, stored_otherwise
+from sparseprune.format.weights import (
+    as_stored,
+    fused_projections,
+    in_one,
+    in_thirds,
+    outputs_first,
+    stored_otherwise,
+)
 from sparseprune.scores.batches import items, repeatable
 from sparseprune.scores.losses import takes_model
 from sparseprune.scores.nested import described
 from sparseprune.scores.ranks import same_on_all_ranks
 from sparseprune.scores.samples import Sample, sample_given, sample_in
 from sparseprune.select import budget, quotas
-from sparseprune.select.blocks import Blocks, check_blocks
+from sparseprune.select.blocks import Blocks, check_blocks, rows_of_blocks
 from sparseprune.select.choose import CollapseError, choose_masks, layers_by_scores
 from sparseprune.select.patterns import NofM, check_n_of_m, check_pattern
 from sparseprune.select.quotas import Scope
@@ -208,7 +215,8 @@ def prune(
     # Scores and masks are outputs first as long as they are selected from.
     stored = stored_otherwise(model)
     empty = {name: torch.empty(weight.shape, device="meta") for name, weight in weights.items()}
-    shapes = {name: weight.shape for name, weight in outputs_first(empty, stored).items()}
+    empty = outputs_first(empty, stored)
+    shapes = {name: tensor.shape for name, tensor in empty.items()}
     wanted = SPARSITY if sparsity is None and flops is None and speedup is None else sparsity or 0.0
     block_rows = check_blocks(shapes, shape, min_per_layer, allow_empty)
     kept = quotas.layers_of(shapes, keep, dict(model.named_modules()))
@@ -217,10 +225,16 @@ def prune(
         *_, last = scores.prunable(model)
         kept = [name for name in shapes if name in kept or name == last]
     blocks = Blocks.unscored(shapes, block_rows, min_per_layer, kept, whole_rows=block == "channel")
+    # Where queries, keys and values have one weight, they are three layers for all that counts by layers.
+    fused = fused_projections(model) if within is None else []
+    thirds = {name: tensor.shape for name, tensor in in_thirds(empty, fused).items()}
+    whole = functools.partial(in_one, fused=fused)
+    rows, kept_thirds = rows_of_blocks(thirds, shape[0]), quotas.layers_of(thirds, kept)
+    layered = Blocks.unscored(thirds, rows, min_per_layer, kept_thirds, whole_rows=block == "channel")
     if isinstance(within, NofM):
         check_n_of_m(blocks, within, kept)
     else:
-        quotas.check_scope(blocks, wanted, "global" if scope is None else scope, kept)
+        quotas.check_scope(layered, wanted, "global" if scope is None else scope, kept)
 
     by_scores = layers_by_scores(shapes, kept, wanted if speedup is None and flops is None else 1, scope)
     if allow_empty and scope in (None, "global"):
@@ -270,7 +284,9 @@ def prune(
             return within_limit(scored, of_round).masks
 
     batches = repeatable(batches) if times > 1 else batches
-    floor = functools.partial(living_floor, model, batches, sample, stored)
+    floor = functools.partial(
+        living_floor, model, batches, sample, lambda masks: as_stored(whole(masks), stored)
+    )
     # Batches may be an iterator, which is read once.
     scored_once = functools.cache(lambda: scores_at(None, score))
 
@@ -280,7 +296,10 @@ def prune(
 
         def agreed(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
             if flops is None:
-                masks = choose_masks(blocks, wanted, scope, within, kept, allow_empty, floor, scored, part)
+                of_layers = in_thirds(scored, fused)
+                masks = whole(
+                    choose_masks(layered, wanted, scope, within, kept, allow_empty, floor, of_layers, part)
+                )
             else:
                 masks = within_flops(scored, part)
             same_on_all_ranks(masks)

@@ -1,9 +1,11 @@
 """Layers that would keep nothing, and the floor that the error names."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
+from other_layers import Conv1D
 from torch import Tensor, nn
 
 import sparseprune as sp
@@ -144,6 +146,51 @@ def test_without_a_scope_batches_are_scored_as_with_erk(options: dict) -> None:
 def test_without_a_scope_all_weights_are_ranked_together_where_no_layer_is_empty(options: dict) -> None:
     masks = sp.prune(network(), method="magnitude", **options)
     assert equal(masks, sp.prune(network(), method="magnitude", scope="global", **options))
+
+
+# ---- queries, keys and values in one weight ----------------------------------------------------------------
+
+
+class Fused(nn.Module):
+    """Queries and keys are small, as seen from the loss."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv: nn.Module = nn.Linear(8, 24)
+        with torch.no_grad():
+            self.qkv.weight[:16] *= 1e-6
+        if transposed:
+            self.c_attn, weight = Conv1D(24, 8), self.qkv.weight.detach().t().contiguous()
+            del self.qkv
+            self.c_attn.weight = nn.Parameter(weight)
+        self.out = nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_queries_keys_and_values_of_one_weight_are_three_layers(transposed: bool) -> None:
+    name, dim = ("c_attn.weight", 1) if transposed else ("qkv.weight", 0)
+
+    def kept(**options: Any) -> list[int]:
+        masks = sp.prune(Fused(transposed), **{"method": "magnitude", "sparsity": 0.5, **options})
+        assert masks[name].shape == Fused(transposed).get_parameter(name).shape
+        return [int(third.sum()) for third in masks[name].chunk(3, dim)]
+
+    assert kept(scope="layer") == kept(scope="erk") == kept(scope="balanced") == [32, 32, 32]
+    assert kept(scope="layer", block=(4, 1)) == [32, 32, 32]
+    assert kept(scope={name: 0.25, "out": 1.0}, sparsity=None) == [16, 16, 16]
+    assert kept(keep=name.split(".")[0], sparsity=0.2) == [64, 64, 64]
+    assert kept(allow_empty=True) == kept(scope="global", allow_empty=True)
+    assert kept(scope="global", allow_empty=True)[:2] == [0, 0]
+    assert kept(min_per_layer=5)[:2] == [5, 5]
+    with pytest.warns(RuntimeWarning, match=told(f"{name}.queries", f"{name}.keys")):
+        assert kept() == [32, 32, 32]
+    with pytest.raises(ValueError, match=rf"none kept in '{name}\.queries', '{name}\.keys'; choose scope="):
+        kept(scope="global")
+    # Patterns count all rows of a weight alike.
+    assert kept(pattern="fan_in", scope="layer") == [32, 32, 32]
+    assert len(set(kept(pattern="fan_in"))) == 1
+    assert kept(pattern="2:4", sparsity=None) == [32, 32, 32]
 
 
 def test_too_few_weights_for_all_layers_are_an_error_without_a_scope() -> None:

@@ -1,13 +1,17 @@
 """Which parameters of a model can be pruned, and why the others are not: one answer for the whole package."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # q, k and v have weights of their own where their sizes differ.
 OF_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# Layers, in timm, transformers and elsewhere, whose outputs are queries, keys and values, a third each.
+FUSED = ("qkv", "to_qkv", "Wqkv", "c_attn")
+THIRDS = ("queries", "keys", "values")
 
 
 class Weight(NamedTuple):
@@ -118,6 +122,56 @@ def as_stored(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> di
         tensor = tensor.unflatten(0, (experts, len(tensor) // experts)) if experts else tensor
         result[name] = (tensor.transpose(-2, -1) if transposed else tensor).contiguous()
     return result
+
+
+def fused_projections(model: nn.Module) -> list[str]:
+    """Names of the prunable weights whose outputs are queries, keys and values, a third each.
+
+    They are that of an ``nn.MultiheadAttention``, and those of layers with three times as many outputs as
+    inputs and one of the names ``FUSED``.
+    """
+    found = []
+    for weight in all_weights(model):
+        layer = weight.name.split(".")[-2:-1]
+        outputs, inputs = _sizes(weight)
+        named = bool(layer) and layer[0] in FUSED and outputs == 3 * inputs > 0
+        if not weight.why_not and (weight.attribute == OF_ATTENTION[0] or named):
+            found.append(weight.name)
+    return found
+
+
+def in_thirds(tensors: Mapping[str, Tensor], fused: Collection[str]) -> dict[str, Tensor]:
+    """Tensors by name, those of fused projections in three: of queries, keys and values.
+
+    Args:
+        tensors: (outputs, inputs, ...), by the names of the weights.
+        fused: what :func:`fused_projections` gives.
+    """
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        thirds = zip(THIRDS, tensor.chunk(3), strict=True) if name in fused else [("", tensor)]
+        result |= {f"{name}.{third}" if third else name: part for third, part in thirds}
+    return result
+
+
+def in_one(tensors: Mapping[str, Tensor], fused: Collection[str]) -> dict[str, Tensor]:
+    """What :func:`in_thirds` split, as it was."""
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        whole, _, third = name.rpartition(".")
+        if third in THIRDS and whole in fused:
+            tensor = torch.cat([result[whole], tensor]) if whole in result else tensor
+            name = whole
+        result[name] = tensor
+    return result
+
+
+def _sizes(weight: Weight) -> tuple[int, int]:
+    """Outputs and inputs of a matrix; zeros for anything else, such as a lazy layer's."""
+    if isinstance(weight.parameter, nn.parameter.UninitializedParameter) or weight.parameter.dim() != 2:
+        return 0, 0
+    outputs, inputs = weight.parameter.shape
+    return (inputs, outputs) if is_transposed(type(weight.module)) else (outputs, inputs)
 
 
 def _of_transformers(kind: type[nn.Module], ending: str) -> bool:

@@ -9,6 +9,9 @@ from sparseprune.format.weights import (
     Stored,
     all_weights,
     as_stored,
+    fused_projections,
+    in_one,
+    in_thirds,
     is_transposed,
     outputs_first,
     stored_otherwise,
@@ -109,3 +112,42 @@ def test_weights_outputs_first_and_back() -> None:
     back = as_stored(turned, stored)
     assert all(torch.equal(back[name], weight) for name, weight in weights.items())
     assert list(back) == list(weights)
+
+
+def test_fused_projections_are_those_of_queries_keys_and_values() -> None:
+    model = nn.ModuleDict(
+        {
+            "attention": nn.MultiheadAttention(4, 2),
+            "cross": nn.MultiheadAttention(4, 2, kdim=3),
+            "block": nn.ModuleDict(
+                {"qkv": nn.Linear(4, 12), "c_attn": Conv1D(12, 4), "out": nn.Linear(4, 12)}
+            ),
+            "other": nn.ModuleDict(
+                {"qkv": nn.Linear(4, 8), "c_attn": Conv1D(4, 12), "Wqkv": nn.Linear(2, 6)}
+            ),
+            "lazy": nn.ModuleDict({"qkv": nn.LazyLinear(12)}),
+        }
+    )
+    assert fused_projections(model) == [
+        "attention.in_proj_weight",
+        "block.qkv.weight",
+        "block.c_attn.weight",
+        "other.Wqkv.weight",
+    ]
+    assert fused_projections(nn.Linear(4, 12)) == []
+
+
+def test_fused_projections_in_thirds_and_in_one() -> None:
+    weights = {
+        "a.weight": torch.randn(2, 3),
+        "b.qkv.weight": torch.randn(6, 2),
+        "c.queries": torch.randn(2, 2),
+    }
+    fused = ["b.qkv.weight"]
+    thirds = in_thirds(weights, fused)
+    names = ["b.qkv.weight.queries", "b.qkv.weight.keys", "b.qkv.weight.values"]
+    assert list(thirds) == ["a.weight", *names, "c.queries"]
+    assert torch.equal(thirds[names[1]], weights["b.qkv.weight"][2:4])
+    back = in_one(thirds, fused)
+    assert list(back) == list(weights)
+    assert all(torch.equal(back[name], weight) for name, weight in weights.items())
