@@ -12,7 +12,7 @@ from sparseprune.scores.batches import Batches
 from sparseprune.scores.paths import NoPathsError, live
 from sparseprune.scores.samples import Sample, sample_in
 from sparseprune.select.blocks import Blocks, listed
-from sparseprune.select.quotas import Counts
+from sparseprune.select.quotas import FALLBACK, Counts
 from sparseprune.select.ties import decided_by_position, rankings
 
 TIES = 0.01  # of the kept weights, from which on they are reported
@@ -61,7 +61,7 @@ def living_floor(
 
 
 def warn_of_collapse(layers: Sequence[str], stacklevel: int) -> None:
-    """Warn that layers would be empty by one ranking of all weights, so that they got ERK's densities.
+    """Warn that layers would be empty by one ranking of all weights, so that another rule was taken.
 
     Args:
         layers: names of the weights of which none would stay.
@@ -69,8 +69,8 @@ def warn_of_collapse(layers: Sequence[str], stacklevel: int) -> None:
     """
     warnings.warn(
         "prune: expected every layer to keep a weight, got none kept by one ranking of all layers in "
-        f'{listed(layers)}, so that layers keep what scope="erk" gives them; to choose yourself, name a '
-        'scope: "erk" or "layer", or "global" with min_per_layer=1',
+        f'{listed(layers)}, so that layers share the weights by scope="{FALLBACK}"; to choose yourself, name '
+        'a scope: "balanced", "erk" or "layer", or "global" with min_per_layer=1',
         RuntimeWarning,
         stacklevel=stacklevel + 1,
     )

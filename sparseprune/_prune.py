@@ -113,14 +113,15 @@ def prune(
         cost_exponent: weights are ranked by score / cost^exponent, 0 to 1, for ``flops`` and ``speedup``.
         scope: how ``sparsity`` is divided among layers. By default all weights are ranked together, as with
             ``"global"``; where that would leave a layer without weights, as it often does with the queries
-            and keys of transformers, layers get the densities of ``"erk"`` instead, with a RuntimeWarning.
+            and keys of transformers, layers share them as with ``"balanced"`` instead, with a RuntimeWarning.
             ``"global"`` ranks all weights together, and an empty layer is an error; ``"layer"`` prunes every
             layer to the same sparsity; ``"erk"`` gives layers the densities of Erdős-Rényi-kernel graphs
-            (Evci et al., 2020, arXiv:1911.11134), more to small ones;
-            ``"balanced"`` gives all layers equally many weights, at most all of them; ``"smart_ratio"`` gives
-            the last layer density 0.3 and the others less and less with depth (Su et al., 2020,
-            arXiv:2009.11094); and ``{name of a parameter or module: density}`` names the fraction that each
-            layer keeps, in place of ``sparsity``.
+            (Evci et al., 2020, arXiv:1911.11134), more to small ones; ``"balanced"`` gives all layers equally
+            many weights, at most all of them; ``"smart_ratio"`` gives the last layer density 0.3 and the
+            others less and less with depth (Su et al., 2020, arXiv:2009.11094); and ``{name of a parameter or
+            module: density}`` names the fraction that each layer keeps, in place of ``sparsity``. Queries,
+            keys and values of one weight (``nn.MultiheadAttention``, GPT-2's ``c_attn``, timm's ``qkv``) are
+            three layers here.
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
             ``weight.flatten(1)``, outputs × inputs (``weight.t()`` of transformers' ``Conv1D``; of experts
             all their outputs, one below the other), by the mean of their scores; n and k then count blocks.
@@ -317,7 +318,7 @@ def prune(
         return masks_by(scope)
     except CollapseError as error:
         collapse = error
-    masks = masks_by("erk")
+    masks = masks_by(quotas.FALLBACK)
     warn_of_collapse(collapse.layers, stacklevel=2)
     return masks
 

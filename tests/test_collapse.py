@@ -72,12 +72,12 @@ class Counting(nn.Module):
 
 
 def test_the_floor_is_1_where_paths_cannot_be_followed() -> None:
-    with pytest.raises(ValueError, match=r"choose scope=\"erk\" or \"layer\", give .* min_per_layer=1, keep"):
+    with pytest.raises(ValueError, match=r"choose scope=\"balanced\" or .*, give .* min_per_layer=1, keep"):
         sp.prune(Counting(), method="magnitude", sparsity=0.9, input_size=(20,), scope="global")
 
 
 def test_scopes_of_the_error_leave_no_layer_empty() -> None:
-    for scope in ("erk", "layer"):
+    for scope in ("balanced", "erk", "layer"):
         masks = sp.prune(network(), method="magnitude", sparsity=0.9, scope=scope)
         assert all(mask.any() for mask in masks.values())
 
@@ -110,18 +110,18 @@ def equal(masks: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 
 
 def told(*layers: str) -> str:
-    return f'in {", ".join(map(repr, layers))}, so that layers keep what scope="erk" gives'
+    return f'in {", ".join(map(repr, layers))}, so that layers share the weights by scope="balanced"'
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"block": (2, 1)}, {"block": "channel"}, {"pattern": "fan_in"}, {"keep": "last"}], ids=str
 )
-def test_without_a_scope_layers_that_would_be_empty_get_the_densities_of_erk(options: dict) -> None:
+def test_without_a_scope_layers_that_would_be_empty_are_balanced(options: dict) -> None:
     options = {"method": "magnitude", "sparsity": 0.8, **options}
     with pytest.warns(RuntimeWarning, match=told("2.weight", "4.weight")) as warnings:
         masks = sp.prune(network(), **options)
     assert [warning.filename for warning in warnings] == [__file__]
-    assert equal(masks, sp.prune(network(), scope="erk", **options))
+    assert equal(masks, sp.prune(network(), scope="balanced", **options))
     with pytest.raises(ValueError, match="got none kept"):
         sp.prune(network(), scope="global", **options)
 
@@ -135,11 +135,11 @@ def test_without_a_scope_layers_that_would_be_empty_get_the_densities_of_erk(opt
     ],
     ids=str,
 )
-def test_without_a_scope_batches_are_scored_as_with_erk(options: dict) -> None:
+def test_without_a_scope_batches_are_scored_as_with_that_scope(options: dict) -> None:
     data = [(torch.randn(5, 20), torch.arange(5)) for _ in range(2)]
     with pytest.warns(RuntimeWarning, match=told("quiet.weight")):
         masks = sp.prune(Whisper(), iter(data), sparsity=0.9, **options)
-    assert equal(masks, sp.prune(Whisper(), data, sparsity=0.9, scope="erk", **options))
+    assert equal(masks, sp.prune(Whisper(), data, sparsity=0.9, scope="balanced", **options))
 
 
 @pytest.mark.parametrize("options", [{"sparsity": 0.3}, {"min_per_layer": 2}, {"allow_empty": True}])

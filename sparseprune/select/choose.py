@@ -13,7 +13,7 @@ from sparseprune.select.rounds import sparsity_after
 
 
 class CollapseError(Exception):
-    """Layers would keep nothing where all weights are ranked together, and would not with ERK's densities."""
+    """Layers would keep nothing where all weights are ranked together, and would not with another scope."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         super().__init__(", ".join(layers))
@@ -53,7 +53,7 @@ def choose_masks(
         scored: scores of the weights, higher = keep.
         part: the part of the rounds that is done, 1 in the last.
     Raises:
-        CollapseError: the scope is None, a layer would be empty, and none would be with ``"erk"``.
+        CollapseError: the scope is None, a layer would be empty, and none would be with ``FALLBACK``.
         ValueError: see :meth:`Blocks.masks`.
     """
     blocks = blocks.scored(scored)
@@ -66,7 +66,7 @@ def choose_masks(
     count = functools.partial(quotas.of_scope, sparsity=sparsity, scope=rule)
     counts = count(blocks)
     empty = blocks.empty(counts) if scope is None and not allow_empty else []
-    if empty and "erk" in quotas.scopes_that_fill(blocks, sparsity):
+    if empty and quotas.FALLBACK in quotas.scopes_that_fill(blocks, sparsity):
         raise CollapseError(empty)
     if pattern == "fan_in":
         return fan_in(blocks, counts, allow_empty=allow_empty)

@@ -166,7 +166,7 @@ Scope = Annotated[str, typer.Option("--scope", help=f"{SCOPE_HELP}.")]
 ScopeOrNone = Annotated[
     str | None,
     typer.Option(
-        "--scope", help=f"{SCOPE_HELP}; by default global, or erk where that would leave a layer empty."
+        "--scope", help=f"{SCOPE_HELP}; by default global, or balanced where that would leave a layer empty."
     ),
 ]
 MethodName = Annotated[str, typer.Option("--method", help=f"Pruning method: {', '.join(METHODS)}.")]
