@@ -1,7 +1,6 @@
 """Prune a network before training: score, then select."""
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -32,11 +31,10 @@ from sparseprune.format.weights import (
     outputs_first,
     stored_otherwise,
 )
-from sparseprune.scores.batches import items, repeatable
+from sparseprune.scores.batches import repeatable
 from sparseprune.scores.losses import takes_model
-from sparseprune.scores.nested import described
 from sparseprune.scores.ranks import same_on_all_ranks
-from sparseprune.scores.samples import Sample, sample_given, sample_in
+from sparseprune.scores.samples import Sample, sample_given, sample_of_first
 from sparseprune.select import budget, quotas
 from sparseprune.select.blocks import Blocks, check_blocks, rows_of_blocks
 from sparseprune.select.choose import CollapseError, choose_masks, layers_by_scores
@@ -255,7 +253,7 @@ def prune(
 
     if flops is not None or speedup is not None:
         if sample is None:
-            sample, batches = _sample_of(batches, loss)
+            sample, batches = sample_of_first(batches, loss)
         layers = _costs_of_layers(model, sample, batch_size, block, shape[0], excluded, flops)
 
         def within_limit(scored: Mapping[str, Tensor], limit: float) -> budget.Selected:
@@ -339,21 +337,3 @@ def _costs_of_layers(
     return same_dense(
         {v: measured_costs(model, sample, batch_size, block=(v, 1), exclude=excluded) for v in choices}
     )
-
-
-def _sample_of(batches: scores.Batches | None, loss: scores.Loss) -> tuple[Sample, scores.Batches]:
-    """What the model is called with for the first batch, and all batches, that one too."""
-    if batches is None:
-        raise ValueError(
-            "prune: expected input_size=, the shape of one sample, or batches to take it from, or "
-            "example_inputs=: what a weight costs depends on it"
-        )
-    iterator = items("prune", batches, loss)
-    first = next(iterator)
-    sample = sample_in(first)
-    if sample is None:
-        raise ValueError(
-            "prune: expected example_inputs=, the arguments of a call of the model (a tuple, a dict, or a "
-            f"pair of both): what a weight costs depends on it, got none and {described(first)} as a batch"
-        )
-    return sample, itertools.chain([first], iterator)
