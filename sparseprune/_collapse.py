@@ -12,7 +12,7 @@ from sparseprune.scores.batches import Batches
 from sparseprune.scores.paths import NoPathsError, live
 from sparseprune.scores.samples import Sample, sample_in
 from sparseprune.select.blocks import Blocks, listed
-from sparseprune.select.quotas import Counts
+from sparseprune.select.quotas import FALLBACK, Counts
 from sparseprune.select.ties import decided_by_position, rankings
 
 TIES = 0.01  # of the kept weights, from which on they are reported
@@ -22,6 +22,7 @@ def living_floor(
     model: nn.Module,
     batches: Batches | None,
     sample: Sample | None,
+    as_in_model: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     blocks: Blocks,
     count: Callable[[Blocks], Counts],
 ) -> int:
@@ -33,6 +34,7 @@ def living_floor(
         model: the network.
         batches: batches to take the shape of a sample from, where ``sample`` is None.
         sample: shape of one sample, or example inputs.
+        as_in_model: function that makes masks of the blocks those of the model's weights.
         blocks: scored blocks, with the floors that were too low.
         count: quota, from blocks to the numbers that layers keep.
     Returns:
@@ -47,7 +49,7 @@ def living_floor(
         raised = blocks.with_floor(floor)
         if raised.weights_of(raised.floors) > kept:
             return 1
-        masks = raised.masks(count(raised), allow_empty=True)
+        masks = as_in_model(raised.masks(count(raised), allow_empty=True))
         try:
             alive = live(model, masks, sample)
         except NoPathsError:
@@ -56,6 +58,22 @@ def living_floor(
             return floor
         floor *= 2
     return 1
+
+
+def warn_of_collapse(layers: Sequence[str], stacklevel: int) -> None:
+    """Warn that layers would be empty by one ranking of all weights, so that another rule was taken.
+
+    Args:
+        layers: names of the weights of which none would stay.
+        stacklevel: how far above whoever is to be told stands.
+    """
+    warnings.warn(
+        "prune: expected every layer to keep a weight, got none kept by one ranking of all layers in "
+        f'{listed(layers)}, so that layers share the weights by scope="{FALLBACK}"; to choose yourself, name '
+        'a scope: "balanced", "erk" or "layer", or "global" with min_per_layer=1',
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
 
 
 def check_zero_scores(zero_scores: str) -> None:

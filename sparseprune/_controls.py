@@ -1,7 +1,7 @@
 """Controls: what of a mask matters, its places or only how many weights each layer keeps?"""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.format.bsr import largest_block
+from sparseprune.format.masks import MasksLike
+from sparseprune.format.weights import as_stored, outputs_first, stored_otherwise
 from sparseprune.scores.base import numbers, reordered
-from sparseprune.select.apply import masked_weights
+from sparseprune.select.apply import checked_masks
 
 
 class Control(NamedTuple):
@@ -26,11 +28,7 @@ class Control(NamedTuple):
 
 
 def controls(
-    masks: Mapping[str, Tensor],
-    model: nn.Module,
-    *,
-    scores: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
+    masks: MasksLike, model: nn.Module, *, scores: Mapping[str, Tensor] | None = None, seed: int = 0
 ) -> dict[str, Control]:
     """Give the networks that a pruned one should be compared with; every layer keeps as many weights in each.
 
@@ -45,21 +43,23 @@ def controls(
     Blocks of V × 1 that a layer's mask is made of stay whole. All are drawn anew from ``seed``.
 
     Args:
-        masks: ``{parameter name: bool tensor of the weight's shape}``, as :func:`sparseprune.prune` gives.
+        masks: ``{parameter name: bool tensor of the weight's shape}``, as :func:`sparseprune.prune` gives, or
+            in any other form that :func:`sparseprune.sparsify` takes.
         model: the network that they were made for, at its initial weights; left untouched.
         scores: scores that the masks were made of, higher = keep.
         seed: seed of all random choices, 0 or more.
     Returns:
         ``{"shuffled" | "reinitialised" | "inverted" | "random": (model, masks)}``.
     Raises:
-        TypeError: a mask is not a bool tensor.
-        ValueError: a name is not a parameter of the model, a shape differs, or a score is missing.
+        TypeError: a mask is no tensor or array.
+        ValueError: a mask holds something other than 0 and 1, a name is not a parameter of the model, a shape
+            differs, or a score is missing.
     Reference:
         Frankle, Dziugaite, Roy, Carbin, "Pruning neural networks at initialization: why are we missing the
         mark?", 2021, arXiv:2009.08576, section 5.
     """
-    masked_weights(model, masks, "controls")
-    for name, mask in masks.items():
+    normal = checked_masks(model, masks, "controls")
+    for name, mask in normal.items():
         if scores is not None and (name not in scores or scores[name].shape != mask.shape):
             raise ValueError(
                 f"controls: expected scores of every mask's shape, got none of {list(mask.shape)} "
@@ -68,17 +68,24 @@ def controls(
     generator = numbers(seed, "controls")
     other = copy.deepcopy(model)
     with torch.no_grad():
-        for name in masks:
+        for name in normal:
             weight = other.get_parameter(name)
             weight.copy_(reordered(weight.flatten(), generator).view_as(weight))
+    stored = stored_otherwise(model)
+    rows = outputs_first(normal, stored)
+    ranks = None if scores is None else outputs_first({name: scores[name] for name in normal}, stored)
+
+    def masks_by(change: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+        return as_stored({name: change(name, mask) for name, mask in rows.items()}, stored)
+
     return {
-        "shuffled": Control(model, {n: _shuffled(mask, generator) for n, mask in masks.items()}),
-        "reinitialised": Control(other, {n: mask.clone() for n, mask in masks.items()}),
+        "shuffled": Control(model, masks_by(lambda _, mask: _shuffled(mask, generator))),
+        "reinitialised": Control(other, {name: mask.clone() for name, mask in normal.items()}),
         "inverted": Control(
             model,
-            {n: _inverted(m, None if scores is None else scores[n], generator) for n, m in masks.items()},
+            masks_by(lambda name, mask: _inverted(mask, None if ranks is None else ranks[name], generator)),
         ),
-        "random": Control(model, {n: _shuffled(mask, generator) for n, mask in masks.items()}),
+        "random": Control(model, masks_by(lambda _, mask: _shuffled(mask, generator))),
     }
 
 

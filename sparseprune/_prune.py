@@ -1,11 +1,11 @@
 """Prune a network before training: score, then select."""
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,28 +16,34 @@ from sparseprune._collapse import (
     living_floor,
     refuse_zeros,
     scored_by_chance,
+    warn_of_collapse,
     warn_of_ties,
 )
 from sparseprune._sparsify import sparsify
 from sparseprune.cost.flops import flops_costs
 from sparseprune.cost.seconds import check_batch_size, measured_costs, same_dense
 from sparseprune.cost.speedup import masks_for
-from sparseprune.scores.batches import items, repeatable
+from sparseprune.format.weights import (
+    as_stored,
+    fused_projections,
+    in_one,
+    in_thirds,
+    outputs_first,
+    stored_otherwise,
+)
+from sparseprune.scores.batches import repeatable
 from sparseprune.scores.losses import takes_model
-from sparseprune.scores.nested import described
 from sparseprune.scores.ranks import same_on_all_ranks
-from sparseprune.scores.samples import Sample, sample_given, sample_in
+from sparseprune.scores.samples import Sample, sample_given, sample_of_first
 from sparseprune.select import budget, quotas
-from sparseprune.select.blocks import Blocks, check_blocks
-from sparseprune.select.choose import choose_masks, layers_by_scores
+from sparseprune.select.blocks import Blocks, check_blocks, rows_of_blocks
+from sparseprune.select.choose import CollapseError, choose_masks, layers_by_scores
 from sparseprune.select.patterns import NofM, check_n_of_m, check_pattern
 from sparseprune.select.quotas import Scope
 from sparseprune.select.rounds import in_rounds
 from sparseprune.select.targets import check_block_for, check_targets
 
 SPARSITY = 0.9  # where no target is named
-# From scores, and the part of the rounds that is done, to masks.
-Choose = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
 AUTO_BLOCKS = (1, 4, 16)  # each is timed in each layer
 
 
@@ -53,7 +59,7 @@ def prune(
     example_inputs: Any = None,
     batch_size: int = 128,
     cost_exponent: float = budget.EXPONENT,
-    scope: Scope = "global",
+    scope: Scope | None = None,
     block: tuple[int, int] | Literal["auto", "channel"] = (1, 1),
     pattern: str | None = None,
     keep: str | Iterable[str] = (),
@@ -103,23 +109,29 @@ def prune(
             first of ``batches``, where it is a dict.
         batch_size: samples in a training step, for ``speedup``.
         cost_exponent: weights are ranked by score / cost^exponent, 0 to 1, for ``flops`` and ``speedup``.
-        scope: how ``sparsity`` is divided among layers. ``"global"`` ranks all weights together; ``"layer"``
-            prunes every layer to the same sparsity; ``"erk"`` gives layers the densities of
-            Erdős-Rényi-kernel graphs (Evci et al., 2020, arXiv:1911.11134), more to small ones;
-            ``"balanced"`` gives all layers equally many weights, at most all of them; ``"smart_ratio"`` gives
-            the last layer density 0.3 and the others less and less with depth (Su et al., 2020,
-            arXiv:2009.11094); and ``{name of a parameter or module: density}`` names the fraction that each
-            layer keeps, in place of ``sparsity``.
+        scope: how ``sparsity`` is divided among layers. By default all weights are ranked together, as with
+            ``"global"``; where that would leave a layer without weights, as it often does with the queries
+            and keys of transformers, layers share them as with ``"balanced"`` instead, with a RuntimeWarning.
+            ``"global"`` ranks all weights together, and an empty layer is an error; ``"layer"`` prunes every
+            layer to the same sparsity; ``"erk"`` gives layers the densities of Erdős-Rényi-kernel graphs
+            (Evci et al., 2020, arXiv:1911.11134), more to small ones; ``"balanced"`` gives all layers equally
+            many weights, at most all of them; ``"smart_ratio"`` gives the last layer density 0.3 and the
+            others less and less with depth (Su et al., 2020, arXiv:2009.11094); and ``{name of a parameter or
+            module: density}`` names the fraction that each layer keeps, in place of ``sparsity``. Queries,
+            keys and values of one weight (``nn.MultiheadAttention``, GPT-2's ``c_attn``, timm's ``qkv``) are
+            three layers here.
         block: ``(V, 1)``, V in 1, 2, 4, 8, 16, keeps or removes whole blocks of V rows × 1 column of
-            ``weight.flatten(1)`` by the mean of their scores; n and k then count blocks. A layer whose rows V
-            does not divide, such as one of 10 classes, is pruned weight by weight, ranked together with the
-            others' blocks; n and k then count weights. ``"auto"``, with ``speedup``, chooses V for each layer
-            of 1, 4 and 16: the blocks whose scores sum to most in the layer's share of the time.
+            ``weight.flatten(1)``, outputs × inputs (``weight.t()`` of transformers' ``Conv1D``; of experts
+            all their outputs, one below the other), by the mean of their scores; n and k then count blocks.
+            A layer whose rows V does not divide, such as one of 10 classes, is pruned weight by weight,
+            ranked together with the others' blocks; n and k then count weights. ``"auto"``, with ``speedup``,
+            chooses V for each layer of 1, 4 and 16: the blocks whose scores sum to most in the layer's share
+            of the time.
             ``"channel"`` keeps or removes whole output channels (rows of ``weight.flatten(1)``): as many as
             fit into k, up to one of the widest layer fewer. The network's last layer, whose rows are the
             classes, keeps all of them.
         pattern: None, or where weights lie within a layer. ``"N:M"``, such as ``"2:4"``: the N best of every
-            M consecutive inputs (dim 1 of the weight, for each position of a kernel) stay, in place of
+            M consecutive inputs (of a convolution, for each position of its kernel) stay, in place of
             ``sparsity``; a layer whose inputs M does not divide keeps all its weights. ``"fan_in"``: all rows
             of a layer keep equally many, round(count / rows) of the layer's count and at least one, so that
             what stays is a multiple of the rows and may be off k. With ``block=(V, 1)`` both are about rows
@@ -161,14 +173,16 @@ def prune(
             each layer would give.
     Warns:
         RuntimeWarning: more than 1 % of the kept weights have scores that removed ones have, too, so that
-            position chose (not told with a pattern or ``speedup``).
+            position chose (not told with a pattern or ``speedup``); or no scope was named, and ranked
+            together a layer would be empty.
     """
     # Whatever is wrong with the arguments is said before the data is read.
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
     takes_model(loss)
     check_zero_scores(zero_scores)
     sample = sample_given("prune", input_size, example_inputs)
-    score = scores.scorer(
+    scorer = functools.partial(
+        scores.scorer,
         method,
         excluded,
         preset=preset,
@@ -178,6 +192,7 @@ def prune(
         temperature=temperature,
         micro_batch_size=micro_batch_size,
     )
+    score = scorer()
     times = scores.rounds_of(method, rounds)
     if times > 1 and speedup is not None:
         raise ValueError(
@@ -196,7 +211,11 @@ def prune(
     shape = check_block_for(block, flops, speedup)
     budget.check_exponent(cost_exponent)
     check_batch_size(batch_size)
-    shapes = {name: weight.shape for name, weight in weights.items()}
+    # Scores and masks are outputs first as long as they are selected from.
+    stored = stored_otherwise(model)
+    empty = {name: torch.empty(weight.shape, device="meta") for name, weight in weights.items()}
+    empty = outputs_first(empty, stored)
+    shapes = {name: tensor.shape for name, tensor in empty.items()}
     wanted = SPARSITY if sparsity is None and flops is None and speedup is None else sparsity or 0.0
     block_rows = check_blocks(shapes, shape, min_per_layer, allow_empty)
     kept = quotas.layers_of(shapes, keep, dict(model.named_modules()))
@@ -205,18 +224,25 @@ def prune(
         *_, last = scores.prunable(model)
         kept = [name for name in shapes if name in kept or name == last]
     blocks = Blocks.unscored(shapes, block_rows, min_per_layer, kept, whole_rows=block == "channel")
+    # Where queries, keys and values have one weight, they are three layers for all that counts by layers.
+    fused = fused_projections(model) if within is None else []
+    thirds = {name: tensor.shape for name, tensor in in_thirds(empty, fused).items()}
+    whole = functools.partial(in_one, fused=fused)
+    rows, kept_thirds = rows_of_blocks(thirds, shape[0]), quotas.layers_of(thirds, kept)
+    layered = Blocks.unscored(thirds, rows, min_per_layer, kept_thirds, whole_rows=block == "channel")
     if isinstance(within, NofM):
         check_n_of_m(blocks, within, kept)
     else:
-        quotas.check_scope(blocks, wanted, scope, kept)
+        quotas.check_scope(layered, wanted, "global" if scope is None else scope, kept)
 
     by_scores = layers_by_scores(shapes, kept, wanted if speedup is None and flops is None else 1, scope)
-    if allow_empty and scope == "global":
+    if allow_empty and scope in (None, "global"):
         # Zeros are then as good as anything else that is below all others: the layer may go.
         by_scores = []
 
-    def scores_at(masks: dict[str, Tensor] | None) -> Mapping[str, Tensor]:
-        scored = score(model, batches, loss, masks)
+    def scores_at(masks: dict[str, Tensor] | None, score: scores.Scorer) -> Mapping[str, Tensor]:
+        scored = score(model, batches, loss, None if masks is None else as_stored(masks, stored))
+        scored = outputs_first(scored, stored)
         left = None if method in scores.REVIVING else masks
         zero = layers_of_zeros(scored, by_scores, left)
         if zero_scores == "random":
@@ -225,14 +251,9 @@ def prune(
             refuse_zeros(model, zero, len(by_scores))
         return scored
 
-    if flops is None and speedup is None:
-        floor = functools.partial(living_floor, model, batches, sample)
-        choose: Choose = functools.partial(
-            choose_masks, blocks, wanted, scope, within, kept, allow_empty, floor
-        )
-    else:
+    if flops is not None or speedup is not None:
         if sample is None:
-            sample, batches = _sample_of(batches, loss)
+            sample, batches = sample_of_first(batches, loss)
         layers = _costs_of_layers(model, sample, batch_size, block, shape[0], excluded, flops)
 
         def within_limit(scored: Mapping[str, Tensor], limit: float) -> budget.Selected:
@@ -242,10 +263,14 @@ def prune(
             )
 
         if speedup is not None:
-            scored = scores_at(None)
+            scored = scores_at(None, score)
             # As the budget is first divided: with one V for all layers.
             cheapest = min(layers.values(), key=lambda of: math.fsum(cost.total(0) for cost in of.values()))
-            select = functools.partial(within_limit, scored)
+
+            def select(limit: float) -> budget.Selected:
+                masks, costs = within_limit(scored, limit)
+                return budget.Selected(as_stored(masks, stored), costs)
+
             timed = masks_for(model, select, sparsify, cheapest, speedup, sample, batch_size)
             same_on_all_ranks(timed)
             return timed
@@ -253,22 +278,47 @@ def prune(
         limit = budget.limit_of_flops(flops, layers[shape[0]], blocks, kept)
         everything = math.fsum(cost.dense for cost in layers[shape[0]].values())
 
-        def choose(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
-            return within_limit(
-                scored, limit if part == 1 else everything * (limit / everything) ** part
-            ).masks
+        def within_flops(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
+            of_round = limit if part == 1 else everything * (limit / everything) ** part
+            return within_limit(scored, of_round).masks
 
     batches = repeatable(batches) if times > 1 else batches
+    floor = functools.partial(
+        living_floor, model, batches, sample, lambda masks: as_stored(whole(masks), stored)
+    )
+    # Batches may be an iterator, which is read once.
+    scored_once = functools.cache(lambda: scores_at(None, score))
 
-    def agreed(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
-        masks = choose(scored, part)
-        same_on_all_ranks(masks)
-        if part == 1 and pattern is None:
-            # Above prune() and in_rounds().
-            warn_of_ties(blocks.scored(scored), masks, scope == "global" and flops is None, stacklevel=4)
-        return masks
+    def masks_by(scope: Scope | None) -> dict[str, Tensor]:
+        # A method may take other batches in each round, from the first on.
+        of_round = functools.partial(scores_at, score=scorer())
 
-    return in_rounds(times, scores_at, agreed, revives=method in scores.REVIVING)
+        def agreed(scored: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
+            if flops is None:
+                of_layers = in_thirds(scored, fused)
+                masks = whole(
+                    choose_masks(layered, wanted, scope, within, kept, allow_empty, floor, of_layers, part)
+                )
+            else:
+                masks = within_flops(scored, part)
+            same_on_all_ranks(masks)
+            if part == 1 and pattern is None:
+                together = scope in (None, "global") and flops is None
+                # Above masks_by(), prune() and in_rounds().
+                warn_of_ties(blocks.scored(scored), masks, together, stacklevel=5)
+            return masks
+
+        scores_of = of_round if times > 1 else lambda masks: scored_once()
+        masks = in_rounds(times, scores_of, agreed, revives=method in scores.REVIVING)
+        return as_stored(masks, stored)
+
+    try:
+        return masks_by(scope)
+    except CollapseError as error:
+        collapse = error
+    masks = masks_by(quotas.FALLBACK)
+    warn_of_collapse(collapse.layers, stacklevel=2)
+    return masks
 
 
 def _costs_of_layers(
@@ -287,21 +337,3 @@ def _costs_of_layers(
     return same_dense(
         {v: measured_costs(model, sample, batch_size, block=(v, 1), exclude=excluded) for v in choices}
     )
-
-
-def _sample_of(batches: scores.Batches | None, loss: scores.Loss) -> tuple[Sample, scores.Batches]:
-    """What the model is called with for the first batch, and all batches, that one too."""
-    if batches is None:
-        raise ValueError(
-            "prune: expected input_size=, the shape of one sample, or batches to take it from, or "
-            "example_inputs=: what a weight costs depends on it"
-        )
-    iterator = items("prune", batches, loss)
-    first = next(iterator)
-    sample = sample_in(first)
-    if sample is None:
-        raise ValueError(
-            "prune: expected example_inputs=, the arguments of a call of the model (a tuple, a dict, or a "
-            f"pair of both): what a weight costs depends on it, got none and {described(first)} as a batch"
-        )
-    return sample, itertools.chain([first], iterator)

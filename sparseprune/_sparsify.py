@@ -11,7 +11,7 @@ from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.choice import Assumption, Choice, assume, choose, key_of
 from sparseprune.cost.progress import progress
 from sparseprune.format.bsr import check_mask
-from sparseprune.format.masks import MasksLike, normal_masks
+from sparseprune.format.masks import MasksLike, masks_of
 from sparseprune.format.weights import Weight, all_weights
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.nn.attention import ProjectedAttention, why_not_projected
@@ -90,15 +90,13 @@ def sparsify(
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
     weights = all_weights(model)
-    names = [name for weight in weights for name in weight.names]
-    in_order = [weight.name for weight in weights if not weight.why_not]
-    masks = normal_masks(masks, names, "sparsify", in_order)
+    masks = masks_of(model, masks, "sparsify")
     found = _weights_of(weights, masks)
     calls: dict[nn.Module, Call] = {}  # the first of each layer
     sample = sample_given("sparsify", input_size, example_inputs)
     if sample is not None and layers == "measured":
         recorded = record_calls(model, sample, "sparsify")
-        calls = {layer: of_layer[0] for layer, of_layer in recorded.items()}
+        calls = {layer: of_layer[0] for layer, of_layer in recorded.items() if not of_layer[0].positions}
     projected: dict[nn.Module, ProjectedAttention] = {
         attention: ProjectedAttention.from_attention(attention) for attention in _to_project(model, found)
     }

@@ -1,6 +1,7 @@
 """What a pruned model keeps and costs, layer by layer."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,11 +13,13 @@ from sparseprune import ops
 from sparseprune._sparsify import densify
 from sparseprune.cost.calls import Call, record_calls
 from sparseprune.format.bsr import largest_block
+from sparseprune.format.masks import MasksLike, normal_masks
 from sparseprune.format.weights import all_weights
 from sparseprune.nn.kinds import Layer, Sparse, layers_of
 from sparseprune.nn.masked import Masked
 from sparseprune.scores.paths import NoPathsError, dead_units, live
 from sparseprune.scores.samples import Sample, sample_given
+from sparseprune.select.apply import checked_masks
 
 TOTALS = ("weights", "kept", "sparsity", "flops", "bytes", "alive", "dead_units", "effective_sparsity")
 
@@ -171,7 +174,7 @@ class Summary:
 
 
 def summary(
-    model_or_masks: nn.Module | Mapping[str, Tensor],
+    model_or_masks: nn.Module | MasksLike,
     *,
     input_size: Sequence[int] | None = None,
     example_inputs: Any = None,
@@ -185,15 +188,16 @@ def summary(
     table says so.
 
     Args:
-        model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned.
+        model_or_masks: a model (dense, masked or sparse), or the masks that :func:`prune` returned, or in any
+            other form that :func:`sparsify` takes; a list of masks with ``model``.
         input_size: shape of one sample that the model takes, such as (3, 32, 32), with which the FLOPs of
             convolutions and the paths are counted: a copy of the model runs.
         example_inputs: in place of ``input_size``, what the model is called with; see :func:`sparsify`.
         model: the dense model that masks belong to; with one of these.
     Raises:
-        TypeError: neither a module nor a mapping of bool tensors.
-        ValueError: the model does not take such samples; masks got ``model`` without samples, or these
-            without it.
+        TypeError: neither a module nor masks.
+        ValueError: a mask holds something other than 0 and 1, the model does not take such samples, or masks
+            got ``model`` without samples, or these without it.
     """
     sample = sample_given("summary", input_size, example_inputs)
     if isinstance(model_or_masks, nn.Module):
@@ -202,20 +206,30 @@ def summary(
         rows = [_row_of_layer(layer, calls.get(layer.module)) for layer in layers]
         result = Summary(rows, None, _unpruned(model_or_masks, layers))
         return result if sample is None else _with_paths(result, model_or_masks, {}, sample)
-    given = model_or_masks
-    if not isinstance(given, Mapping) or not all(isinstance(mask, Tensor) for mask in given.values()):
-        raise TypeError(f"summary: expected a model or a mapping of masks, got {type(given).__name__}")
     if (model is None) != (sample is None):
         given_as = "input_size" if example_inputs is None else "example_inputs"
         one, other = (given_as, "model") if model is None else ("model", given_as)
         raise ValueError(
             f"summary: expected both model and {given_as} beside masks, got {one} without {other}"
         )
+    given = _masks(model_or_masks, model)
     of_masks = Summary([_row_of_mask(name, mask) for name, mask in given.items()])
     if model is None or sample is None:
         return of_masks
     record_calls(model, sample, "summary")
     return _with_paths(of_masks, model, given, sample)
+
+
+def _masks(given: MasksLike, model: nn.Module | None) -> dict[str, Tensor]:
+    """Masks of any form by name, which only the model can give to those of a list."""
+    if model is not None:
+        return checked_masks(model, given, "summary")
+    if not isinstance(given, Mapping | str | os.PathLike):
+        raise TypeError(
+            f"summary: expected a model, masks by parameter name or a mask file, got {type(given).__name__}; "
+            "a list of masks needs model= and input_size= or example_inputs="
+        )
+    return normal_masks(given, (), "summary")
 
 
 def _unpruned(model: nn.Module, layers: Sequence[Layer]) -> list[Unpruned]:
@@ -265,11 +279,12 @@ def _row_of_mask(name: str, mask: Tensor) -> SummaryRow:
 def _row_of_layer(layer: Layer, calls: list[Call] | None) -> SummaryRow:
     module, mask, weights = layer.module, layer.mask, math.prod(layer.shape)
     kept = weights if mask is None else int(mask.sum())
-    block = "" if mask is None else _block(mask)
+    block = "" if mask is None else _block(mask.t() if layer.transposed else mask)
     if isinstance(module, Sparse):
         kept, block = module.values.numel(), f"{module.block[0]}x1"
     rows_first = layer.shape[::-1] if layer.transposed else layer.shape
-    counted = (weights, kept, block, _flops(rows_first, kept, calls), weight_bytes(layer))
+    flops = _flops(rows_first, kept, calls, layer.attribute)
+    counted = (weights, kept, block, flops, weight_bytes(layer))
     return SummaryRow(layer.name, layer.shape, *counted, describe(module), getattr(module, "choice", ""))
 
 
@@ -277,8 +292,12 @@ def _block(mask: Tensor) -> str:
     return f"{largest_block(mask.flatten(1)) if mask.dim() > 1 else 1}x1"
 
 
-def _flops(shape: tuple[int, ...], kept: int, calls: list[Call] | None) -> int | None:
+def _flops(
+    shape: tuple[int, ...], kept: int, calls: list[Call] | None, attribute: str = "weight"
+) -> int | None:
     """Of a weight (outputs, ...)."""
+    if calls is not None and any(call.positions for call in calls):
+        return round(2 * kept * sum(dict(call.positions).get(attribute, 0.0) for call in calls))
     if calls is None:
         return 2 * kept if len(shape) == 2 else None
     return 2 * kept * sum(math.prod(call.output) // max(shape[0], 1) for call in calls)

@@ -105,10 +105,10 @@ def test_controls_depend_on_the_seed_alone() -> None:
             "controls: expected names of the model's parameters, got 'x'",
         ),
         (
-            {"4.weight": torch.ones(3, 16)},
+            {"4.weight": "all"},
             {},
             TypeError,
-            "controls: '4.weight': expected the mask to be a bool",
+            "controls: '4.weight': expected the mask to be a tensor or an array, got str",
         ),
         (
             {"4.weight": torch.ones(2).bool()},
@@ -128,3 +128,16 @@ def test_controls_depend_on_the_seed_alone() -> None:
 def test_controls_refuse(masks: dict, options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         sp.controls(masks, network(), **options)
+
+
+def test_controls_take_masks_of_any_form() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    masks = sp.prune(model, method="random", sparsity=0.5)
+    expected = sp.controls(masks, model)
+    for given in (
+        list(masks.values()),
+        {f"module.{name}": mask.numpy().astype(float) for name, mask in masks.items()},
+    ):
+        for name, control in sp.controls(given, model).items():
+            assert control.masks.keys() == masks.keys()
+            assert all(torch.equal(control.masks[n], expected[name].masks[n]) for n in masks)

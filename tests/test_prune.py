@@ -140,7 +140,7 @@ def test_prune_floor_and_empty_layers() -> None:
     with pytest.raises(
         ValueError, match=r"none kept in '6\.weight'; .*min_per_layer=1, .* or .*allow_empty=True"
     ):
-        sparseprune.prune(model, method="magnitude")
+        sparseprune.prune(model, method="magnitude", scope="global")
     masks = sparseprune.prune(model, method="magnitude", allow_empty=True)
     assert not masks["6.weight"].any()
     masks = sparseprune.prune(model, method="magnitude", min_per_layer=5)

@@ -204,7 +204,9 @@ def test_flops_in_rounds_are_within_the_budget() -> None:
 def test_synflow_in_rounds_leaves_no_layer_empty_where_one_round_does() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 4))
-    options = {"method": "synflow", "input_size": (64,), "sparsity": 0.998}
-    with pytest.raises(ValueError, match=r"got none kept in '2\.weight'; give each layer"):
+    options = {"method": "synflow", "input_size": (64,), "sparsity": 0.998, "scope": "global"}
+    with pytest.raises(
+        ValueError, match=r"got none kept in '2\.weight'; choose scope=\"balanced\" or \"erk\" or"
+    ):
         sp.prune(model, **options, rounds=1)
     assert all(mask.any() for mask in sp.prune(model, **options).values())

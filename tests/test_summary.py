@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import sparseprune as sp
@@ -288,7 +290,7 @@ def test_summary_of_masks_refuses_half_of_what_paths_need() -> None:
         sp.summary(masks, input_size=(4,))
     with pytest.raises(ValueError, match=r"summary: expected input_size to be .* got \(5,\)"):
         sp.summary(masks, model=model, input_size=(5,))
-    with pytest.raises(ValueError, match="live: expected names of the model's parameters, got 'x'"):
+    with pytest.raises(ValueError, match="summary: expected names of the model's parameters, got 'x'"):
         sp.summary({"x": masks["0.weight"]}, model=model, input_size=(4,))
 
 
@@ -298,10 +300,28 @@ def test_summary_of_nothing() -> None:
     assert sp.summary(empty).rows[0].sparsity == 0.0
 
 
-@pytest.mark.parametrize(("given", "got"), [(3, "int"), ([torch.zeros(2)], "list"), ({"a": 1}, "dict")])
-def test_summary_refuses(given: object, got: str) -> None:
-    with pytest.raises(TypeError, match=f"summary: expected a model or a mapping of masks, got {got}"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "summary: expected a model, masks by parameter name or a mask file, got int"),
+        ([torch.zeros(2)], "got list; a list of masks needs model= and input_size= or example_inputs="),
+        ({"a": 1}, "summary: 'a': expected the mask to be a tensor or an array, got int"),
+    ],
+)
+def test_summary_refuses(given: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         sp.summary(given)
+
+
+def test_summary_takes_masks_of_any_form(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    masks = sp.prune(model, method="random", sparsity=0.5)
+    expected, with_model = sp.summary(masks), sp.summary(masks, model=model, input_size=(4,))
+    save_file(masks, tmp_path / "masks.safetensors")
+    assert sp.summary(tmp_path / "masks.safetensors") == expected
+    assert sp.summary({name: mask.numpy().astype(int) for name, mask in masks.items()}) == expected
+    for given in (list(masks.values()), {f"module.{name}": mask.float() for name, mask in masks.items()}):
+        assert sp.summary(given, model=model, input_size=(4,)) == with_model
 
 
 def test_summary_and_sparsify_take_example_inputs_in_place_of_a_size():

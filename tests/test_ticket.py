@@ -439,3 +439,29 @@ def test_rounds_are_told_in_turn() -> None:
     ticket = search(lambda _: {"accuracy": 0.5, "curve": (1, 2)}, on_round=seen.append)
     assert seen == list(ticket.rounds)
     assert seen[2].result == {"accuracy": 0.5, "curve": [1, 2]}
+
+
+class Embedded(nn.Module):
+    """Takes tokens and a factor by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.layer = nn.Embedding(5, 8), nn.Linear(8, 8)
+
+    def forward(self, tokens: Tensor, *, factor: Tensor) -> Tensor:
+        return self.layer(self.embedding(tokens)) * factor
+
+
+def test_a_search_takes_example_inputs_in_place_of_a_size() -> None:
+    def train(model: nn.Module) -> None:
+        assert model(torch.zeros(2, 3, dtype=torch.int64), factor=torch.ones(2, 1, 1)).shape == (2, 3, 8)
+
+    options: dict[str, Any] = {"batch_size": 2, "layers": "measured"}
+    examples = ((torch.zeros(2, 3, dtype=torch.int64),), {"factor": torch.ones(2, 1, 1)})
+    ticket = lottery_ticket(Embedded, train, 1, example_inputs=examples, **options)
+    assert ticket.rounds[-1].kept == round(64 * 0.8)
+    with pytest.raises(ValueError, match="lottery_ticket: expected one of input_size and example_inputs"):
+        lottery_ticket(Embedded, train, 1, example_inputs=examples, input_size=(3,), **options)
+    with pytest.raises(ValueError, match="sparsify: expected example_inputs to be arguments that the model"):
+        lottery_ticket(Embedded, train, 1, example_inputs=torch.zeros(2, 3), **options)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sparseprune._sparsify import Layers
 from sparseprune.scores import METHODS
 
 DENSE, SMALL_DENSE, PRUNED = "dense", "small dense", "pruned"
@@ -31,11 +32,27 @@ SNIP_METHODS = ("snip", "random", "magnitude")
 SNIP_SCORED = 100
 SAMPLE_COUNTS = (1, 10, 100, 1000, 10_000)
 GROUPING_SPARSITIES = (0.9, 0.95)
+SCOPE_SPARSITIES = (0.8, 0.9)
+# Ways to divide a sparsity among layers.
+SCOPES: dict[str, dict[str, Any]] = {
+    "global": {},
+    "global with a floor": {"min_per_layer": 50},
+    "layer": {"scope": "layer"},
+    "erk": {"scope": "erk"},
+    "balanced": {"scope": "balanced"},
+}
+TINY = "bench.methods.tiny_transformers"
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained on some data; lr None is the optimizer's default, samples None are all."""
+    """How a network is trained on some data.
+
+    Attributes:
+        samples: number of training samples; None are all.
+        lr: learning rate; None is the optimizer's default.
+        layers: how pruned layers compute; see `sparseprune.sparsify`.
+    """
 
     model: str
     data: str
@@ -44,6 +61,7 @@ class Training:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float | None = None
+    layers: Layers = "measured"
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class Point:
         block_rows: V of the blocks of V x 1.
         grouped: whether rows are permuted first, so that similar ones share blocks.
         round: number of prunings of a lottery ticket.
+        min_per_layer: number of weights that each layer keeps at least. 1 by default: a layer that keeps none
+            would cut the network, and what a method is like is measured, not where it breaks.
     """
 
     kind: str
@@ -71,6 +91,7 @@ class Point:
     block_rows: int = 1
     grouped: bool = False
     round: int | None = None
+    min_per_layer: int = 1
 
     @property
     def label(self) -> str:
@@ -78,6 +99,7 @@ class Point:
         words = [self.method or self.kind]
         words += [] if self.sparsity is None else [f"{100 * self.sparsity:.4g} %"]
         words += [] if self.scope == "global" else [self.scope]
+        words += [] if self.min_per_layer == 1 else [f"with {self.min_per_layer} a layer"]
         words += [] if self.block_rows == 1 else [f"{self.block_rows}x1"]
         words += ["grouped"] if self.grouped else []
         words += [] if self.control is None else [self.control]
@@ -162,11 +184,25 @@ def grouping() -> Experiment:
     return {training: [Point(DENSE), *points]}
 
 
+def scopes() -> Experiment:
+    """How a sparsity is best divided among the layers of transformers."""
+    points = [
+        pruned("snip", sparsity, 256, **way) for sparsity in SCOPE_SPARSITIES for way in SCOPES.values()
+    ]
+    fixed: dict[str, Any] = {"batch_size": 64, "optimizer": "adam", "lr": 3e-3, "layers": "dense"}
+    trainings = [
+        Training(f"{TINY}:llama", f"{TINY}:recall", 2, **fixed),
+        Training(f"{TINY}:vit", "digits", 12, **fixed),
+    ]
+    return {training: [Point(DENSE), *points] for training in trainings}
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "snip-table": snip_table(),
     "resnet8": resnet8(),
     "samples": samples(),
     "grouping": grouping(),
+    "scopes": scopes(),
 }
 
 

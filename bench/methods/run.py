@@ -25,9 +25,6 @@ from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
 from sparseprune.experiments.train import TrainResult, train, warm_up
 from sparseprune.scores import scorer
 
-# A layer that keeps none would cut the network: what a method is like, and not where it breaks, is measured.
-MIN_PER_LAYER = 1
-
 
 class PruningError(Exception):
     """A method cannot prune this network so: a result, with the reason."""
@@ -70,7 +67,7 @@ class Work:
             "batch_size": training.batch_size,
             "optimizer": f"{OPTIMIZERS[training.optimizer].text}, cosine decay to 0",
             "lr": learning_rate(training.optimizer, training.lr),
-            "min_per_layer": MIN_PER_LAYER,
+            "min_per_layer": Point.min_per_layer,
         }
 
     def measure(self, point: Point, seed: int) -> Measured:
@@ -135,7 +132,7 @@ class Work:
             fraction=1 - TICKET_KEEPS,
             batch_size=self.training.batch_size,
             input_size=self.data.sample,
-            min_per_layer=MIN_PER_LAYER,
+            min_per_layer=Point.min_per_layer,
         )
 
     def _dense(self, seed: int) -> tuple[nn.Module, TrainResult]:
@@ -165,7 +162,7 @@ class Work:
                 scope=point.scope,
                 block=block,
                 seed=seed,
-                min_per_layer=MIN_PER_LAYER,
+                min_per_layer=point.min_per_layer,
             )
         except ValueError as error:
             raise PruningError(str(error)) from error
@@ -174,7 +171,13 @@ class Work:
             ranks = score(model, scored, F.cross_entropy) if point.control == "inverted" else None
             model, masks = sp.controls(masks, model, scores=ranks, seed=seed)[point.control]
         selected = self.clock()
-        sparse = sp.sparsify(model, masks, batch_size=self.training.batch_size, input_size=self.data.sample)
+        sparse = sp.sparsify(
+            model,
+            masks,
+            layers=self.training.layers,
+            batch_size=self.training.batch_size,
+            input_size=self.data.sample,
+        )
         end = self.clock()
         count = sum(len(x) for x, _ in scored)
         return sparse, Before(scored=count, prune=end - start, sparsify=end - selected)

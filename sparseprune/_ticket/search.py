@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparseprune import scores
 from sparseprune._sparsify import Layers, densify, sparsify
 from sparseprune._ticket.folder import Finished, Folder, fingerprint, state_of
+from sparseprune.scores.samples import sample_given
 from sparseprune.select.blocks import Blocks, check_blocks
 from sparseprune.select.quotas import global_
 from sparseprune.select.rounds import never_again
@@ -70,6 +71,7 @@ def lottery_ticket(
     rewind: int = 0,
     batch_size: int = 256,
     input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     layers: Layers = "measured",
     exclude: Iterable[str] = (),
     min_per_layer: int = 0,
@@ -96,7 +98,7 @@ def lottery_ticket(
         rounds: number of prunings, 1 or more; there are ``rounds + 1`` trainings.
         fraction: part of the remaining weights that a round removes, in (0, 1).
         rewind: step to whose weights and buffers each round returns; 0 for the initial ones.
-        batch_size, input_size, layers: see :func:`sparseprune.sparsify`.
+        batch_size, input_size, example_inputs, layers: see :func:`sparseprune.sparsify`.
         exclude: names of parameters or modules that stay dense; they have no mask.
         min_per_layer: number of weights that each layer keeps at least.
         folder: where finished rounds are kept; nowhere if None.
@@ -129,7 +131,8 @@ def lottery_ticket(
     counts = [round(n * (1 - float(fraction)) ** number) for number in range(rounds + 1)]
     _check_enough(weights, min_per_layer, counts[-1])
     # What is wrong with these is said before hours of training.
-    sparsify(initial, {}, layers=layers, batch_size=batch_size, input_size=input_size)
+    sample = sample_given("lottery_ticket", input_size, example_inputs)
+    sparsify(initial, {}, layers=layers, batch_size=batch_size, input_size=sample)
     settings = {
         "fraction": float(fraction),
         "rewind": rewind,
@@ -152,9 +155,7 @@ def lottery_ticket(
             if finished is None:
                 model = copy.deepcopy(rewound)
                 if number > 0:
-                    model = sparsify(
-                        model, masks, layers=layers, batch_size=batch_size, input_size=input_size
-                    )
+                    model = sparsify(model, masks, layers=layers, batch_size=batch_size, input_size=sample)
                 finished = _trained(model, train, masks, number, rewind)
                 kept.write_round(number, masks, finished)
             trained = finished.trained

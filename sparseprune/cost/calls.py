@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparseprune.format.weights import weight_names
+from sparseprune.cost.products import Products
+from sparseprune.format.weights import is_transposed, weight_names
 from sparseprune.nn.attention import ProjectedAttention, why_not_projected
 from sparseprune.nn.kinds import torch_layer
 from sparseprune.nn.masked import DenseLayer
@@ -24,17 +25,21 @@ class Call(NamedTuple):
     Attributes:
         input, output: shapes without the dimension of samples.
         input_gradient: whether training computes the input's gradient: not for the first layer.
+        positions: (parameter name, at how many places of the sample each of its weights is used, on average)
+            of modules that are no layers of torch, or are read and not called; their shapes are ().
     """
 
     input: tuple[int, ...]
     output: tuple[int, ...]
     input_gradient: bool
+    positions: tuple[tuple[str, float], ...] = ()
 
 
 def record_calls(model: nn.Module, sample: Sample, op: str) -> dict[nn.Module, list[Call]]:
     """Every call of a prunable layer in a forward pass of two samples, of zeros or given.
 
-    Those of an ``nn.MultiheadAttention`` are those of its input projection.
+    Those of an ``nn.MultiheadAttention`` are those of its input projection. Of experts, and of what else is
+    multiplied without a call of its layer, products of matrices are counted.
 
     A copy runs, in eval mode and with the parameters of ``model``: the model, its buffers and the user's
     random numbers stay as they are.
@@ -69,20 +74,29 @@ def record_calls(model: nn.Module, sample: Sample, op: str) -> dict[nn.Module, l
                 note_calls(layer.get_submodule("out_proj"), its_twin.out_proj)
                 projected[its_twin] = opened = ProjectedAttention.from_attention(its_twin)
                 note_calls(layer, opened.in_proj)
-        elif weight_names(layer) or isinstance(layer, SparseLayer):
+        elif isinstance(layer, DenseLayer | SparseLayer) or is_transposed(type(layer)):
             note_calls(layer, its_twin)
     for parent in list(twin.modules()):
         for name, child in parent._modules.items():
             if child in projected:
                 parent._modules[name] = projected[child]
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]), Products(parameters) as products:
             inputs.call(twin)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         expected = f"input_size to be the shape of a sample that the model takes, got {sample}"
         if isinstance(sample, Examples):
             expected = f"example_inputs to be arguments that the model takes, got {sample}"
         raise ValueError(f"{op}: expected {expected} ({error})") from error
+    for layer in model.modules():
+        if layer not in calls:
+            positions = tuple(
+                (name, products.counts[parameter] / parameter.numel() / SAMPLES)
+                for name in weight_names(layer)
+                if (parameter := layer._parameters[name]) is not None and parameter in products.counts
+            )
+            if positions:
+                calls[layer] = [Call((), (), True, positions)]
     return calls
 
 
@@ -93,16 +107,36 @@ def _of_one(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape[1:])
 
 
-def called_layers(
-    model: nn.Module, sample: Sample, exclude: Iterable[str]
-) -> Iterator[tuple[str, DenseLayer, list[Call]]]:
-    """``(parameter name, layer, its calls)`` of every prunable layer; ValueError for one without calls."""
+class Called(NamedTuple):
+    """A prunable weight of a model that runs.
+
+    Attributes:
+        attribute: its name in its module.
+        weight: the parameter.
+        layer: torch's own layer with this weight; None where the module is none, or is not called.
+        calls: those of its module.
+    """
+
+    attribute: str
+    weight: nn.Parameter
+    layer: DenseLayer | None
+    calls: list[Call]
+
+
+def called_layers(model: nn.Module, sample: Sample, exclude: Iterable[str]) -> Iterator[tuple[str, Called]]:
+    """Every prunable weight by its name; ValueError for one that a forward pass has no use for."""
     calls = record_calls(model, sample, "cost")
-    for name in prunable(model, exclude):
-        layer = model.get_submodule(name.rpartition(".")[0])
-        alone = torch_layer(layer)
-        if layer not in calls or alone is None:
+    for name, weight in prunable(model, exclude).items():
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
+        of_module = calls.get(module, [])
+        if not of_module or not any(_is_used(call, attribute) for call in of_module):
             raise ValueError(
                 f"cost: expected a forward pass to call every layer, got none of {name!r}; exclude it"
             )
-        yield name, alone, calls[layer]
+        layer = None if any(call.positions for call in of_module) else torch_layer(module)
+        yield name, Called(attribute, weight, layer, of_module)
+
+
+def _is_used(call: Call, attribute: str) -> bool:
+    return not call.positions or attribute in dict(call.positions)

@@ -31,11 +31,13 @@ def flops_per_step(model: nn.Module, sample: Sample, batch_size: int) -> int:
         ValueError: the model does not take such samples.
     """
     recorded = record_calls(model, sample, "flops_per_step")
-    return batch_size * sum(
-        kept_weights(layer) * flops_per_weight(layer, call)
+    operations = sum(
+        kept * flops_per_weight(layer, call, attribute)
         for layer, calls in recorded.items()
+        for attribute, kept in kept_weights(layer).items()
         for call in calls
     )
+    return batch_size * round(operations)
 
 
 def flops_costs(model: nn.Module, sample: Sample, *, exclude: Iterable[str] = ()) -> dict[str, LayerCost]:
@@ -54,26 +56,28 @@ def flops_costs(model: nn.Module, sample: Sample, *, exclude: Iterable[str] = ()
             layer.
     """
     costs = {}
-    for name, layer, calls in called_layers(model, sample, exclude):
-        weight = float(sum(flops_per_weight(layer, call) for call in calls))
-        costs[name] = LayerCost(weight, 0.0, weight * layer.weight.numel())
+    for name, (attribute, weight, layer, calls) in called_layers(model, sample, exclude):
+        of_one = float(sum(flops_per_weight(layer, call, attribute) for call in calls))
+        costs[name] = LayerCost(of_one, 0.0, of_one * weight.numel())
     return costs
 
 
-def flops_per_weight(layer: nn.Module, call: Call) -> int:
+def flops_per_weight(layer: nn.Module | None, call: Call, attribute: str = "weight") -> float:
     """Operations that one weight takes in a training step: two a position, in each of its products."""
-    return 2 * (3 if call.input_gradient else 2) * positions_of(layer, call)
+    return 2 * (3 if call.input_gradient else 2) * positions_of(layer, call, attribute)
 
 
-def positions_of(layer: nn.Module, call: Call) -> int:
-    """At how many places of one sample each weight of a layer is used."""
+def positions_of(layer: nn.Module | None, call: Call, attribute: str = "weight") -> float:
+    """At how many places of one sample each weight of a layer is used; of experts on average."""
+    if call.positions:
+        return dict(call.positions).get(attribute, 0.0)
     return math.prod(call.output[1:] if hasattr(layer, "kernel_size") else call.output[:-1])
 
 
-def kept_weights(layer: nn.Module) -> int:
-    """Number of weights of a layer that are not pruned."""
+def kept_weights(layer: nn.Module) -> dict[str, int]:
+    """Number of weights of a layer that are not pruned, by parameter."""
     if isinstance(layer, SparseLayer):
-        return layer.values.numel()
+        return {"weight": layer.values.numel()}
     masks = masks_in(layer) if isinstance(layer, Masked) else {}
     everything = {name: p for name, p in layer.named_parameters(recurse=False) if name in weight_names(layer)}
-    return sum(int(masks[name].sum()) if name in masks else p.numel() for name, p in everything.items())
+    return {name: int(masks[name].sum()) if name in masks else p.numel() for name, p in everything.items()}

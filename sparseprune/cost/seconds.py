@@ -37,7 +37,8 @@ def measured_costs(
     """Seconds in a training step, from the measurements by which :func:`sparsify` chooses, kept in its file.
 
     Each layer is timed with random masks of two densities and dense; one that is called several times costs
-    the sum of its calls. A layer without sparse kernels costs what dense does, whatever it keeps.
+    the sum of its calls. A layer without sparse kernels costs what dense does, whatever it keeps; experts,
+    and what else cannot be called alone, cost nothing here: their time is part of the rest of the network.
 
     Args:
         model: the dense network; not changed.
@@ -52,7 +53,10 @@ def measured_costs(
     costs = MeasuredCosts()
     known: dict[tuple[object, ...], LayerCost] = {}  # layers of one shape are measured once
     layers = list(called_layers(model, sample, exclude))
-    for name, layer, calls in progress("timing layers", layers):
+    for name, (_, _, layer, calls) in progress("timing layers", layers):
+        if layer is None:
+            costs[name] = LayerCost(0.0, 0.0, 0.0)
+            continue
         parts = []
         for call in calls:
             key = (type(layer), repr(layer), layer.weight.dtype, layer.weight.requires_grad, call)

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparseprune.format import tensor_file
+from sparseprune.format.weights import all_weights
 
 MasksLike: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
@@ -17,6 +18,16 @@ WRAPPERS = ("module", "_orig_mod")  # what data-parallel training and torch.comp
 NUMBERS = (
     "expected a mask of 0 and 1 (1 = keep), got other numbers in {}; scores become masks with topk_masks()"
 )
+
+
+def masks_of(model: nn.Module, masks: MasksLike, op: str) -> dict[str, Tensor]:
+    """Masks of any form by the names of a model's parameters; see :func:`normal_masks`.
+
+    A list has masks of the prunable weights, in the order of the modules.
+    """
+    weights = all_weights(model)
+    names = [name for weight in weights for name in weight.names]
+    return normal_masks(masks, names, op, [weight.name for weight in weights if not weight.why_not])
 
 
 def normal_masks(

@@ -1,5 +1,6 @@
 """What a model is called with where no batches are: samples of one shape, or the user's example inputs."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -8,7 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sparseprune.scores.batches import is_pair
+from sparseprune.scores.batches import Batches, is_pair, items
+from sparseprune.scores.losses import Loss
 from sparseprune.scores.nested import described, moved, tensors_in, with_each
 
 
@@ -156,6 +158,24 @@ def sample_in(batch: Any) -> Sample | None:
         return None
     x = batch[0]
     return tuple(x.shape[1:]) if x.is_floating_point() else Examples((x,))
+
+
+def sample_of_first(batches: Batches | None, loss: Loss) -> tuple[Sample, Batches]:
+    """What the model is called with for the first batch, and all batches, that one too; else ValueError."""
+    if batches is None:
+        raise ValueError(
+            "prune: expected input_size=, the shape of one sample, or batches to take it from, or "
+            "example_inputs=: what a weight costs depends on it"
+        )
+    iterator = items("prune", batches, loss)
+    first = next(iterator)
+    sample = sample_in(first)
+    if sample is None:
+        raise ValueError(
+            "prune: expected example_inputs=, the arguments of a call of the model (a tuple, a dict, or a "
+            f"pair of both): what a weight costs depends on it, got none and {described(first)} as a batch"
+        )
+    return sample, itertools.chain([first], iterator)
 
 
 def batch_of(sample: Sample, samples: int, like: Tensor, values: str = "zeros") -> Examples:

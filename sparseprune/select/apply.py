@@ -1,31 +1,32 @@
 """Masks on the weights of a dense model."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from sparseprune.format.bsr import check_mask
+from sparseprune.format.masks import MasksLike, masks_of
 
 
-def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def apply_masks(model: nn.Module, masks: MasksLike) -> None:
     """Zero the pruned weights of a dense model in place, w ← w ⊙ mask.
 
     All masks are checked before the first weight changes.
 
     Args:
         model: the network.
-        masks: ``{parameter name: bool tensor of the parameter's shape}``, True = keep.
+        masks: ``{parameter name: mask of the parameter's shape}``, True or 1 = keep, or in any other form
+            that :func:`sparseprune.sparsify` takes.
     Raises:
-        TypeError: a mask is not a bool tensor.
-        ValueError: a name is not a parameter of the model, or a shape differs.
+        TypeError: a mask is no tensor or array.
+        ValueError: a mask holds something other than 0 and 1, a name is not a parameter of the model, or a
+            shape differs.
     """
     with torch.no_grad():
         for weight, mask in masked_weights(model, masks, "apply_masks"):
             weight.masked_fill_(~mask, 0)
 
 
-def rescale_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def rescale_weights(model: nn.Module, masks: MasksLike) -> None:
     """Scale each layer in place so that the weights it keeps have the norm of all: w ← w · ‖w‖ / ‖w ⊙ mask‖.
 
     Masks make a layer's outputs smaller, by the square root of its density if they are random; ten layers
@@ -38,7 +39,7 @@ def rescale_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Args:
         model: the network.
-        masks: ``{parameter name: bool tensor of the parameter's shape}``, True = keep.
+        masks: see :func:`apply_masks`.
     Raises:
         TypeError, ValueError: see :func:`apply_masks`.
     Reference:
@@ -54,16 +55,22 @@ def rescale_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
                 weight.mul_(weight.norm() / kept)
 
 
-def masked_weights(
-    model: nn.Module, masks: Mapping[str, Tensor], caller: str
-) -> list[tuple[nn.Parameter, Tensor]]:
+def masked_weights(model: nn.Module, masks: MasksLike, caller: str) -> list[tuple[nn.Parameter, Tensor]]:
     """Each parameter with its mask, on its device; TypeError or ValueError for masks of another model."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, mask in masks.items():
+    normal = checked_masks(model, masks, caller)
+    return [(parameters[name], mask.to(parameters[name].device)) for name, mask in normal.items()]
+
+
+def checked_masks(model: nn.Module, masks: MasksLike, caller: str) -> dict[str, Tensor]:
+    """Masks of any form by parameter name, in their shapes; TypeError or ValueError for another model's."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    normal = masks_of(model, masks, caller)
+    for name, mask in normal.items():
         if name not in parameters:
             raise ValueError(
                 f"{caller}: expected names of the model's parameters, got {name!r}; "
                 "were the masks made for another model?"
             )
         check_mask(mask, parameters[name].shape, f"{caller}: {name!r}")
-    return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
+    return normal

@@ -165,6 +165,10 @@ class Blocks:
         v = self.block_rows[name]
         return mask if v == 1 else mask.flatten(1)[::v]
 
+    def empty(self, counts: Mapping[str, int]) -> list[str]:
+        """The layers that have blocks and keep none."""
+        return [name for name, number in self.numbers.items() if number > 0 and counts[name] == 0]
+
     def check_none_empty(
         self,
         counts: Mapping[str, int],
@@ -172,18 +176,17 @@ class Blocks:
         floor: Callable[[], int] = lambda: 1,
     ) -> None:
         """Raise ValueError where a layer keeps no block; the error names remedies that work."""
-        numbers = self.numbers
-        empty = [name for name, number in numbers.items() if number > 0 and counts[name] == 0]
+        empty = self.empty(counts)
         if not empty:
             return
-        kept, one_each = self.weights_of(counts), self.weights_of({n: min(1, m) for n, m in numbers.items()})
-        if kept < one_each:
+        one_each = self.weights_of({name: min(1, number) for name, number in self.numbers.items()})
+        if (kept := self.weights_of(counts)) < one_each:
             remedies = [f"keep more weights (one block in each layer takes {one_each}, these are {kept})"]
         else:
-            remedies = [f"give each layer a floor with min_per_layer={floor()}"]
-            if fitting := " or ".join(f'"{scope}"' for scope in scopes()):
-                remedies.append(f"choose scope={fitting}")
-            remedies.append("keep more weights")
+            # What trains well comes first; a layer at its floor is cut in all but name.
+            fitting = " or ".join(f'"{scope}"' for scope in scopes())
+            remedies = [f"choose scope={fitting}"] if fitting else []
+            remedies += [f"give each layer a floor with min_per_layer={floor()}", "keep more weights"]
         raise ValueError(
             f"masks: expected every layer to keep a weight, got none kept in {listed(empty)}; "
             f"{', '.join(remedies)}, or accept empty layers with allow_empty=True"

@@ -12,7 +12,15 @@ from sparseprune.select.quotas import Scope
 from sparseprune.select.rounds import sparsity_after
 
 
-def layers_by_scores(shapes: Shapes, kept: Sequence[str], sparsity: float, scope: Scope) -> list[str]:
+class CollapseError(Exception):
+    """Layers would keep nothing where all weights are ranked together, and would not with another scope."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        super().__init__(", ".join(layers))
+        self.layers = list(layers)
+
+
+def layers_by_scores(shapes: Shapes, kept: Sequence[str], sparsity: float, scope: Scope | None) -> list[str]:
     """The layers that keep some of their weights, so that their scores matter, and not all or none."""
     if isinstance(scope, Mapping):
         densities = quotas.densities_of(shapes, scope)
@@ -23,7 +31,7 @@ def layers_by_scores(shapes: Shapes, kept: Sequence[str], sparsity: float, scope
 def choose_masks(
     blocks: Blocks,
     sparsity: float,
-    scope: Scope,
+    scope: Scope | None,
     pattern: Pattern | None,
     kept: Sequence[str],
     allow_empty: bool,
@@ -36,13 +44,17 @@ def choose_masks(
     Args:
         blocks: blocks of the weights, with their floors.
         sparsity: fraction removed in the end; N:M has its own.
-        scope: the rule that divides it among layers.
+        scope: the rule that divides it among layers; None ranks all weights together where no layer is empty
+            then.
         pattern: where weights lie within a layer.
         kept: layers that keep all their weights.
         allow_empty: accept layers that keep no weight.
         floor: gives the ``min_per_layer`` that would do where a layer is empty, for the error.
         scored: scores of the weights, higher = keep.
         part: the part of the rounds that is done, 1 in the last.
+    Raises:
+        CollapseError: the scope is None, a layer would be empty, and none would be with ``FALLBACK``.
+        ValueError: see :meth:`Blocks.masks`.
     """
     blocks = blocks.scored(scored)
     if isinstance(pattern, NofM):
@@ -50,9 +62,13 @@ def choose_masks(
     sparsity = sparsity_after(part, sparsity)
     if isinstance(scope, Mapping):
         scope = {name: float(density) ** part for name, density in scope.items()}
-    count = functools.partial(quotas.of_scope, sparsity=sparsity, scope=scope)
+    rule = "global" if scope is None else scope
+    count = functools.partial(quotas.of_scope, sparsity=sparsity, scope=rule)
     counts = count(blocks)
+    empty = blocks.empty(counts) if scope is None and not allow_empty else []
+    if empty and quotas.FALLBACK in quotas.scopes_that_fill(blocks, sparsity):
+        raise CollapseError(empty)
     if pattern == "fan_in":
         return fan_in(blocks, counts, allow_empty=allow_empty)
-    scopes = functools.partial(quotas.scopes_that_fill, blocks, sparsity) if isinstance(scope, str) else tuple
+    scopes = functools.partial(quotas.scopes_that_fill, blocks, sparsity) if isinstance(rule, str) else tuple
     return blocks.masks(counts, allow_empty=allow_empty, scopes=scopes, floor=lambda: floor(blocks, count))

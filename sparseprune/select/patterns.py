@@ -57,7 +57,7 @@ def check_pattern(
     sparsity, own = targets["sparsity"], 1 - parsed.n / parsed.m
     if sparsity is not None and not (isinstance(sparsity, Real) and math.isclose(sparsity, own)):
         raise ValueError(f'sparsity: expected None or {own:g} beside pattern="{pattern}", got {sparsity}')
-    if scope != "global":
+    if scope not in (None, "global"):
         raise ValueError(
             f'scope: expected "global" beside pattern="{pattern}" (layers have one sparsity), got {scope!r}'
         )

@@ -24,7 +24,7 @@ def check_block_for(
     return (1, 1)
 
 
-def check_targets(targets: Mapping[str, float | None], scope: Scope) -> None:
+def check_targets(targets: Mapping[str, float | None], scope: Scope | None) -> None:
     """Raise TypeError or ValueError unless there is one target at most, in its range, that fits the scope."""
     named = {name: value for name, value in targets.items() if value is not None}
     if len(named) > 1:
@@ -46,5 +46,5 @@ def check_targets(targets: Mapping[str, float | None], scope: Scope) -> None:
             )
         if name == "speedup" and not value >= 1:
             raise ValueError(f"speedup: expected 1 or more times as fast as dense, got {value}")
-        if scope != "global":
+        if scope not in (None, "global"):
             raise ValueError(f'scope: expected "global" with {name} (layers share one budget), got {scope!r}')

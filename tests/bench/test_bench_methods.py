@@ -235,7 +235,7 @@ def test_command_lists_and_does_what_is_asked_for(invoke, tmp_path):
 def test_command_names_the_experiments(invoke):
     done = invoke("sample")
     assert done.exit_code == 2
-    assert "expected snip-table, resnet8, samples, grouping or plot, got 'sample'" in " ".join(
+    assert "expected snip-table, resnet8, samples, grouping, scopes or plot, got 'sample'" in " ".join(
         done.stderr.replace("│", " ").split()
     )
 

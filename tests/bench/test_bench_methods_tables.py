@@ -32,6 +32,7 @@ SETTINGS = {
     "min_per_layer": 1,
 }
 MACHINE = {"cpu": "a cpu", "isa": "avx512", "threads": 2, "torch": "t", "sparseprune": "s"}
+SCOPE_NAMES = ("global", "layer", "erk", "balanced")
 REASON = "prune: layer fc keeps no weight"
 
 
@@ -242,7 +243,7 @@ def test_a_table_is_registered_where_there_are_runs_alone(name, tmp_path, monkey
     assert text.startswith("1 run\n\n")
     assert f"python -m bench.methods {name} --seeds 0 " in text
     assert {found for found in TABLES if found.startswith("methods ")} <= {
-        f"methods {table}" for table in ("snip-table", "resnet8", "controls", "samples", "grouping")
+        f"methods {table}" for table in ("snip-table", "resnet8", "controls", "samples", "grouping", "scopes")
     }
 
 
@@ -271,3 +272,38 @@ def test_plot_draws_every_method(tmp_path):
 def test_every_method_of_the_plot_looks_different():
     assert set(METHODS) < set(plot.LOOKS)
     assert len({(*look, name in plot.DASHED) for name, look in plot.LOOKS.items()}) == len(plot.LOOKS)
+
+
+def test_scopes_has_a_column_for_each_way_and_counts_layers_that_are_cut():
+    layers = {"q": (100, 1, "dense"), "v": (100, 19, "dense"), "bias-like": (1, 1, "dense")}
+    (first, second) = EXPERIMENTS["scopes"]
+    records = []
+    for training in (first, second):
+        for seed in (0, 1):
+            for point in EXPERIMENTS["scopes"][training]:
+                cut = {"layers": layers} if point.scope == "global" and point.min_per_layer == 1 else {}
+                accuracy = 0.5 + 0.1 * seed + 0.01 * SCOPE_NAMES.index(point.scope)
+                made = dataclasses.replace(
+                    record(point, accuracy, seed, **cut), model=training.model, data=training.data
+                )
+                records.append(made)
+    table = methods.scopes(records).split("\n")
+    assert cells(table[0])[1:] == [
+        "dense",
+        '"global"',
+        "global with min_per_layer=50",
+        '"layer"',
+        '"erk"',
+        '"balanced"',
+    ]
+    assert cells(table[2]) == [
+        "llama, 80 %",
+        "55.0 ± 7.1",
+        "55.0 ± 7.1 (1 cut)",
+        "55.0 ± 7.1",
+        "56.0 ± 7.1",
+        "57.0 ± 7.1",
+        "58.0 ± 7.1",
+    ]
+    assert [cells(line)[0] for line in table[2:]] == ["llama, 80 %", "llama, 90 %", "vit, 80 %", "vit, 90 %"]
+    assert "llama on recall: 20,000 training" in methods.facts(records, "scopes")

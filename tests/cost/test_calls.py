@@ -1,12 +1,15 @@
 import pytest
 import torch
+from other_layers import Conv1D, Experts
 from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune.cost.calls import Call, record_calls
 from sparseprune.cost.flops import flops_costs, flops_per_step
+from sparseprune.cost.seconds import measured_costs
 from sparseprune.cost.speedup import timed_steps
 from sparseprune.scores.samples import Examples
+from sparseprune.select.budget import LayerCost
 
 
 class Branches(nn.Module):
@@ -148,3 +151,83 @@ def test_steps_of_example_inputs_are_timed() -> None:
     model = Tokens()
     assert timed_steps([(model, False)], token_examples(2), 3).seconds[0] > 0
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# ---- weights that no layer of torch multiplies with --------------------------------------------------------
+
+
+class Attending(nn.Module):
+    """Queries, keys and values have weights of their own, and the parent reads those of out_proj."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys = nn.Linear(4, 6)
+        self.attention = nn.MultiheadAttention(4, 2, kdim=6, vdim=6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.keys(x[:, :3])
+        return self.attention(x, keys, keys)[0]
+
+
+class Reads(nn.Module):
+    """Computes with the weight of a child in another way than the child does, which it does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nlk,ok->nlo", x, self.inner.weight)
+
+
+# For a model: the shape of a sample, and of each weight at how many places it is used, on average.
+READ = {
+    # Each of two samples has one expert of two.
+    "experts": (lambda: Experts(2, 3, 5), (5,), {"up": 0.5, "down": 0.5}),
+    "attention": (
+        Attending,
+        (7, 4),
+        {
+            "keys.weight": 3,
+            "attention.q_proj_weight": 7,
+            "attention.k_proj_weight": 3,
+            "attention.v_proj_weight": 3,
+            "attention.out_proj.weight": 7,
+        },
+    ),
+    "read": (Reads, (7, 5), {"inner.weight": 7}),
+    "transposed": (lambda: Conv1D(3, 5), (7, 5), {"weight": 7}),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_costs_of_weights_that_no_layer_of_torch_multiplies_with(case: str) -> None:
+    make, shape, places = READ[case]
+    torch.manual_seed(0)
+    model = make()
+    first = [name for name in places if name in ("keys.weight", "weight")]
+    per_weight = {name: 2 * (2 if name in first else 3) * places[name] for name in places}
+    costs = flops_costs(model, shape)
+    sizes = {name: model.get_parameter(name).numel() for name in places}
+    assert {name: cost.per_weight for name, cost in costs.items()} == per_weight
+    assert {name: cost.dense for name, cost in costs.items()} == {n: per_weight[n] * sizes[n] for n in sizes}
+    assert flops_per_step(model, shape, 4) == 4 * sum(cost.dense for cost in costs.values())
+    rows = sp.summary(model, input_size=shape).rows
+    assert {row.name: row.flops for row in rows} == {n: 2 * places[n] * sizes[n] for n in sizes}
+    # Masked or sparse, what is kept is counted.
+    masks = sp.prune(model, method="magnitude", flops=0.5, input_size=shape)
+    kept = {name: int(mask.sum()) for name, mask in masks.items()}
+    total = sum(per_weight[name] * kept[name] for name in kept)
+    # What a parent reads of a sparse layer is not followed.
+    for layers in ("dense",) if case == "read" else ("sparse", "dense"):
+        sparse = sp.sparsify(model, masks, layers=layers)
+        assert flops_per_step(sparse, shape, 4) == 4 * total <= 0.5 * flops_per_step(model, shape, 4)
+        rows = sp.summary(sparse, input_size=shape).rows
+        assert {row.name: row.flops for row in rows} == {n: 2 * places[n] * kept[n] for n in kept}
+
+
+def test_speedup_leaves_experts_to_the_rest_of_the_network() -> None:
+    model = nn.Sequential(nn.Linear(5, 5), Experts(2, 3, 5))
+    costs = measured_costs(model, (5,), 4)
+    assert costs["1.up"] == costs["1.down"] == LayerCost(0.0, 0.0, 0.0)
+    assert costs["0.weight"].dense > 0

@@ -5,7 +5,18 @@ import torch
 from other_layers import Conv1D, Experts
 from torch import nn
 
-from sparseprune.format.weights import all_weights, is_transposed, weight_names
+from sparseprune.format.weights import (
+    Stored,
+    all_weights,
+    as_stored,
+    fused_projections,
+    in_one,
+    in_thirds,
+    is_transposed,
+    outputs_first,
+    stored_otherwise,
+    weight_names,
+)
 
 
 class SubLinear(nn.Linear):
@@ -79,3 +90,64 @@ def test_a_parameter_of_two_names_in_one_module_is_shared() -> None:
     shared = [weight for weight in all_weights(attention) if weight.shared]
     assert [weight.names for weight in shared] == [("q_proj_weight", "k_proj_weight")]
     assert torch.is_tensor(shared[0].parameter)
+
+
+def test_weights_outputs_first_and_back() -> None:
+    model = nn.ModuleList([nn.Linear(2, 3), Conv1D(3, 2), Experts(2, 3, 4), Experts(2, 3, 4)])
+    model[3].is_transposed = True
+    stored = stored_otherwise(model)
+    assert stored == {
+        "1.weight": Stored(True, 0),
+        **{f"2.{name}": Stored(False, 2) for name in ("up", "down")},
+        **{f"3.{name}": Stored(True, 2) for name in ("up", "down")},
+    }
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
+    turned = outputs_first(weights, stored)
+    up = weights["2.up"]
+    assert turned["0.weight"] is weights["0.weight"]
+    assert torch.equal(turned["1.weight"], weights["1.weight"].t())
+    assert torch.equal(turned["2.up"], torch.cat([up[0], up[1]]))
+    assert torch.equal(turned["3.up"], torch.cat([weights["3.up"][0].t(), weights["3.up"][1].t()]))
+    assert all(tensor.is_contiguous() for tensor in turned.values())
+    back = as_stored(turned, stored)
+    assert all(torch.equal(back[name], weight) for name, weight in weights.items())
+    assert list(back) == list(weights)
+
+
+def test_fused_projections_are_those_of_queries_keys_and_values() -> None:
+    model = nn.ModuleDict(
+        {
+            "attention": nn.MultiheadAttention(4, 2),
+            "cross": nn.MultiheadAttention(4, 2, kdim=3),
+            "block": nn.ModuleDict(
+                {"qkv": nn.Linear(4, 12), "c_attn": Conv1D(12, 4), "out": nn.Linear(4, 12)}
+            ),
+            "other": nn.ModuleDict(
+                {"qkv": nn.Linear(4, 8), "c_attn": Conv1D(4, 12), "Wqkv": nn.Linear(2, 6)}
+            ),
+            "lazy": nn.ModuleDict({"qkv": nn.LazyLinear(12)}),
+        }
+    )
+    assert fused_projections(model) == [
+        "attention.in_proj_weight",
+        "block.qkv.weight",
+        "block.c_attn.weight",
+        "other.Wqkv.weight",
+    ]
+    assert fused_projections(nn.Linear(4, 12)) == []
+
+
+def test_fused_projections_in_thirds_and_in_one() -> None:
+    weights = {
+        "a.weight": torch.randn(2, 3),
+        "b.qkv.weight": torch.randn(6, 2),
+        "c.queries": torch.randn(2, 2),
+    }
+    fused = ["b.qkv.weight"]
+    thirds = in_thirds(weights, fused)
+    names = ["b.qkv.weight.queries", "b.qkv.weight.keys", "b.qkv.weight.values"]
+    assert list(thirds) == ["a.weight", *names, "c.queries"]
+    assert torch.equal(thirds[names[1]], weights["b.qkv.weight"][2:4])
+    back = in_one(thirds, fused)
+    assert list(back) == list(weights)
+    assert all(torch.equal(back[name], weight) for name, weight in weights.items())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from other_layers import Conv1D
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -62,6 +63,21 @@ def test_masks_from_zeros_in_whole_blocks() -> None:
         sp.masks_from_zeros(layer, block=(8, 1))
     with pytest.raises(ValueError, match=r"masks_from_zeros: expected block == \(V, 1\)"):
         sp.masks_from_zeros(layer, block=(3, 1))
+
+
+def test_masks_from_zeros_skips_what_cannot_be_pruned() -> None:
+    model = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.complex64), nn.LazyLinear(2)])
+    model.append(nn.Embedding(3, 2))
+    for layer in (model[0], model[1], model[3]):
+        layer.weight.data.zero_()
+    assert sp.masks_from_zeros(model).keys() == {"0.weight"}
+
+
+def test_masks_from_zeros_has_blocks_of_outputs_where_inputs_come_first() -> None:
+    layer = Conv1D(4, 3)
+    layer.weight.data = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 3], [0, 2, 0, 0]])
+    expected = [[True, True, False, False], [False, False, True, True], [True, True, False, False]]
+    assert sp.masks_from_zeros(layer, block=(2, 1))["weight"].tolist() == expected
 
 
 # ---- torch.nn.utils.prune ----------------------------------------------------------------------------------

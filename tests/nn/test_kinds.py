@@ -224,6 +224,62 @@ def test_costs_of_any_class(make: Any) -> None:
     assert int(masks["0.weight"].sum()) == 12
 
 
+class Two(nn.Module):
+    """A layer of 12 inputs and 8 outputs, and a head of large weights."""
+
+    def __init__(self, layer: nn.Module, weight: Tensor) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(8, 3)
+        self.layer.weight.data = weight
+        nn.init.constant_(self.head.weight, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x))
+
+
+def magnitudes(model: nn.Module, *_: object) -> dict[str, Tensor]:
+    return {name: p.detach().abs() for name, p in model.named_parameters() if p.dim() > 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block": (4, 1)},
+        {"block": (4, 1), "rounds": 2, "method": magnitudes},
+        {"block": "channel"},
+        {"pattern": "2:4", "sparsity": None},
+        {"pattern": "fan_in"},
+        {"block": (2, 1), "flops": 0.5, "sparsity": None, "input_size": (3, 12)},
+    ],
+    ids=str,
+)
+def test_blocks_and_patterns_of_a_transposed_layer_are_those_of_a_linear_one(options: dict) -> None:
+    weight = noise(8, 12)
+    linear, transposed = Two(nn.Linear(12, 8), weight), Two(Conv1D(8, 12), weight.t().contiguous())
+    options = {"method": "magnitude", "sparsity": 0.5, **options}
+    masks, others = sp.prune(linear, **options), sp.prune(transposed, **options)
+    assert torch.equal(masks["layer.weight"], others["layer.weight"].t())
+    assert not masks["layer.weight"].all()
+    layer = sp.sparsify(transposed, others, layers="sparse").layer
+    assert layer.block[0] >= (options["block"][0] if isinstance(options.get("block"), tuple) else 1)
+    assert sp.summary(sp.sparsify(transposed, others, layers="dense")).rows[0].block == f"{layer.block[0]}x1"
+    for (control, its), (_, of_linear) in zip(
+        sp.controls(others, transposed).values(), sp.controls(masks, linear).values(), strict=True
+    ):
+        assert control.layer.weight.shape == its["layer.weight"].shape
+        assert torch.equal(its["layer.weight"], of_linear["layer.weight"].t())
+
+
+def test_blocks_of_experts_are_within_an_expert() -> None:
+    model = nn.Sequential(Experts(3, 8, 4))
+    masks = sp.prune(model, method="random", sparsity=0.5, block=(4, 1))
+    for mask in masks.values():
+        rows = mask.unflatten(1, (-1, 4))
+        assert torch.equal(rows.any(2), rows.all(2))
+    masks = sp.prune(model, method="random", pattern="2:4")
+    assert all((mask.unflatten(2, (-1, 4)).sum(3) == 2).all() for mask in masks.values())
+
+
 @pytest.mark.parametrize("case", [*EVERY])
 def test_any_class_compiles_in_one_graph(case: str) -> None:
     make, shape = EVERY[case]

@@ -190,16 +190,24 @@ def test_the_error_of_empty_layers_names_five_and_what_works() -> None:
     scores = {str(i): torch.arange(100.0).reshape(10, 10) - 200 * i for i in range(8)}
     message = (
         "masks: expected every layer to keep a weight, got none kept in '1', '2', '3', '4', '5' and 2 more; "
-        "give each layer a floor with min_per_layer=1, {scopes}keep more weights, or accept empty layers "
+        "{scopes}give each layer a floor with min_per_layer=1, keep more weights, or accept empty layers "
         "with allow_empty=True"
     )
     of = Blocks.of(scores, dict.fromkeys(scores, 1))
     with pytest.raises(ValueError, match=re.escape(message.format(scopes=""))):
         of.masks(quotas.global_(of, 80))
-    assert quotas.scopes_that_fill(of, 0.9) == ["erk", "layer"]
-    with pytest.raises(ValueError, match=re.escape(message.format(scopes='choose scope="erk" or "layer", '))):
+    assert quotas.scopes_that_fill(of, 0.9) == ["balanced", "erk", "layer"]
+    with pytest.raises(
+        ValueError, match=re.escape(message.format(scopes='choose scope="balanced" or "erk" or "layer", '))
+    ):
         of.masks(quotas.global_(of, 80), scopes=lambda: quotas.scopes_that_fill(of, 0.9))
-    for remedy in ({"min_per_layer": 1}, {"scope": "erk"}, {"scope": "layer"}, {"allow_empty": True}):
+    for remedy in (
+        {"scope": "balanced"},
+        {"min_per_layer": 1},
+        {"scope": "erk"},
+        {"scope": "layer"},
+        {"allow_empty": True},
+    ):
         assert len(select_masks(scores, 0.9, **remedy)) == 8
 
 
@@ -207,7 +215,7 @@ def test_no_remedy_is_named_that_does_not_work() -> None:
     scores = {"a": torch.rand(10, 10), "b": torch.rand(2, 2) - 1}
     of = Blocks.of(scores, dict.fromkeys(scores, 1))
     # 0.04 of the small layer are rounded to none.
-    assert quotas.scopes_that_fill(of, 0.96) == ["erk"]
+    assert quotas.scopes_that_fill(of, 0.96) == ["balanced", "erk"]
     message = "'a', 'b'; keep more weights (one block in each layer takes 2, these are 0), or accept empty"
     with pytest.raises(ValueError, match=re.escape(message)):
         of.masks({"a": 0, "b": 0})
@@ -217,8 +225,10 @@ def test_prune_names_the_scopes_that_leave_no_layer_empty() -> None:
     model = network()
     with torch.no_grad():
         model[2].weight.mul_(1e-6)
-    with pytest.raises(ValueError, match=r"in '2\.weight'; .*, choose scope=\"erk\" or \"layer\", keep more"):
-        sp.prune(model, method="magnitude")
+    with pytest.raises(
+        ValueError, match=r"in '2\.weight'; choose scope=\"balanced\" or \"erk\" or \"layer\", give each"
+    ):
+        sp.prune(model, method="magnitude", scope="global")
     # Densities by hand are what was wanted.
     with pytest.raises(ValueError, match="min_per_layer=1, keep more weights, or"):
         sp.prune(model, method="magnitude", scope={"0": 0.5, "2": 0.0})

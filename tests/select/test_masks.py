@@ -1,6 +1,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import bounds
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from selecting import select_masks
 from torch import Tensor, nn
 
@@ -484,16 +486,11 @@ def test_apply_masks_removes_weights_that_are_not_finite() -> None:
         ),
         (
             "2.weight",
-            torch.ones(2, 2, 1, 1),
-            TypeError,
-            "'2.weight': expected the mask to be a bool tensor (True = keep), got dtype torch.float32",
+            torch.full((2, 2, 1, 1), 0.5),
+            ValueError,
+            "'2.weight': expected a mask of 0 and 1 (1 = keep), got other numbers in torch.float32",
         ),
-        (
-            "2.weight",
-            [True],
-            TypeError,
-            "'2.weight': expected the mask to be a bool tensor (True = keep), got list",
-        ),
+        ("2.weight", [True], TypeError, "'2.weight': expected the mask to be a tensor or an array, got list"),
     ],
 )
 @pytest.mark.parametrize("change", [sparseprune.apply_masks, sparseprune.rescale_weights])
@@ -539,3 +536,20 @@ def test_a_deep_masked_network_keeps_its_signal_when_rescaled() -> None:
     sparseprune.rescale_weights(model, masks)
     sparseprune.apply_masks(model, masks)
     assert 0.2 < model(x).square().mean() / dense < 5
+
+
+@pytest.mark.parametrize("change", [sparseprune.apply_masks, sparseprune.rescale_weights])
+def test_masks_of_any_form_change_weights_alike(change: Callable[..., None], tmp_path: Path) -> None:
+    masks = sparseprune.prune(small_model(), method="magnitude", sparsity=0.5, min_per_layer=1)
+    save_file(masks, tmp_path / "masks.safetensors")
+    forms = [
+        list(masks.values()),
+        {f"_orig_mod.{name}": mask.numpy().astype("uint8") for name, mask in masks.items()},
+        tmp_path / "masks.safetensors",
+    ]
+    expected = small_model()
+    change(expected, masks)
+    for form in forms:
+        model = small_model()
+        change(model, form)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))

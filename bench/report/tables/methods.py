@@ -9,7 +9,16 @@ from typing import Any
 
 import pandas
 
-from bench.methods.points import AFTER_TRAINING, CONTROLS, DENSE, EXPERIMENTS, PRUNED, SMALL_DENSE, TICKET
+from bench.methods.points import (
+    AFTER_TRAINING,
+    CONTROLS,
+    DENSE,
+    EXPERIMENTS,
+    PRUNED,
+    SCOPES,
+    SMALL_DENSE,
+    TICKET,
+)
 from bench.methods.results import Record, read
 from bench.report.machine import machine_text
 from bench.report.markdown import pipe, spread
@@ -73,7 +82,8 @@ def frame(records: Records) -> pandas.DataFrame:
 
 def chosen(runs: pandas.DataFrame, **fields: Any) -> pandas.DataFrame:
     """The runs whose points have these fields, the others idle; one of each seed."""
-    wanted = {"kind": PRUNED, "scope": "global", "control": None, "block_rows": 1, "grouped": False, **fields}
+    wanted = {"kind": PRUNED, "scope": "global", "control": None, "block_rows": 1, "grouped": False}
+    wanted |= {"min_per_layer": 1, **fields}
     for name, value in wanted.items():
         column = runs[name]
         runs = runs[column.isna() if value is None else column == value]
@@ -239,6 +249,38 @@ def grouping(records: Records) -> str:
     return with_failures(pipe(heads, lines), runs)
 
 
+@of_runs("scopes", "scopes")
+def scopes(records: Records) -> str:
+    """Accuracy by the way in which a sparsity is divided among layers, and how many of them it cuts."""
+    runs = frame(records)
+    lines = []
+    for model, of_model in runs.groupby("model", sort=False):
+        dense = cell(chosen(of_model, kind=DENSE), digits=1)
+        for sparsity in sorted(set(of_model["sparsity"].dropna())):
+            found = [chosen(of_model, sparsity=sparsity, method="snip", **way) for way in SCOPES.values()]
+            cells = [cell(one, digits=1) + _cut(one) for one in found]
+            lines.append([f"{_short(str(model))}, {percent(sparsity)}", dense, *cells])
+    floor = SCOPES["global with a floor"]["min_per_layer"]
+    heads = ["test accuracy %", DENSE, *(f'"{way}"' if " " not in way else way for way in SCOPES)]
+    heads = [head.replace("a floor", f"min_per_layer={floor}") for head in heads]
+    return with_failures(pipe(heads, lines), runs)
+
+
+def _cut(runs: pandas.DataFrame) -> str:
+    """How many layers keep a single weight, the least that is allowed; nothing where none does."""
+    cut = [
+        sum(kept == 1 < weights for weights, kept, _ in layers.values()) for layers in runs["layers"].dropna()
+    ]
+    if not any(cut):
+        return ""
+    return f" ({min(cut)} to {max(cut)} cut)" if min(cut) < max(cut) else f" ({cut[0]} cut)"
+
+
+def _short(name: str) -> str:
+    """A network's or data's name without the module that its function is in."""
+    return name.rpartition(":")[2]
+
+
 def _seconds(runs: pandas.DataFrame) -> tuple[str, str]:
     return cell(runs, "step_seconds", 1e3), cell(runs, "total_seconds", 1, 1)
 
@@ -261,11 +303,11 @@ def facts(records: Records, experiment: str) -> str:
     for (model, data), record in {(r.model, r.data): r for r in records}.items():
         settings = record.settings
         told = (
-            f"{data}: {settings['train']:,} training and {settings['test']:,} test samples, "
+            f"{_short(data)}: {settings['train']:,} training and {settings['test']:,} test samples, "
             f"epochs {settings['epochs']}, batch {settings['batch_size']}, {settings['optimizer']}, "
             f"lr {settings['lr']:g}."
         )
-        models.setdefault(told, []).append(model)
+        models.setdefault(told, []).append(_short(model))
         for name in ("epochs", "samples"):
             if settings[name] != getattr(trainings[model, data], name):
                 options[name] = str(settings[name])

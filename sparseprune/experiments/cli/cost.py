@@ -168,9 +168,10 @@ def _uses(
     everything = sum(cost.dense for cost in operations.values())
     uses = []
     for name, counted in operations.items():
-        layer = network.get_submodule(name.rpartition(".")[0])
-        weights = layer.get_parameter("weight").numel()
-        use = LayerUse(name, weights, positions_of(layer, calls[layer][0]), counted.dense / everything)
+        path, _, attribute = name.rpartition(".")
+        layer, weights = network.get_submodule(path), network.get_parameter(name).numel()
+        positions = round(positions_of(layer, calls[layer][0], attribute))
+        use = LayerUse(name, weights, positions, counted.dense / everything)
         if seconds := measured.get(name):
             use = dataclasses.replace(
                 use,

@@ -158,12 +158,15 @@ BlockOrName = Annotated[
         "output channels; with --speedup also auto: of 1, 4 and 16, what suits each layer.",
     ),
 ]
-Scope = Annotated[
-    str,
+SCOPE_HELP = (
+    "Rank the scores of all layers together (global) or within each layer (layer), or give layers the "
+    "densities of erk, balanced or smart_ratio"
+)
+Scope = Annotated[str, typer.Option("--scope", help=f"{SCOPE_HELP}.")]
+ScopeOrNone = Annotated[
+    str | None,
     typer.Option(
-        "--scope",
-        help="Rank the scores of all layers together (global) or within each layer (layer), or give layers "
-        "the densities of erk, balanced or smart_ratio.",
+        "--scope", help=f"{SCOPE_HELP}; by default global, or balanced where that would leave a layer empty."
     ),
 ]
 MethodName = Annotated[str, typer.Option("--method", help=f"Pruning method: {', '.join(METHODS)}.")]

@@ -36,7 +36,7 @@ def prune(
         typer.Option("--speedup", help="Or: how many times faster than dense a training step is to be here."),
     ] = None,
     block: options.BlockOrName = "1",
-    scope: options.Scope = "global",
+    scope: options.ScopeOrNone = None,
     pattern: options.Pattern = None,
     keep: options.Keep = [],  # noqa: B006
     min_per_layer: options.MinPerLayer = 0,

@@ -36,7 +36,7 @@ def train(
         typer.Option("--masks", help="Use the masks of this file, from `sparseprune prune --out`."),
     ] = None,
     block: options.OneBlock = "1",
-    scope: options.Scope = "global",
+    scope: options.ScopeOrNone = None,
     pattern: options.Pattern = None,
     keep: options.Keep = [],  # noqa: B006
     min_per_layer: options.MinPerLayer = 0,
