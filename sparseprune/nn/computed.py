@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
@@ -56,7 +56,7 @@ class ComputedWeight(Tensor):
             return ours[0]
         before = [t._plain._version for t in ours]
         if func == Tensor.data.__set__:  # type: ignore[attr-defined]
-            result = _overwrite(*args, ours[0]._origin.name)
+            result = _overwrite(args[0], args[1], ours[0]._origin.name)
         else:
             result = func(*args, **kwargs)
         for t, version in zip(ours, before, strict=True):
@@ -66,9 +66,7 @@ class ComputedWeight(Tensor):
         return pytree.tree_map(lambda found: _kept(found, ours), result)
 
 
-def computed_weight(
-    weight: Tensor, parameter: Tensor, store: Callable[[Tensor], None], name: str
-) -> Tensor:
+def computed_weight(weight: Tensor, parameter: Tensor, store: Callable[[Tensor], None], name: str) -> Tensor:
     """A weight that a layer computes, such that writing to it writes to the layer; see :class:`Origin`.
 
     In compiled graphs, traces and transforms of torch.func it is ``weight`` itself.
@@ -88,11 +86,11 @@ def _view(plain: Tensor, origin: Origin) -> ComputedWeight:
     return view
 
 
-def _overwrite(old: Tensor, new: Tensor, name: str) -> None:
+def _overwrite(old: Tensor, new: Tensor, name: str) -> Tensor:
     if new.shape != old.shape:
         raise ValueError(f"{name}: expected data of shape {list(old.shape)}, got {list(new.shape)}")
     with torch.no_grad():
-        old.copy_(new)
+        return old.copy_(new)
 
 
 def _kept(result: Any, ours: list[ComputedWeight]) -> Any:
