@@ -24,6 +24,7 @@ class Masked(LoadsAnyDialect):
     """What the masked layers have in common: buffers that are masks of parameters, True = keep.
 
     In those of torch's own classes ``weight`` is the parameter, and the buffer ``mask`` that of the weight.
+    What is written to pruned weights, by an initialisation for example, counts for nothing.
     """
 
     weight: Tensor

@@ -222,6 +222,17 @@ def test_training_goes_on_with_written_weights() -> None:
     assert_half_the_digits(layer(x), layer.to_dense()(x))
 
 
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_written_to_pruned_weights_of_a_masked_layer_counts_for_nothing(write: str) -> None:
+    layer = masked_from_dense(nn.Linear(6, 4), mask_of(4, 6))
+    with torch.no_grad():
+        WRITES[write](layer.weight)
+    x = torch.ones(3, 6)
+    assert torch.equal(layer(x), F.linear(x, layer.weight * layer.mask, layer.bias))
+    dense = sp.densify(nn.Sequential(layer))[0]
+    assert torch.equal(dense.weight, layer.weight * layer.mask)
+
+
 class Reader(nn.Module):
     """Computes with the weight of a layer."""
 
