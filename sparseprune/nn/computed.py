@@ -16,7 +16,7 @@ class Origin(NamedTuple):
     """Where a computed weight comes from.
 
     Attributes:
-        weight: the whole weight, an ordinary tensor.
+        weight: the whole weight, an ordinary tensor, without its graph.
         parameter: what it was computed from.
         store: brings what was written to ``weight`` into the layer, and sets it to 0 where it is pruned.
         name: what errors begin with.
@@ -77,7 +77,8 @@ def computed_weight(weight: Tensor, parameter: Tensor, store: Callable[[Tensor],
         # What was made in inference mode does not tell whether it was written to.
         with torch.inference_mode(False):
             weight = weight.clone()
-    return _view(weight, Origin(weight, parameter, store, name))
+    # Detached, for whoever keeps numbers is not to keep the graph behind them.
+    return _view(weight, Origin(weight.detach(), parameter, store, name))
 
 
 def _view(plain: Tensor, origin: Origin) -> ComputedWeight:

@@ -196,7 +196,8 @@ class SparseConv2d(_SparseConv):
 
     Takes the arguments of ``nn.Conv2d`` and has its attributes. The pattern is one of ``weight.flatten(1)``,
     (out_channels, in_channels / groups * kernel height * kernel width); see :class:`SparseLinear` for
-    ``values``, ``crow`` and ``col``, for the dtypes, and for writing to ``weight``. V divides out_channels / groups.
+    ``values``, ``crow`` and ``col``, for the dtypes, and for writing to ``weight``. V divides
+    out_channels / groups.
 
     Paddings other than zeros are written out first, at the price of a copy. Depthwise convolutions
     compute correctly, but no faster than dense ones.
