@@ -121,9 +121,7 @@ def test_summary_says_why_a_layer_computes_as_it_does(
     assert (row.computes, row.choice) == (computes, why)
     assert f"{row.computes} ({row.choice})" in sp.summary(measured)._repr_html_()
     monkeypatch.setenv("COLUMNS", "80")
-    assert "why layers compute as they do: rows[i].choice, or the table in a notebook" in str(
-        sp.summary(measured)
-    )
+    assert "why layers compute as they do: to_dict(), or the table in a notebook" in str(sp.summary(measured))
 
 
 def test_summary_of_masks() -> None:

@@ -31,20 +31,21 @@ def test_a_transformer_fits_100_columns(monkeypatch: pytest.MonkeyPatch) -> None
     rows = [row(LONG.format(i, name)) for i in range(2) for name in ("query", "value")]
     unpruned = [Unpruned("Embedding", 23_440_896, 93_763_584)]
     assert printed(Summary([*rows, row("classifier.weight")], None, unpruned), 200, monkeypatch) == [
-        "layer                                    shape           kept  sparsity   FLOPs   bytes  computes",
-        "-------------------------------------------------------------------------------------------------",
-        "b.e.layer.0.attention.self.query.weight  768x3072     235,930    90.00%  23.6 M     2 M  sparse",
-        "b.e.layer.0.attention.self.value.weight  768x3072     235,930    90.00%  23.6 M     2 M  sparse",
-        "b.e.layer.1.attention.self.query.weight  768x3072     235,930    90.00%  23.6 M     2 M  sparse",
-        "b.e.layer.1.attention.self.value.weight  768x3072     235,930    90.00%  23.6 M     2 M  sparse",
-        "classifier.weight                        768x3072     235,930    90.00%  23.6 M     2 M  sparse",
-        "-------------------------------------------------------------------------------------------------",
-        "total                                               1,179,650    90.00%   118 M    10 M",
-        "not prunable                                       23,440,896     0.00%          93.8 M",
-        "model                                              24,620,546    30.13%           104 M",
+        "layer                                shape     block        kept  sparsity   FLOPs   bytes  "
+        "computes",
+        "----------------------------------------------------------------------------------------------------",
+        "b.e.l.0.attention.self.query.weight  768x3072  1x1       235,930    90.00%  23.6 M     2 M  sparse",
+        "b.e.l.0.attention.self.value.weight  768x3072  1x1       235,930    90.00%  23.6 M     2 M  sparse",
+        "b.e.l.1.attention.self.query.weight  768x3072  1x1       235,930    90.00%  23.6 M     2 M  sparse",
+        "b.e.l.1.attention.self.value.weight  768x3072  1x1       235,930    90.00%  23.6 M     2 M  sparse",
+        "classifier.weight                    768x3072  1x1       235,930    90.00%  23.6 M     2 M  sparse",
+        "----------------------------------------------------------------------------------------------------",
+        "total                                                  1,179,650    90.00%   118 M    10 M",
+        "not prunable                                          23,440,896     0.00%          93.8 M",
+        "model                                                 24,620,546    30.13%           104 M",
         "not prunable: Embedding 23,440,896",
         f"why layers compute as they do: {TIMES}",
-        "no room for block, weights: to_dict() has all",
+        "no room for weights: to_dict() has all",
     ]
 
 

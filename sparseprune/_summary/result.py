@@ -158,7 +158,7 @@ class Summary:
                 notes.append(f"{computes}: {n} layer{'s' * (n > 1)}")
         choices = {row.choice for row in self.rows if row.choice}
         if len(choices) > 1:
-            notes.append("why layers compute as they do: rows[i].choice, or the table in a notebook")
+            notes.append("why layers compute as they do: to_dict(), or the table in a notebook")
         return notes + [f"why layers compute as they do: {choice}" for choice in choices if len(choices) == 1]
 
     def _note(self) -> str:

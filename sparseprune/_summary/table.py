@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 LEFT = ("layer", "shape", "block", "computes")  # the others are numbers
 # Columns that go first where there is no room, and how many of a name are worth one.
-LEAST = ("block", "weights", "bytes", "shape", "FLOPs", "dead units", "alive")
+LEAST = ("weights", "block", "bytes", "shape", "FLOPs", "dead units", "alive")
 NAME, SHORTEST = 32, 12
 
 # Colours are the notebook's own, light or dark.

@@ -55,7 +55,7 @@ class ComputedWeight(Tensor):
             ours[0]._origin.parameter.requires_grad_(*args[1:], **kwargs)
             return ours[0]
         before = [t._plain._version for t in ours]
-        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+        if func == Tensor.data.__set__ and isinstance(given[0][0], cls):  # type: ignore[attr-defined]
             result = _overwrite(args[0], args[1], ours[0]._origin.name)
         else:
             result = func(*args, **kwargs)

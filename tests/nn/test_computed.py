@@ -153,6 +153,12 @@ def test_arrays_of_numpy_are_read_only(kind: str) -> None:
         array[0] = 1
 
 
+def test_other_tensors_take_a_weight_as_their_data() -> None:
+    layer, other = LAYERS["linear"](), nn.Parameter(torch.zeros(2))
+    other.data = layer.weight.detach()
+    assert torch.equal(other, layer.weight)
+
+
 def test_data_of_another_shape_is_refused() -> None:
     layer = LAYERS["linear"]()
     before = layer.values.clone()
