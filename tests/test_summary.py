@@ -11,6 +11,11 @@ from sparseprune.cost.cache import Choice
 from sparseprune.experiments import models
 
 
+@pytest.fixture(autouse=True)
+def hundred_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def network() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
     masks = {
@@ -114,7 +119,9 @@ def test_summary_says_why_a_layer_computes_as_it_does(
     measured = sp.sparsify(model, masks, batch_size=4)
     _, row, _ = sp.summary(measured).rows
     assert (row.computes, row.choice) == (computes, why)
-    assert f"{row.computes} ({row.choice})" in str(sp.summary(measured))
+    assert f"{row.computes} ({row.choice})" in sp.summary(measured)._repr_html_()
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "why layers compute as they do: to_dict(), or the table in a notebook" in str(sp.summary(measured))
 
 
 def test_summary_of_masks() -> None:
@@ -202,22 +209,21 @@ def test_summary_shows_what_is_alive_and_marks_dead_layers() -> None:
     masks = {f"main.{name}": mask for name, mask in masks.items()}
     assert str(sp.summary(sp.sparsify(model, masks, layers="dense"), input_size=(4,))).split("\n") == [
         "layer          shape  block  weights  kept  sparsity  alive  dead units  FLOPs  bytes  computes",
-        "-----------------------------------------------------------------------------------------------------"
-        "-----------",
+        "----------------------------------------------------------------------------------------------------",
         "main.0.weight  4x4    4x1         16    16     0.00%      8           2     32     80  "
-        "dense, masked (asked for)",
+        "dense, masked",
         "main.2.weight  6x4    2x1         24    12    50.00%      4           4     24    120  "
-        "dense, masked (asked for)",
+        "dense, masked",
         "main.4.weight  2x6    2x1         12     4    66.67%      4           0      8     60  "
-        "dense, masked (asked for)",
+        "dense, masked",
         "side.weight    2x4                 8     8     0.00%      0       all 2     16     32  dense",
-        "-----------------------------------------------------------------------------------------------------"
-        "-----------",
+        "----------------------------------------------------------------------------------------------------",
         "total                             60    40    33.33%     16           8     80    292",
         "not prunable                      14    14     0.00%                               56",
         "model                             74    54    27.03%                              348",
         "effective sparsity 73.33%: what is on no path counts as removed; dead layers: side.weight",
         "not prunable: bias 14",
+        "why layers compute as they do: asked for",
     ]
 
 
@@ -264,10 +270,10 @@ def test_summary_says_why_it_is_unknown_what_is_alive() -> None:
     result = sp.summary(nn.Sequential(nn.Linear(2, 2), Largest()), input_size=(2,))
     assert [row.alive for row in result.rows] == [None]
     assert (result.alive, result.dead_units, result.effective_sparsity) == (None, None, None)
-    *_, total, _, _, note, _ = str(result).split("\n")
+    *_, total, _, _, first, second, _ = str(result).split("\n")
     assert total.split() == ["total", "4", "4", "0.00%", "-", "-", "8", "16"]
-    assert note.startswith("alive: unknown (live: expected a model through which paths can be followed")
-    assert note.endswith("got Sequential: no paths can be counted through torch's max)")
+    assert first.startswith("alive: unknown (live: expected a model through which paths can be followed")
+    assert second.endswith("got Sequential: no paths can be counted through torch's max)")
 
 
 def test_summary_leaves_the_model_as_it_is() -> None:

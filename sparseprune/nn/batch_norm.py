@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.format.memory import in_layout, is_batch_inner_images
-from sparseprune.nn.conv import FEW_SAMPLES
+from sparseprune.nn.conv import has_many_samples
 from sparseprune.ops.batch_norm import normalize, normalize_with
 from sparseprune.ops.devices import dtypes_of_sums
 from sparseprune.ops.transforms import transformed
@@ -89,7 +89,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         Returns:
             x's shape.
         """
-        inner = self.batch_inner if x.shape[0] >= FEW_SAMPLES else False
+        inner = self.batch_inner if has_many_samples(x) else False
         # Torch's own functions have rules for all of its transforms.
         if not transformed() and self._has_kernels_for(x, residual):
             return self._fused(x, residual, inner)
@@ -103,12 +103,14 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def _has_kernels_for(self, x: Tensor, residual: Tensor | None) -> bool:
         numbers = (self.weight, self.bias, self.running_mean, self.running_var)
         sums = dtypes_of_sums(x.device)
+        # Torch refuses a single value per channel where it computes statistics.
+        fewest = 2 if self.training or self.running_mean is None else 1
         return (
             (x.is_cpu or x.is_cuda)
             and x.dtype in sums
             and x.dim() == 4
             and x.shape[1] == self.num_features
-            and x.numel() > self.num_features  # torch refuses a single value per channel
+            and x.numel() >= fewest * self.num_features
             and all(
                 t is None or (t.device == x.device and t.dtype in (x.dtype, sums[x.dtype])) for t in numbers
             )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from sparseprune.format.geometry import check_arguments
 from sparseprune.format.memory import is_batch_inner_images
@@ -21,6 +22,16 @@ ARGUMENTS = (
 )
 
 Layer = TypeVar("Layer", bound="_SparseConv")
+
+
+def has_many_samples(x: Tensor) -> bool:
+    """Whether there are so many that layers hand batch-inner memory on.
+
+    A program that is exported for any number of samples is to serve few.
+    """
+    if torch.compiler.is_exporting():
+        return statically_known_true(x.shape[0] >= FEW_SAMPLES)
+    return x.shape[0] >= FEW_SAMPLES
 
 
 class _SparseConv(SparseLayer):
@@ -156,7 +167,7 @@ class _SparseConv(SparseLayer):
     def _convolve(self, x: Tensor) -> Tensor:
         inner = self.batch_inner
         if inner:
-            inner = x.shape[0] >= FEW_SAMPLES
+            inner = has_many_samples(x)
         if self.padding_mode != "zeros":
             if inner is None:
                 # The padded copy is not batch-inner any more.
@@ -185,7 +196,8 @@ class SparseConv2d(_SparseConv):
 
     Takes the arguments of ``nn.Conv2d`` and has its attributes. The pattern is one of ``weight.flatten(1)``,
     (out_channels, in_channels / groups * kernel height * kernel width); see :class:`SparseLinear` for
-    ``values``, ``crow`` and ``col`` and for the dtypes. V divides out_channels / groups.
+    ``values``, ``crow`` and ``col``, for the dtypes, and for writing to ``weight``. V divides
+    out_channels / groups.
 
     Paddings other than zeros are written out first, at the price of a copy. Depthwise convolutions
     compute correctly, but no faster than dense ones.

@@ -18,7 +18,14 @@ class SparseLinear(SparseLayer):
     unstructured; larger blocks compute faster.
 
     In float32 or bfloat16 (or float64: slow, for checking gradients). Products of bfloat16 are summed in
-    float32.
+    float32. Under autocast it computes in autocast's dtype, as ``nn.Linear`` does.
+
+    ``weight``, the dense one, is computed from ``values``, and keeps what is written to it where weights are:
+    ``nn.init.xavier_uniform_(layer.weight)``, ``layer.weight.data.normal_()`` or ``layer.weight.mul_(0.5)``
+    work as on ``nn.Linear``, except within compiled graphs. Do not initialise ``values`` by its shape, which
+    does not tell the number of inputs. The layer is no ``nn.Linear`` for ``isinstance``: what initialises
+    layers by their class passes it by, so initialise before :func:`sparsify`, or ask for ``SparseLinear``,
+    too.
 
     Args:
         in_features: size of the input's last dimension.

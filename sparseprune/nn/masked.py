@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sparseprune.format.bsr import check_mask
+from sparseprune.nn.computed import computed_weight
 from sparseprune.nn.dialects import LoadsAnyDialect
 
 DenseLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -23,6 +24,7 @@ class Masked(LoadsAnyDialect):
     """What the masked layers have in common: buffers that are masks of parameters, True = keep.
 
     In those of torch's own classes ``weight`` is the parameter, and the buffer ``mask`` that of the weight.
+    What is written to pruned weights, by an initialisation for example, counts for nothing.
     """
 
     weight: Tensor
@@ -69,7 +71,8 @@ class MaskedModule(Masked):
     """Base of the classes that are made for any other module: of its class, with its forward.
 
     A parameter with a mask, read as an attribute, is the product of both, for whoever reads it: the module's
-    own forward or a parent's. ``named_parameters()`` gives the parameter itself.
+    own forward or a parent's. What is written to it, the parameter keeps; see
+    :class:`sparseprune.nn.computed.ComputedWeight`. ``named_parameters()`` gives the parameter itself.
     """
 
     original: ClassVar[type[nn.Module]]
@@ -165,7 +168,11 @@ def _product(name: str, buffer: str) -> property:
         weight, mask = self._parameters[name], self._buffers[buffer]
         assert weight is not None
         assert mask is not None
-        return weight * mask
+
+        def store(written: Tensor) -> None:
+            weight.copy_(written.masked_fill_(~mask, 0))
+
+        return computed_weight(weight * mask, weight, store, type(self).__name__)
 
     return property(kept)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseprune.format.memory import in_layout, is_batch_inner_images
-from sparseprune.nn.conv import FEW_SAMPLES
+from sparseprune.nn.conv import has_many_samples
 
 
 class _BatchInnerPool(nn.Module):
@@ -41,7 +41,7 @@ class _BatchInnerPool(nn.Module):
             y = pool(x)
         if self.batch_inner is None:
             return y
-        return in_layout(y, self.batch_inner and x.shape[0] >= FEW_SAMPLES)
+        return in_layout(y, self.batch_inner and has_many_samples(x))
 
 
 class BatchInnerMaxPool2d(_BatchInnerPool, nn.MaxPool2d):

@@ -21,6 +21,7 @@ from sparseprune.format.bsr import (
     pattern_of_largest_blocks,
 )
 from sparseprune.nn import dialects
+from sparseprune.nn.computed import computed_weight
 from sparseprune.nn.pattern import PatternBuffers, same_pattern
 from sparseprune.nn.values import (
     Parametrizations,
@@ -58,6 +59,10 @@ class SparseLayer(PatternBuffers):
 
     def _planned(self, crow: Tensor, col: Tensor, block_rows: int) -> Any:
         """A pattern with its plans, as the operators want it; raises if it is malformed."""
+        raise NotImplementedError
+
+    def to_dense(self) -> Any:
+        """Torch's own layer with the same weights, and zeros where they were pruned."""
         raise NotImplementedError
 
     # ---- weight and pattern --------------------------------------------------------------------------------
@@ -143,9 +148,32 @@ class SparseLayer(PatternBuffers):
 
     @property
     def weight(self) -> Tensor:
-        """The weight written out, with zeros: a new tensor each time; differentiable."""
+        """The weight written out, with zeros: a new tensor each time; differentiable.
+
+        What is written to it, ``values`` keep; see :class:`sparseprune.nn.computed.ComputedWeight`.
+        """
         crow, col, *_ = self.pattern
-        return dense_weight(self.values, crow, col, self._cols).reshape(self.weight_shape)
+        weight = dense_weight(self.values, crow, col, self._cols).reshape(self.weight_shape)
+        return computed_weight(weight, self.values, self._store_weight, type(self).__name__)
+
+    def _store_weight(self, weight: Tensor) -> None:
+        if "values" not in self._parameters:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected values without a parametrization to write a weight to; "
+                "remove it first"
+            )
+        crow, col, *_ = self.pattern
+        self.values.copy_(at_blocks(weight.flatten(1), crow, col, self.block[0]))
+        weight.masked_fill_(~self.mask, 0)
+
+    def reset_parameters(self) -> None:
+        """New weights and bias: those that torch draws for the dense layer, of which the pruned ones go."""
+        dense = self.to_dense()
+        dense.reset_parameters()
+        with torch.no_grad():
+            self.weight.copy_(dense.weight)
+            if self.bias is not None:
+                self.bias.copy_(dense.bias)
 
     @property
     def mask(self) -> Tensor:
@@ -216,6 +244,12 @@ class SparseLayer(PatternBuffers):
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise AttributeError(
+                f"{type(self).__name__}: expected weight to be written to, got another one in its place, but "
+                "it is computed from values; use weight.copy_(...), which keeps the pattern, or make a layer "
+                "with from_dense()"
+            )
         if name == "parametrizations" and type(value) is nn.ModuleDict:
             value = Parametrizations()
         super().__setattr__(name, value)

@@ -15,6 +15,7 @@ from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
 from sparseprune.ops import transforms
 from sparseprune.ops.autograd import in_backward, without_views
+from sparseprune.ops.devices import under_autocast
 from sparseprune.ops.transforms import one_node
 
 
@@ -260,10 +261,11 @@ def convolve(
 ) -> Tensor:
     """``y = conv(x, W) + bias`` as a layer computes it; arguments and result as in :func:`conv2d`.
 
-    Under autocast the weight keeps its dtype, and ``x`` is brought to that.
+    Under autocast it is computed in autocast's dtype, as by ``torch.nn.functional.conv2d``.
     """
-    if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
-        x = x.to(values.dtype)
-    if not one_node():
-        return conv2d(x, values, pattern, geometry, bias, batch_inner)
-    return _Convolution.apply(x, values, bias, pattern, geometry, batch_inner)
+    dtype, x, values, bias = under_autocast(x, values, bias)
+    if one_node():
+        y: Tensor = _Convolution.apply(x, values, bias, pattern, geometry, batch_inner)
+    else:
+        y = conv2d(x, values, pattern, geometry, bias, batch_inner)
+    return y if dtype is None else y.to(dtype)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparseprune._version import __version__
-from sparseprune.ops import batch_norm, convolution, plain, products, topk
+from sparseprune.ops import batch_norm, convolution, flops, plain, products, topk
 from sparseprune.ops.devices import check_devices
 
 _registrations: list[torch.library.Library] = []
@@ -48,6 +48,7 @@ def _register() -> None:
         torch.library.register_fake(f"sparseprune::{name}", _with_devices(name, fake), lib=library)
     for name, backward, save in [*products.GRADIENTS, *convolution.GRADIENTS, *batch_norm.GRADIENTS]:
         torch.library.register_autograd(f"sparseprune::{name}", backward, setup_context=save, lib=library)
+    flops.register()
 
 
 def _with_devices(op: str, fake: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.memory import empty_activation, is_batch_inner
 from sparseprune.ops import transforms
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
+from sparseprune.ops.devices import under_autocast
 from sparseprune.ops.transforms import one_node
 
 
@@ -271,10 +272,11 @@ def linear(
 ) -> Tensor:
     """``y = x W^T + bias`` with samples first: ``(batch, cols)`` to ``(batch, rows)``; see :func:`spmm`.
 
-    Under autocast the weight keeps its dtype, and ``x`` is brought to that.
+    Under autocast it is computed in autocast's dtype, as by ``torch.nn.functional.linear``.
     """
-    if x.dtype != values.dtype and torch.is_autocast_enabled(x.device.type):
-        x = x.to(values.dtype)
-    if not one_node():
-        return spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
-    return _Linear.apply(x, values, bias, pattern, batch_inner, relu)
+    dtype, x, values, bias = under_autocast(x, values, bias)
+    if one_node():
+        y: Tensor = _Linear.apply(x, values, bias, pattern, batch_inner, relu)
+    else:
+        y = spmm(x.t(), values, pattern, bias, batch_inner, relu).t()
+    return y if dtype is None else y.to(dtype)

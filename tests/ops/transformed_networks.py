@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from other_layers import Conv1D, Experts
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 import sparseprune as sp
 from sparseprune.format.bsr import dense_weight
-from sparseprune.nn.masked import Masked, masked_from_dense
+from sparseprune.nn.kinds import layers_of
+from sparseprune.nn.masked import Masked, masked_from_dense, masks_in
 from sparseprune.nn.sparse import SparseLayer
 
 
@@ -50,6 +52,30 @@ def norm(training: bool) -> nn.Module:
     return nn.Sequential(*with_relu(sp.nn.BatchNormAct2d.from_batch_norm(layer))).train(training)
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class SelfAttention(nn.Module):
+    """A sparse attention, as function of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        dense = nn.MultiheadAttention(4, 2, batch_first=True)
+        masks = {"0.in_proj_weight": noise(12, 4) > 0, "0.out_proj.weight": noise(4, 4, seed=3) > 0}
+        self.attention = sp.sparsify(nn.Sequential(dense), masks, layers="sparse")[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.attention(x, x, x)[0]
+        return y
+
+
+def transposed() -> nn.Module:
+    masks = {"0.weight": noise(5, 4) > 0}
+    return sp.sparsify(nn.Sequential(Conv1D(4, 5)), masks, layers="sparse")
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: sparse_of(nn.Linear(5, 4)), (3, 5)),
     "linear, blocks, no bias": (lambda: sparse_of(nn.Linear(5, 4, bias=False), 2), (3, 5)),
@@ -66,6 +92,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: sparse_of(nn.Conv1d(2, 2, 3, padding=1, dilation=2)), (2, 2, 5)),
     "masked linear": (lambda: masked_from_dense(nn.Linear(5, 4), noise(4, 5) > 0), (3, 5)),
     "masked conv2d": (lambda: masked_from_dense(nn.Conv2d(2, 2, 2), noise(2, 2, 2, 2) > 0), (2, 2, 3, 3)),
+    "masked, of another class": (lambda: masked_from_dense(Doubled(5, 4), noise(4, 5) > 0), (3, 5)),
+    "masked experts": (
+        lambda: masked_from_dense(
+            Experts(2, 3, 4), {"up": noise(2, 3, 4) > 0, "down": noise(2, 4, 3, seed=2) > 0}
+        ),
+        (4, 4),
+    ),
+    "transposed": (transposed, (3, 5)),
+    "attention": (SelfAttention, (2, 3, 4)),
     "batch norm, evaluated": (lambda: norm(False), (2, 2, 2, 3)),
     "batch norm of a batch": (lambda: norm(True), (2, 2, 2, 3)),
     "network": (network, (2, 2, 6, 4)),
@@ -80,6 +115,7 @@ def dense_call(model: nn.Module) -> Call:
     dense = sp.densify(model).double()
     sparse = {name: layer for name, layer in model.named_modules() if isinstance(layer, SparseLayer)}
     kept = {name: layer for name, layer in model.named_modules() if isinstance(layer, Masked)}
+    is_transposed = {layer.name: layer.transposed for layer in layers_of(model)}
     # The dense weight is a linear function of the values: a product with a matrix of zeros and ones.
     placed = {
         name: torch.stack(
@@ -98,11 +134,11 @@ def dense_call(model: nn.Module) -> Call:
             module, _, own = name.rpartition(".")
             if own == "values":
                 weight = (parameter.flatten() @ placed[module]).reshape(sparse[module].weight_shape)
-                given[f"{module}.weight".lstrip(".")] = weight
-            elif own == "weight" and module in kept:
-                given[name] = parameter * kept[module].mask
-            else:
-                given[name] = parameter
+                name, parameter = f"{module}.weight".lstrip("."), weight
+            elif module in kept and own in kept[module].buffer_of:
+                parameter = parameter * masks_in(kept[module])[own]
+            name = name.replace("in_proj.", "in_proj_")
+            given[name] = parameter.t() if is_transposed.get(name) else parameter
         return functional_call(dense, given, (x,))
 
     return call

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparseprune import ops
 from sparseprune._sparsify import densify
+from sparseprune._summary.result import Summary, SummaryRow, Unpruned
 from sparseprune.cost.calls import Call, record_calls
 from sparseprune.format.bsr import largest_block
 from sparseprune.format.masks import MasksLike, normal_masks
@@ -20,157 +21,6 @@ from sparseprune.nn.masked import Masked
 from sparseprune.scores.paths import NoPathsError, dead_units, live
 from sparseprune.scores.samples import Sample, sample_given
 from sparseprune.select.apply import checked_masks
-
-TOTALS = ("weights", "kept", "sparsity", "flops", "bytes", "alive", "dead_units", "effective_sparsity")
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One prunable weight."""
-
-    name: str
-    shape: tuple[int, ...]
-    weights: int
-    kept: int
-    # "VxH" of the largest blocks that the kept weights form, "1x1" if unstructured; empty for a dense layer.
-    block: str
-    # Of one sample's forward pass, 2 per kept weight and position; None where positions are unknown: those of
-    # convolutions without input_size.
-    flops: int | None
-    # Of the weight as stored, indices included; None for masks alone.
-    bytes: int | None
-    computes: str
-    choice: str = ""
-    # Kept weights on a path from the input to the output, and output units without any; None where paths are
-    # unknown.
-    alive: int | None = None
-    dead_units: int | None = None
-
-    @property
-    def sparsity(self) -> float:
-        return 1 - self.kept / self.weights if self.weights else 0.0
-
-
-@dataclass(frozen=True)
-class Unpruned:
-    """All parameters of one kind that are not prunable, such as those of embeddings."""
-
-    # A class, "bias", or which layers share them.
-    kind: str
-    weights: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Rows and totals of what is prunable, and what is not; ``str()`` is a table, ``to_dict()`` JSON-able."""
-
-    rows: list[SummaryRow]
-    # Why it is unknown which weights are alive; None where nobody asked, empty where it is known.
-    why_unknown: str | None = None
-    # None for masks alone.
-    unpruned: list[Unpruned] | None = None
-
-    @property
-    def weights(self) -> int:
-        return sum(row.weights for row in self.rows)
-
-    @property
-    def kept(self) -> int:
-        return sum(row.kept for row in self.rows)
-
-    @property
-    def sparsity(self) -> float:
-        return 1 - self.kept / self.weights if self.weights else 0.0
-
-    @property
-    def flops(self) -> int | None:
-        return _total([row.flops for row in self.rows])
-
-    @property
-    def bytes(self) -> int | None:
-        return _total([row.bytes for row in self.rows])
-
-    @property
-    def alive(self) -> int | None:
-        return _total([row.alive for row in self.rows])
-
-    @property
-    def dead_units(self) -> int | None:
-        return _total([row.dead_units for row in self.rows])
-
-    @property
-    def effective_sparsity(self) -> float | None:
-        """Fraction of the weights that are removed or on no path from the input to the output."""
-        if self.alive is None:
-            return None
-        return 1 - self.alive / self.weights if self.weights else 0.0
-
-    @property
-    def parameters(self) -> int | None:
-        """Number of the dense model's parameters; None for masks alone."""
-        return None if self.unpruned is None else self.weights + sum(of.weights for of in self.unpruned)
-
-    def to_dict(self) -> dict[str, Any]:
-        totals = {k: getattr(self, k) for k in TOTALS}
-        return {
-            "layers": [{**asdict(row), "sparsity": row.sparsity} for row in self.rows],
-            **totals,
-            "unpruned": None if self.unpruned is None else [asdict(of) for of in self.unpruned],
-            "parameters": self.parameters,
-        }
-
-    def __str__(self) -> str:
-        paths = self.why_unknown is not None
-        head = ["layer", "shape", "block", "weights", "kept", "sparsity"]
-        head += ["alive", "dead units"] * paths + ["FLOPs", "bytes", "computes"]
-        lines = [head]
-        for row in self.rows:
-            line = [row.name, "x".join(map(str, row.shape)), row.block, f"{row.weights:,}", f"{row.kept:,}"]
-            line += [f"{row.sparsity:.2%}", *[_count(row.alive), _dead(row)] * paths, _count(row.flops)]
-            lines.append(
-                [*line, _count(row.bytes), row.computes + (f" ({row.choice})" if row.choice else "")]
-            )
-        total = ["total", "", "", f"{self.weights:,}", f"{self.kept:,}", f"{self.sparsity:.2%}"]
-        total += [_count(self.alive), _count(self.dead_units)] * paths
-        totals = [[*total, _count(self.flops), _count(self.bytes), ""], *self._of_model(paths)]
-        lines += totals
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = ["<" if i in (0, 1, 2, len(head) - 1) else ">" for i in range(len(head))]
-        table = [
-            "  ".join(f"{cell:{to}{width}}" for cell, to, width in zip(line, aligned, widths, strict=True))
-            for line in lines
-        ]
-        rule = "-" * len(table[0])
-        notes = [self._note()] if paths else []
-        if self.unpruned:
-            notes.append("not prunable: " + ", ".join(f"{of.kind} {of.weights:,}" for of in self.unpruned))
-        rows, ends = table[1 : -len(totals)], table[-len(totals) :]
-        return "\n".join(line.rstrip() for line in (table[0], rule, *rows, rule, *ends, *notes))
-
-    def _of_model(self, paths: bool) -> list[list[str]]:
-        """The lines of what is not prunable, and of the whole model."""
-        if not self.unpruned:
-            return []
-        weights, stored = sum(of.weights for of in self.unpruned), sum(of.bytes for of in self.unpruned)
-        every, kept = self.weights + weights, self.kept + weights
-        lines = []
-        for name, n, k, size in (
-            ("not prunable", weights, weights, stored),
-            ("model", every, kept, stored + (self.bytes or 0)),
-        ):
-            line = [name, "", "", f"{n:,}", f"{k:,}", f"{1 - k / n if n else 0:.2%}"]
-            lines.append([*line, *["", ""] * paths, "", _count(size), ""])
-        return lines
-
-    def _note(self) -> str:
-        if self.effective_sparsity is None:
-            return f"alive: unknown{f' ({self.why_unknown})' if self.why_unknown else ''}"
-        note = f"effective sparsity {self.effective_sparsity:.2%}: what is on no path counts as removed"
-        dead = [row.name for row in self.rows if row.alive == 0 < row.weights]
-        if dead and self.alive == 0:
-            return note + "; there is none: the network is cut"
-        return note + (f"; dead layers: {', '.join(dead)}" if dead else "")
 
 
 def summary(
@@ -301,20 +151,6 @@ def _flops(
     if calls is None:
         return 2 * kept if len(shape) == 2 else None
     return 2 * kept * sum(math.prod(call.output) // max(shape[0], 1) for call in calls)
-
-
-def _total(numbers: list[int | None]) -> int | None:
-    known = [n for n in numbers if n is not None]
-    return sum(known) if len(known) == len(numbers) else None
-
-
-def _dead(row: SummaryRow) -> str:
-    """Dead units; "all" of them where the layer is cut."""
-    return f"all {row.dead_units:,}" if row.alive == 0 < row.weights else _count(row.dead_units)
-
-
-def _count(n: int | None) -> str:
-    return "-" if n is None else f"{n:,}"
 
 
 def describe(module: nn.Module) -> str:
