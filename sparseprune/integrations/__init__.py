@@ -1,0 +1,1 @@
+"""Training frameworks. Each module needs its own: ``sparseprune.integrations.lightning``, ``.transformers``."""
