@@ -24,8 +24,8 @@ def sparsify_like(model: nn.Module, state_dict: Mapping[str, Any], *, inplace: b
     measured, so that a run goes on as it began, on another machine, too.
 
     Args:
-        model: a model of the same architecture, dense or with other sparse layers; it may be on the meta
-            device. Left untouched unless ``inplace``.
+        model: a model of the same architecture, dense or with other sparse layers; left untouched unless
+            ``inplace``.
         state_dict: of a model that :func:`sparsify` made; names may begin with ``module.`` or hold
             ``_orig_mod``. A weight pruned by ``torch.nn.utils.prune`` counts as masked.
         inplace: replace the layers within ``model`` itself.

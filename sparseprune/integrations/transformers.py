@@ -101,19 +101,24 @@ def from_pretrained(
     config = AutoConfig.from_pretrained(folder) if config is None else config
     with torch.device("meta"):
         skeleton = getattr(kind, "from_config", kind)(config)
-    in_file = _names_in_file(skeleton)
-    state = {in_file.get(name, name): tensor for name, tensor in state.items()}
+    names = [site.name for site in sites(skeleton)]
+    in_model = _names_in_model(skeleton)
+    state = {in_model.get(name, name): tensor for name, tensor in state.items()}
     # transformers loads the dense form, with all that it knows of names, types and tied weights.
+    only_sparse = {part for name in names for part in dialects.all_names(name)} - skeleton.state_dict().keys()
     dense = written_out(state, skeleton)
+    dense = {name: tensor for name, tensor in dense.items() if name not in only_sparse}
     model = type(skeleton).from_pretrained(None, config=config, state_dict=dense, **options)
     return sparsify_like(model, {**model.state_dict(), **state}, inplace=True)
 
 
-def _names_in_file(model: nn.Module) -> dict[str, str]:
-    """Names that ``save_pretrained`` gives to parts of weights, and those that they have in the model."""
+def _names_in_model(model: nn.Module) -> dict[str, str]:
+    """From the names that ``save_pretrained`` gives to parts of weights to those that they have in the model."""
     parts = {
-        name: torch.empty_like(site.parameter) for site in sites(model) for name in dialects.all_names(site.name)
+        name: torch.empty_like(site.parameter)
+        for site in sites(model)
+        for name in dialects.all_names(site.name)
     }
-    renamed = revert_weight_conversion(model, dict(parts))
     of_part = {id(part): name for name, part in parts.items()}
-    return {name: of_part[id(part)] for name, part in renamed.items() if id(part) in of_part}
+    saved = revert_weight_conversion(model, dict(parts))
+    return {name: of_part[id(part)] for name, part in saved.items() if id(part) in of_part}
