@@ -1,6 +1,6 @@
 """Two processes that train one pruned model: the same masks on both, and gradients of the kept weights alone.
 
-    torchrun --standalone --nproc_per_node=2 examples/ddp.py
+torchrun --standalone --nproc_per_node=2 examples/ddp.py
 """
 
 import copy
@@ -21,11 +21,11 @@ def train(model: nn.Module, batches: list[Any]) -> int:
     parallel = DistributedDataParallel(model)
     sent = [0]
 
-    def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def count(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         sent[0] += bucket.buffer().nbytes
-        return allreduce_hook(dist.group.WORLD, bucket)
+        return allreduce_hook(group, bucket)
 
-    parallel.register_comm_hook(None, count)
+    parallel.register_comm_hook(dist.group.WORLD, count)
     optimizer = torch.optim.AdamW(parallel.parameters(), 1e-3)
     for x, y in batches:
         optimizer.zero_grad()
@@ -44,7 +44,9 @@ def same_on_all_ranks(tensors: Any) -> bool:
 def main() -> None:
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    model = nn.Sequential(
+        nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
+    )
     # Each process has its own data.
     torch.manual_seed(1 + dist.get_rank())
     batches = [(torch.randn(64, 784), torch.randint(10, (64,))) for _ in range(5)]

@@ -1,7 +1,7 @@
 """The trained sparse model as an ordinary ONNX file, for any runtime: zeros stand where weights were pruned.
 
-    pip install sparseprune onnx onnxscript onnxruntime
-    python examples/export_onnx.py model.onnx
+pip install sparseprune onnx onnxscript onnxruntime
+python examples/export_onnx.py model.onnx
 """
 
 import sys
@@ -16,7 +16,12 @@ import sparseprune as sp
 def main(path: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, 10)
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(4),
+        nn.Flatten(),
+        nn.Linear(512, 10),
     )
     x, y = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
     masks = sp.prune(model, [(x, y)], sparsity=0.9)

@@ -1,7 +1,7 @@
 """Export a sparse model to a file, which run_program.py runs without this code.
 
-    python examples/export_program.py model.pt2
-    python examples/run_program.py model.pt2
+python examples/export_program.py model.pt2
+python examples/run_program.py model.pt2
 """
 
 import sys

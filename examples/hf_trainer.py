@@ -3,7 +3,7 @@
     pip install "sparseprune[transformers]"
     python examples/hf_trainer.py bert     # or vit, gpt2
 
-Models are made from configs and data at random, so that it runs anywhere in seconds; put yours in their place.
+Models come from configs and data from chance, so that it runs anywhere in seconds; put yours in their place.
 """
 
 import sys
@@ -78,7 +78,9 @@ def main(name: str) -> None:
         trainer_of(resumed, train, f"{folder}/resumed").train(resume_from_checkpoint=checkpoint)
     same = all(torch.equal(p, q) for p, q in zip(model.parameters(), resumed.parameters(), strict=True))
     trained = sum(p.numel() for p in model.parameters())
-    print(f"{name}: {trained:,} of {dense:,} numbers are trained; resumed at step 10, the same weights: {same}")
+    print(
+        f"{name}: {trained:,} of {dense:,} numbers are trained; resumed at step 10, the same weights: {same}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A Lightning module, pruned by a callback before its optimizer is made: train, resume, load.
 
-    pip install "sparseprune[lightning]"
-    python examples/lightning_callback.py
+pip install "sparseprune[lightning]"
+python examples/lightning_callback.py
 """
 
 import tempfile

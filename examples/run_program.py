@@ -1,4 +1,4 @@
-"""Run what export_program.py wrote, for a batch of another size. Torch and the kernels are all that it needs."""
+"""Run what export_program.py wrote, on another number of samples; its code is not needed."""
 
 import sys
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 import sparseprune as sp
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, depth=4, num_classes=10),
+    "vit": lambda: timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=4, depth=4, num_classes=10
+    ),
     # Batch norms whose scale begins at zero hide the layers before them from every score of gradients.
     "resnet": lambda: timm.create_model("resnet18", num_classes=10, zero_init_last=False),
 }
@@ -56,7 +58,10 @@ def main(name: str) -> None:
     x = batches[0][0]
     difference = (dense.eval()(x) - average.eval()(x)).abs().max().item()
     kept, total = (sum(p.numel() for p in m.parameters()) for m in (sparse, model))
-    print(f"{name}: {kept:,} of {total:,} numbers are trained, a step takes {seconds:.3f} s, dense {seconds_dense:.3f} s;")
+    print(
+        f"{name}: {kept:,} of {total:,} numbers are trained; "
+        f"a step takes {seconds:.3f} s, dense {seconds_dense:.3f} s;"
+    )
     print(f"loaded into timm's own model, the average differs by {difference:.0e}")
 
 

@@ -141,7 +141,7 @@ def converted(
 
 
 def without_wrapper(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The state dict without the ``module.`` of parallel wrappers, if all names but the model's begin with it."""
+    """The state dict without the ``module.`` of parallel wrappers, where the model has none."""
     own = any(plain(name).startswith(WRAPPED) for name in model.state_dict())
     wrapped = not own and all(name.startswith(WRAPPED) for name in state)
     return {name.removeprefix(WRAPPED) if wrapped else name: tensor for name, tensor in state.items()}

@@ -1,1 +1,1 @@
-"""Training frameworks. Each module needs its own: ``sparseprune.integrations.lightning``, ``.transformers``."""
+"""Callbacks of training frameworks: ``lightning`` and ``transformers``. Each module imports its own."""

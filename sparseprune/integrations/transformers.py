@@ -54,8 +54,8 @@ class PruneBeforeTraining(TrainerCallback):
             return
         if given.get("optimizer") is not None:
             raise ValueError(
-                "PruneBeforeTraining: expected a Trainer that makes its optimizer itself, got one of the dense "
-                "model; prune and sparsify the model, make the optimizer of it, and leave the callback out"
+                "PruneBeforeTraining: expected a Trainer that makes its optimizer itself, got one of the "
+                "dense model; prune and sparsify the model, make the optimizer of it, and leave the callback out"
             )
         self.pruning.apply(model)
 
@@ -66,8 +66,8 @@ class PruneBeforeTraining(TrainerCallback):
         """
         if not is_pruned(unwrapped(given["model"])):
             raise ValueError(
-                "PruneBeforeTraining: expected to be given to Trainer(model=..., callbacks=[...]), got a dense "
-                "model when training began; with model_init=, prune and sparsify in that function"
+                "PruneBeforeTraining: expected to be given to Trainer(model=..., callbacks=[...]), got a "
+                "dense model when training began; with model_init=, prune and sparsify in that function"
             )
 
 
@@ -92,8 +92,8 @@ def from_pretrained(
     files = sorted(Path(folder).glob("model*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            f"from_pretrained: expected model.safetensors in {os.fspath(folder)}, found none; save_pretrained "
-            "writes it"
+            f"from_pretrained: expected model.safetensors in {os.fspath(folder)}, found none; "
+            "save_pretrained writes it"
         )
     state: dict[str, Any] = {}
     for file in files:
@@ -113,7 +113,7 @@ def from_pretrained(
 
 
 def _names_in_model(model: nn.Module) -> dict[str, str]:
-    """From the names that ``save_pretrained`` gives to parts of weights to those that they have in the model."""
+    """From the names that parts of weights get in ``save_pretrained`` to those that they have in the model."""
     parts = {
         name: torch.empty_like(site.parameter)
         for site in sites(model)

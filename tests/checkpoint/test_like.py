@@ -26,7 +26,9 @@ def inputs(kind: str) -> Tensor:
 
 
 def kinds(model: nn.Module) -> list[Any]:
-    return [(type(m).__name__, [tuple(p.shape) for p in m.parameters(recurse=False)]) for m in model.modules()]
+    return [
+        (type(m).__name__, [tuple(p.shape) for p in m.parameters(recurse=False)]) for m in model.modules()
+    ]
 
 
 @pytest.mark.parametrize("before", ["as made", "all sparse", "all masked"])

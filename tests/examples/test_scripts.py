@@ -39,7 +39,9 @@ def check_difference(output: str) -> None:
 def test_trainer_of_transformers(model: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    assert run(tmp_path, example("hf_trainer"), model).endswith("resumed at step 10, the same weights: True\n")
+    assert run(tmp_path, example("hf_trainer"), model).endswith(
+        "resumed at step 10, the same weights: True\n"
+    )
 
 
 @pytest.mark.parametrize("model", ["vit", "resnet"])

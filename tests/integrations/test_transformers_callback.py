@@ -26,7 +26,14 @@ MODELS: dict[str, dict[str, Any]] = {
     # Files have other names than the model.
     "ViTForImageClassification": {**SMALL, "image_size": 32, "patch_size": 8},
     # A shared weight, and layers whose weight is transposed.
-    "GPT2LMHeadModel": {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, **SPECIAL},
+    "GPT2LMHeadModel": {
+        "vocab_size": 60,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 32,
+        **SPECIAL,
+    },
     # Files have a weight for each expert.
     "MixtralForCausalLM": {**SMALL, **SPECIAL, **EXPERTS, "vocab_size": 60},
 }
