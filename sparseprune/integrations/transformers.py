@@ -55,7 +55,8 @@ class PruneBeforeTraining(TrainerCallback):
         if given.get("optimizer") is not None:
             raise ValueError(
                 "PruneBeforeTraining: expected a Trainer that makes its optimizer itself, got one of the "
-                "dense model; prune and sparsify the model, make the optimizer of it, and leave the callback out"
+                "dense model; prune and sparsify the model first, make the optimizer of that, and leave the "
+                "callback out"
             )
         self.pruning.apply(model)
 
@@ -113,7 +114,7 @@ def from_pretrained(
 
 
 def _names_in_model(model: nn.Module) -> dict[str, str]:
-    """From the names that parts of weights get in ``save_pretrained`` to those that they have in the model."""
+    """From the names of parts of weights in ``save_pretrained``'s files to those in the model."""
     parts = {
         name: torch.empty_like(site.parameter)
         for site in sites(model)
