@@ -20,6 +20,9 @@ MODELS := $(VENV)/ready-models
 # Python compiles what it imports; compiling every file of every package takes 25 s more.
 INSTALL := pip install --quiet --no-compile --disable-pip-version-check
 
+# Otherwise every process of the tests compiles anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow fuzz lint format tables bench bench-peers data clean
 
 demo: $(READY) data

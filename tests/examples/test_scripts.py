@@ -19,6 +19,8 @@ def run(folder: Path, *arguments: str) -> str:
     """What a script prints."""
     path = os.pathsep.join(map(str, (SITE, ROOT / "tests", ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    # Else each compiles anew what it imports, which takes longer than what it does.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     result = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
