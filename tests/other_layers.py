@@ -11,15 +11,11 @@ LIBRARIES: list[Any] = []  # kept: what they define goes with them
 
 def name_operators_of_torchvision() -> None:
     """torchvision beside a torch of another build fails on import, unless its operators have names."""
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        return
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        LIBRARIES.append(library)
+    LIBRARIES.append(library)
 
 
 class Conv1D(nn.Module):
