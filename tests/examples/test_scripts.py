@@ -4,15 +4,21 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from other_layers import name_operators_of_torchvision
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(__file__).resolve().parent / "site"
 # What is left of float32 where sums are in another order.
 HALF_THE_DIGITS = 2.0**-12
+
+
+def needs(package: str) -> None:
+    """Skips the test where a package is not installed; importing it here would take seconds."""
+    if find_spec(package) is None:
+        pytest.skip(f"needs {package}")
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -39,8 +45,8 @@ def check_difference(output: str) -> None:
 
 @pytest.mark.parametrize("model", ["bert", "vit", "gpt2"])
 def test_trainer_of_transformers(model: str, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    needs("transformers")
+    needs("accelerate")
     assert run(tmp_path, example("hf_trainer"), model).endswith(
         "resumed at step 10, the same weights: True\n"
     )
@@ -48,13 +54,12 @@ def test_trainer_of_transformers(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["vit", "resnet"])
 def test_timm(model: str, tmp_path: Path) -> None:
-    name_operators_of_torchvision()
-    pytest.importorskip("timm")
+    needs("timm")
     check_difference(run(tmp_path, example("timm_models"), model))
 
 
 def test_lightning(tmp_path: Path) -> None:
-    pytest.importorskip("lightning")
+    needs("lightning")
     assert run(tmp_path, example("lightning_callback")).endswith("the same weights: True; loaded: True\n")
 
 
@@ -77,7 +82,7 @@ def test_an_exported_program_runs_without_the_code_of_its_model(tmp_path: Path) 
 
 
 def test_onnx(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
+    needs("onnxscript")
+    needs("onnxruntime")
     check_difference(run(tmp_path, example("export_onnx"), "model.onnx"))
     assert (tmp_path / "model.onnx").is_file()
