@@ -16,18 +16,22 @@ MINUTES ?= 10
 # What the extension is built of. Another USE_CUDA is another build.
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 READY := $(VENV)/ready-cuda-$(USE_CUDA)
+MODELS := $(VENV)/ready-models
 # Python compiles what it imports; compiling every file of every package takes 25 s more.
 INSTALL := pip install --quiet --no-compile --disable-pip-version-check
+
+# Otherwise every process of the tests compiles anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow fuzz lint format tables bench bench-peers data clean
 
 demo: $(READY) data
 	$(BIN)/sparseprune mosaic --out runs/demo
 
-test: $(READY)
+test: $(MODELS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-test-slow: $(READY)
+test-slow: $(MODELS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
 fuzz: $(READY)
@@ -70,6 +74,11 @@ $(READY): requirements-dev.txt $(SOURCES)
 	$(BIN)/$(INSTALL) $$(grep '^torch==' requirements-dev.txt)
 	$(BIN)/$(INSTALL) -r requirements-dev.txt
 	USE_CUDA=$(USE_CUDA) $(BIN)/$(INSTALL) --no-build-isolation --no-deps -e .
+	touch $@
+
+# transformers, timm, Lightning and ONNX, which tests and examples use.
+$(MODELS): requirements-models.txt $(READY)
+	$(BIN)/$(INSTALL) -r requirements-models.txt
 	touch $@
 
 # sparseprop is compiled against the torch that is there.

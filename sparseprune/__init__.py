@@ -9,7 +9,7 @@ from sparseprune._summary import Summary, summary
 from sparseprune._ticket import Ticket, TicketRound, lottery_ticket
 from sparseprune._version import __version__
 from sparseprune.build import jit
-from sparseprune.checkpoint import convert_state_dict, load, save
+from sparseprune.checkpoint import convert_state_dict, load, save, sparsify_like
 from sparseprune.interchange import masks_from_zeros
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseLinear
 from sparseprune.select.apply import apply_masks, rescale_weights
@@ -42,6 +42,7 @@ __all__ = [
     "save",
     "scores",
     "sparsify",
+    "sparsify_like",
     "summary",
     "topk_masks",
 ]

@@ -22,6 +22,7 @@ from sparseprune.rewrite import fuse as fusion
 from sparseprune.rewrite.fast_path import with_fast_path, without_fast_path
 from sparseprune.rewrite.forward import reads_weights
 from sparseprune.rewrite.layout import mark_layout
+from sparseprune.scores.ranks import of_rank_0
 from sparseprune.scores.samples import Sample, sample_given
 
 Layers = Literal["measured", "sparse", "dense"]
@@ -32,7 +33,7 @@ def sparsify(
     masks: MasksLike,
     *,
     inplace: bool = False,
-    layers: Layers = "measured",
+    layers: Layers | Mapping[str, Layers] = "measured",
     batch_size: int = 256,
     input_size: Sample | None = None,
     example_inputs: Any = None,
@@ -61,6 +62,8 @@ def sparsify(
     indices and numbers stay the same, but what the layer itself returns, as in ``model[:1]`` or to a hook, is
     after the ReLU. What occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
 
+    Under torch.distributed every rank must call this where layers are measured: all take rank 0's choices.
+
     Args:
         model: any model; left untouched unless ``inplace``.
         masks: ``{parameter name: mask of its shape}``, True or 1 = keep, as :func:`prune` returns them;
@@ -71,7 +74,7 @@ def sparsify(
         layers: "measured" times training steps of every layer both ways on this machine, once: the seconds
             are kept in a file (see :mod:`sparseprune.cost.cache`), unless other processes disturbed them, as
             the choice in :func:`summary` then says. "sparse" and "dense" (masked) force one way, for
-            reproducible module types.
+            reproducible module types; a dict does so by the names of masks.
         batch_size: samples in a training step, for the measurement.
         input_size: shape of one sample, such as (3, 32, 32): one forward pass of a copy tells what sizes of
             images the convolutions meet, on which their time depends. Without it they are not measured:
@@ -85,8 +88,9 @@ def sparsify(
     Raises:
         TypeError, ValueError: a mask or the samples do not fit; the model is unchanged.
     """
-    if layers not in ("measured", "sparse", "dense"):
-        raise ValueError(f'sparsify: expected layers="measured", "sparse" or "dense", got {layers!r}')
+    for way in layers.values() if isinstance(layers, Mapping) else [layers]:
+        if way not in ("measured", "sparse", "dense"):
+            raise ValueError(f'sparsify: expected layers="measured", "sparse" or "dense", got {way!r}')
     if batch_size < 1:
         raise ValueError(f"sparsify: expected batch_size >= 1, got {batch_size}")
     weights = all_weights(model)
@@ -94,14 +98,15 @@ def sparsify(
     found = _weights_of(weights, masks)
     calls: dict[nn.Module, Call] = {}  # the first of each layer
     sample = sample_given("sparsify", input_size, example_inputs)
-    if sample is not None and layers == "measured":
+    ways = {name: layers.get(name, "measured") if isinstance(layers, Mapping) else layers for name in found}
+    if sample is not None and "measured" in ways.values():
         recorded = record_calls(model, sample, "sparsify")
         calls = {layer: of_layer[0] for layer, of_layer in recorded.items() if not of_layer[0].positions}
     projected: dict[nn.Module, ProjectedAttention] = {
         attention: ProjectedAttention.from_attention(attention) for attention in _to_project(model, found)
     }
-    parts, others = _parts(model, found, masks, projected)
-    replacements = _replacements(parts, layers, batch_size, calls)
+    parts, others = _parts(model, found, masks, ways, projected)
+    replacements = _replacements(parts, batch_size, calls)
     for attention in projected.values():
         fusion.replace_in_place(attention, replacements)
     replacements |= projected
@@ -122,27 +127,28 @@ class _Part(NamedTuple):
     module: nn.Module
     dense: nn.Module
     mask: Tensor
+    way: Layers
     why_not_sparse: str
     is_read: bool = False  # by its parent, which may not call it
 
 
 def _replacements(
-    parts: Sequence[_Part], layers: Layers, batch_size: int, calls: Mapping[nn.Module, Call]
+    parts: Sequence[_Part], batch_size: int, calls: Mapping[nn.Module, Call]
 ) -> dict[nn.Module, nn.Module]:
     """A sparse or a masked layer for every module, by what was asked for or measured."""
     replacements: dict[nn.Module, Any] = {}
     slower: dict[nn.Module, tuple[Sparse, Callable[[], Masked]]] = {}  # layers that are faster dense, alone
     known: dict[str, Choice] = {}  # a shape is measured once, also where there is no file
-    for module, dense, mask, why_not, is_read in progress("replacing layers", parts):
+    for module, dense, mask, way, why_not, is_read in progress("replacing layers", parts):
         make_dense = functools.partial(masked_from_dense, dense, mask, is_read=is_read)
-        reason = "asked for" if layers == "dense" else why_not
+        reason = "asked for" if way == "dense" else why_not
         replacement: Sparse | Masked
         if reason:
             replacement = make_dense()
             replacement.choice = reason
         else:
             replacement = sparse = sparse_from_dense(dense, mask)
-            if layers == "measured":
+            if way == "measured":
                 choice = _choice(sparse, make_dense, batch_size, calls.get(module), known)
                 if not choice.use_sparse:
                     replacement, slower[module] = make_dense(), (sparse, make_dense)
@@ -181,7 +187,8 @@ def _choice(
         return assume(sparse, batch_size)
     key = key_of(sparse, batch_size, call, between_sparse)
     if key not in known:
-        known[key] = choose(sparse, make_dense, batch_size, call, between_sparse=between_sparse)
+        choice = choose(sparse, make_dense, batch_size, call, between_sparse=between_sparse)
+        known[key] = of_rank_0(choice)
     return known[key]
 
 
@@ -257,6 +264,7 @@ def _parts(
     model: nn.Module,
     found: Mapping[str, Weight],
     masks: Mapping[str, Tensor],
+    ways: Mapping[str, Layers],
     projected: Mapping[nn.Module, ProjectedAttention],
 ) -> tuple[list[_Part], dict[nn.Module, dict[str, Tensor]]]:
     """Layers that get a mask, and modules with several weights that get some."""
@@ -268,21 +276,21 @@ def _parts(
     parts: list[_Part] = []
     others: dict[nn.Module, dict[str, Tensor]] = {}
     for name, weight in found.items():
-        module, mask = weight.module, masks[name]
+        module, mask, way = weight.module, masks[name], ways[name]
         if module in projected:
             dense: nn.Module = projected[module].in_proj
-            parts.append(_Part(dense, dense, mask, why_not_sparse(dense)))
+            parts.append(_Part(dense, dense, mask, way, why_not_sparse(dense)))
         elif weight.attribute != "weight":
             others.setdefault(module, {})[weight.attribute] = mask
         elif module in outputs and outputs[module] in projected:
             dense = projected[outputs[module]].out_proj
-            parts.append(_Part(dense, dense, mask, why_not_sparse(dense)))
+            parts.append(_Part(dense, dense, mask, way, why_not_sparse(dense)))
         else:
             dense = to_dense(module) if isinstance(module, Masked) else module
             why_not = why_not_sparse(dense)
             if module in outputs:
                 why_not = why_not_projected(outputs[module])
-            parts.append(_Part(module, dense, mask, why_not, module in read))
+            parts.append(_Part(module, dense, mask, way, why_not, module in read))
     return parts, others
 
 

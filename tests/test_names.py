@@ -23,6 +23,7 @@ def test_public_names() -> None:
         "load",
         "convert_state_dict",
         "masks_from_zeros",
+        "sparsify_like",
     ):
         assert callable(getattr(sp, name))
     for name in ("SparseLinear", "SparseConv1d", "SparseConv2d"):
@@ -38,7 +39,7 @@ def test_public_names() -> None:
     assert set(sp.__all__) <= set(dir(sp))
 
 
-def test_importing_needs_no_package_of_the_command_line() -> None:
+def test_importing_needs_no_package_of_the_command_line_or_of_frameworks() -> None:
     others = (
         "typer",
         "rich",
@@ -48,6 +49,9 @@ def test_importing_needs_no_package_of_the_command_line() -> None:
         "jinja2",
         "tabulate",
         "sparseprune.experiments",
+        "sparseprune.integrations",
+        "transformers",
+        "lightning",
     )
     code = f"import sys, sparseprune; print([name for name in {others} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

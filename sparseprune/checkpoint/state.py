@@ -99,8 +99,7 @@ def converted(
     """
     wanted = model.state_dict()
     state = {plain(name): tensor for name, tensor in state_dict.items() if tensor is not None}
-    if not any(plain(name).startswith(WRAPPED) for name in wanted):
-        state = _without_wrapper(state)
+    state = without_wrapper(state, model)
     result: dict[str, Any] = {}
     used: set[str] = set()
     wrong: list[str] = []
@@ -141,9 +140,10 @@ def converted(
     return result
 
 
-def _without_wrapper(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict without the ``module.`` of parallel wrappers, if all names begin with it."""
-    wrapped = all(name.startswith(WRAPPED) for name in state)
+def without_wrapper(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The state dict without the ``module.`` of parallel wrappers, where the model has none."""
+    own = any(plain(name).startswith(WRAPPED) for name in model.state_dict())
+    wrapped = not own and all(name.startswith(WRAPPED) for name in state)
     return {name.removeprefix(WRAPPED) if wrapped else name: tensor for name, tensor in state.items()}
 
 
@@ -169,6 +169,30 @@ def _entries(site: Site, given: Mapping[str, Any]) -> Mapping[str, Any]:
     if mask is None:
         mask = dialects.kept_by(weight, module.get_buffer(site.parts[1]).to(weight.device) != 0)
     return {site.parts[0]: weight, site.parts[1]: mask.to(weight.dtype)}
+
+
+def written_out(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A state dict with every pruned weight of the model as a dense one; all else stays as it is.
+
+    Args:
+        state_dict: of plain names; left as it is.
+        model: a dense model of the same architecture, of which nothing but names and shapes is asked.
+    Raises:
+        TypeError, ValueError: a weight does not fit the model's.
+    """
+    result = dict(state_dict)
+    for site in sites(model):
+        own_mask = dialects.mask_name(site.name.rpartition(".")[2])
+        dialect, given, names = dialects.find(state_dict, site.name, own_mask not in site.module._buffers)
+        if dialect and dialect != DENSE:
+            try:
+                weight, _ = dialects.dense_weight_and_mask(given, site.parameter.shape, site.transposed)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{site.name}: {error}") from error
+            for name in names:
+                del result[name]
+            result[site.name] = weight
+    return result
 
 
 def pattern_in(state: Mapping[str, Any], name: str) -> dict[str, Tensor] | None:

@@ -44,20 +44,31 @@ def find(
     """
     stem, dot, last = name.rpartition(".")
     base = stem + dot
-    sparse = base if last == "weight" else f"{name}."
-    places = [
-        (SPARSE, [sparse + part for part in SPARSE]),
-        (PRUNED, [f"{name}_orig", f"{name}_mask"]),
-        (MASKED, [name, base + mask_name(last)]),
-        (DENSE, [name]),
-    ]
-    for dialect, names in places:
+    for dialect, names in _places(name):
         if all(full in state_dict for full in names) and (mask or dialect != MASKED):
             return dialect, {part: state_dict[full] for part, full in zip(dialect, names, strict=True)}, names
     if last.startswith("in_proj_"):
         # A MultiheadAttention whose projection is a layer.
         return find(state_dict, f"{base}in_proj.{last.removeprefix('in_proj_')}", mask)
     return (), {}, []
+
+
+def _places(name: str) -> list[tuple[Dialect, list[str]]]:
+    """The names of the parts of a parameter in each dialect."""
+    stem, dot, last = name.rpartition(".")
+    base = stem + dot
+    sparse = base if last == "weight" else f"{name}."
+    return [
+        (SPARSE, [sparse + part for part in SPARSE]),
+        (PRUNED, [f"{name}_orig", f"{name}_mask"]),
+        (MASKED, [name, base + mask_name(last)]),
+        (DENSE, [name]),
+    ]
+
+
+def all_names(name: str) -> list[str]:
+    """All names that a parameter and its parts may have, in any dialect."""
+    return list(dict.fromkeys(part for _, names in _places(name) for part in names))
 
 
 def mask_name(parameter: str) -> str:

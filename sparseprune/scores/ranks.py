@@ -4,10 +4,13 @@ Every rank must call what is called on one, as with all of torch.distributed.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def several_ranks() -> bool:
@@ -33,3 +36,12 @@ def same_on_all_ranks(masks: Mapping[str, Tensor]) -> None:
             bits = mask.to(torch.uint8).contiguous()
             torch.distributed.broadcast(bits, src=0)
             mask.copy_(bits)
+
+
+def of_rank_0(value: T) -> T:
+    """What rank 0 has in its place; anything that can be pickled."""
+    if several_ranks():
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        (value,) = values
+    return value

@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 
 RANK = """
 import sys
+from types import SimpleNamespace
+from unittest.mock import patch
 import torch
 from networks import batches, network
 import sparseprune as sp
@@ -36,6 +38,11 @@ torch.manual_seed(rank)
 for parameter in model.parameters():
     torch.nn.init.normal_(parameter)
 result["masks of others"] = sp.prune(model, mine, method="magnitude", sparsity=0.7)
+# Layers that are faster sparse on rank 0 alone.
+linear = torch.nn.Sequential(torch.nn.Linear(8, 8))
+with patch("sparseprune._sparsify.choose", lambda *_, **__: SimpleNamespace(use_sparse=rank == 0)):
+    layer = sp.sparsify(linear, {"0.weight": torch.eye(8) > 0})[0]
+assert isinstance(layer, sp.SparseLinear)
 torch.save(result, f"{folder}/{rank}.pt")
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()

@@ -1,0 +1,1 @@
+"""Callbacks of training frameworks: ``lightning`` and ``transformers``. Each module imports its own."""
