@@ -1,4 +1,4 @@
-"""Random models of all kinds of layers: prune, sparsify, train, save, load, densify, against dense training."""
+"""Random models of all kinds of layers: prune, sparsify, train, save, load, densify, beside dense ones."""
 
 import copy
 from collections.abc import Callable
@@ -145,7 +145,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, steps: 
 
 
 @given(data=st.data())
-def test_a_model_goes_all_the_way_round(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_model_goes_all_the_way_round(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     model, x = data.draw(models())
     method, scope = data.draw(st.sampled_from(METHODS)), data.draw(st.sampled_from(SCOPES))
     block = (data.draw(st.sampled_from([1, 2, 4])), 1)

@@ -1,8 +1,8 @@
 """``python -m bench.models``: models of other libraries, and whether all that is promised works with them.
 
 Each is pruned as a stranger would, made sparse, compared with the dense model with zeros, trained, compiled,
-exported, saved and loaded. A finished model is at once a line of the file; what has a line is not tried again.
-Weights are random and small, and nothing is downloaded.
+exported, saved and loaded. Weights are random, and nothing is downloaded. A finished model is at once a line
+of the file; what has a line is not tried again.
 """
 
 from __future__ import annotations

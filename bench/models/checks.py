@@ -12,16 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
-from bench.models.trial import (
-    Trial,
-    WrongError,
-    compare,
-    initial,
-    numbers_in,
-    outputs,
-    steady,
-    train,
-)
+from bench.models.trial import Trial, WrongError, compare, initial, numbers_in, outputs, steady, train
 from sparseprune.scores.losses import of_batch
 
 STEPS = 20
@@ -144,11 +135,13 @@ def exported(trial: Trial, network: nn.Module) -> None:
     args, kwargs = trial.model.arguments(trial.batch())
     with torch.no_grad():
         program = torch.export.export(network, args, kwargs, strict=False)
-        compare("exported", numbers_in(program.module()(*args, **kwargs)), numbers_in(network(*args, **kwargs)))
+        compare(
+            "exported", numbers_in(program.module()(*args, **kwargs)), numbers_in(network(*args, **kwargs))
+        )
 
 
 def saves(trial: Trial) -> str:
-    """A file loads bit by bit into new models, sparse with other masks and dense; densified, into the class."""
+    """A file loads bit by bit into new models, sparse and dense; what is densified, into its old class."""
     network, model = trial.sparse(), trial.model
     train(model, network, 2)
     dense = sp.densify(network).state_dict()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
+from bench.models.libraries import load
 from bench.models.model import CLASSES, Model, images
-from bench.models.torchvision_operators import name_operators
 
 
 def _model(name: str, size: int = 32, **config: Any) -> Model:
     def make() -> nn.Module:
-        name_operators()
-        create = importlib.import_module("timm").create_model
-        model: nn.Module = create(name, pretrained=False, num_classes=CLASSES, **config)
+        model: nn.Module = load("timm").create_model(name, pretrained=False, num_classes=CLASSES, **config)
         return model
 
     return Model(f"timm/{name}", make, images(4, size), F.cross_entropy)
@@ -25,7 +22,12 @@ def _model(name: str, size: int = 32, **config: Any) -> Model:
 MODELS = [
     _model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=2),
     _model(
-        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(1, 2)
+        "swin_tiny_patch4_window7_224",
+        img_size=32,
+        window_size=4,
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(1, 2),
     ),
     _model("mixer_s32_224", 64, img_size=64, embed_dim=48, num_blocks=2),
     _model("convnext_atto", depths=(1, 1, 1, 1), dims=(16, 32, 48, 64)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.models.libraries import load
 from bench.models.model import CLASSES, Model, images, labels, numbers
-from bench.models.torchvision_operators import name_operators
 from sparseprune.scores.losses import Loss
 
 REGIONS = 5
 
 
 def _models() -> Any:
-    name_operators()
-    return importlib.import_module("torchvision.models")
+    return load("torchvision.models")
 
 
 def _model(
@@ -34,7 +32,7 @@ def _named(name: str, size: int = 32, **config: Any) -> Model:
 
 def vgg() -> nn.Module:
     """A narrow VGG with one linear layer in place of its three, which have 119 million weights."""
-    module = importlib.import_module("torchvision.models.vgg")
+    module = load("torchvision.models.vgg")
     features = module.make_layers([16, "M", 32, "M", 48, 48, "M", 64, 64, "M"], batch_norm=True)
     model: Any = module.VGG(features, num_classes=CLASSES, init_weights=False)
     model.avgpool, model.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(64, CLASSES)
@@ -42,7 +40,7 @@ def vgg() -> nn.Module:
 
 
 def convnext() -> nn.Module:
-    block = importlib.import_module("torchvision.models.convnext").CNBlockConfig
+    block = load("torchvision.models.convnext").CNBlockConfig
     settings = [block(16, 32, 1), block(32, 48, 1), block(48, None, 1)]
     model: nn.Module = _models().ConvNeXt(settings, num_classes=CLASSES)
     return model
@@ -50,7 +48,12 @@ def convnext() -> nn.Module:
 
 def swin() -> nn.Module:
     model: nn.Module = _models().SwinTransformer(
-        patch_size=[4, 4], embed_dim=16, depths=[2, 2], num_heads=[1, 2], window_size=[4, 4], num_classes=CLASSES
+        patch_size=[4, 4],
+        embed_dim=16,
+        depths=[2, 2],
+        num_heads=[1, 2],
+        window_size=[4, 4],
+        num_classes=CLASSES,
     )
     return model
 
@@ -68,7 +71,7 @@ def densenet() -> nn.Module:
 
 
 def video_resnet() -> nn.Module:
-    video = importlib.import_module("torchvision.models.video.resnet")
+    video = load("torchvision.models.video.resnet")
     convolutions = [video.Conv3DSimple, *3 * [video.Conv3DNoTemporal]]
     model: nn.Module = video.VideoResNet(video.BasicBlock, convolutions, [1] * 4, video.BasicStem, CLASSES)
     return model

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from torch import nn
 
+from bench.models.libraries import load
 from bench.models.model import VOCABULARY, Model, images, labels, numbers, of_output, sentences, tokens
 
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TEXT = {"vocab_size": VOCABULARY, **SIZES}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
 # Without the keys and values of former calls, which are for generation.
@@ -23,7 +18,7 @@ DECODER = {**SPECIAL, "use_cache": False}
 
 def _model(name: str, config: dict[str, Any], batch: dict[str, Any]) -> Model:
     def make() -> nn.Module:
-        kind = getattr(importlib.import_module("transformers"), name)
+        kind = getattr(load("transformers"), name)
         model: nn.Module = kind(kind.config_class(**config))
         return model
 
@@ -55,7 +50,9 @@ MODELS = [
     ),
     _model("LlamaForCausalLM", {**TEXT, **DECODER, "num_key_value_heads": 2}, _continued),
     _model(
-        "MixtralForCausalLM", {**TEXT, **DECODER, "num_key_value_heads": 2, "num_local_experts": 4}, _continued
+        "MixtralForCausalLM",
+        {**TEXT, **DECODER, "num_key_value_heads": 2, "num_local_experts": 4},
+        _continued,
     ),
     _model(
         "T5ForConditionalGeneration",
@@ -90,11 +87,21 @@ MODELS = [
         },
         {"input_features": numbers(4, 8, 32), "labels": tokens(4, 10)},
     ),
-    _model("ViTForImageClassification", {**SIZES, "image_size": 32, "patch_size": 8, "num_labels": 10}, _pictures()),
+    _model(
+        "ViTForImageClassification",
+        {**SIZES, "image_size": 32, "patch_size": 8, "num_labels": 10},
+        _pictures(),
+    ),
     _model(
         "CLIPModel",
         {
-            "text_config": {**TEXT, "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0},
+            "text_config": {
+                **TEXT,
+                "max_position_embeddings": 16,
+                "eos_token_id": 1,
+                "bos_token_id": 0,
+                "pad_token_id": 0,
+            },
             "vision_config": {**SIZES, "image_size": 32, "patch_size": 8},
             "projection_dim": 16,
         },

@@ -110,5 +110,7 @@ def _short(text: str) -> str:
 
 
 def _in_words(cells: dict[str, Cell]) -> str:
-    others = [f"{column}: {cell['is']}, {cell['remark']}" for column, cell in cells.items() if cell["is"] != YES]
+    others = [
+        f"{column}: {cell['is']}, {cell['remark']}" for column, cell in cells.items() if cell["is"] != YES
+    ]
     return "; ".join(others) or "yes in all columns"

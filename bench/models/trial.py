@@ -131,7 +131,7 @@ def numbers_in(value: Any) -> list[Tensor]:
 def train(
     model: Model, network: nn.Module, steps: int, optimizer: torch.optim.Optimizer | None = None
 ) -> list[float]:
-    """Train on one batch, by AdamW where no optimizer is given; the losses before each step and at the end."""
+    """Train on one batch, by AdamW where no optimizer is given; losses before each step and at the end."""
     optimizer = optimizer or torch.optim.AdamW(network.parameters(), lr=1e-3)
     dtype = next(p.dtype for p in network.parameters() if p.is_floating_point())
     batch, loss = in_dtype(model.batch, dtype), of_batch(model.loss)
