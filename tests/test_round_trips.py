@@ -100,7 +100,7 @@ class Classifier(nn.Module):
 def blocks(draw: st.DrawFn, width: int) -> tuple[nn.Module, int]:
     """A module of (N, L, width), and the width of what it returns."""
     kind = draw(st.sampled_from(["linear", "attention", "Conv1D", "conv1d", "conv2d", "twins"]))
-    bias, out = draw(st.booleans()), draw(st.sampled_from([4, 6, 16]))
+    bias, out = draw(st.booleans()), draw(st.sampled_from([4, 8, 16]))
     if kind == "attention":
         return Attention(width, bias), width
     if kind == "twins":
@@ -123,9 +123,9 @@ def blocks(draw: st.DrawFn, width: int) -> tuple[nn.Module, int]:
 
 @st.composite
 def models(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
-    """A model in float64 that takes (N, L, 6) or tokens (N, L), and its inputs."""
+    """A model in float64 that takes (N, L, 8) or tokens (N, L), and its inputs."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    samples, length, width = draw(st.sampled_from([2, 5, 17])), draw(st.integers(1, 6)), 6
+    samples, length, width = draw(st.sampled_from([2, 5, 17])), draw(st.integers(1, 6)), 8
     if draw(st.booleans()):
         x = torch.randint(0, TOKENS, (samples, length))
         modules: list[nn.Module] = [nn.Embedding(TOKENS, width)]

@@ -23,7 +23,7 @@ class Model:
     """A model of some library, small, with random weights.
 
     Attributes:
-        name: library and class or function, such as "timm/mixer_s32_224".
+        name: library and class or function, such as "timm/resnet18".
         make: function that makes it; weights come from torch's global generator.
         batch: what a training script gives it: a dict of arguments, or (inputs ..., target).
         loss: as :func:`sparseprune.prune` takes it.

@@ -29,7 +29,7 @@ def perform(models: Sequence[Model], file: Path, say: Say) -> None:
     """Try the models that have no line in the file yet.
 
     Args:
-        models: what is tried; a model whose library is not installed is left out.
+        models: what is tried; a model that cannot be made, as without its library, is left out.
         file: JSON lines, see `bench.ledger`.
         say: function that is told of the progress.
     Raises:
@@ -43,7 +43,11 @@ def perform(models: Sequence[Model], file: Path, say: Say) -> None:
             if not model.is_installed:
                 say(f"{model.name}: left out, as {model.library} is not installed")
                 continue
-            result = attempt(model)
+            try:
+                result = attempt(model)
+            except Exception as error:
+                say(f"{model.name}: left out, as it cannot be made: {_short(message(error))}")
+                continue
             ledger.add(key, result)
             say(f"{model.name}: {_in_words(result['cells'])}")
 
