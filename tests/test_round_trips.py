@@ -144,6 +144,10 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, steps: 
         optimizer.step()
 
 
+def vector(state: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten().double() for tensor in state.values()])
+
+
 @given(data=st.data())
 def test_a_model_goes_all_the_way_round(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -197,7 +201,6 @@ def test_a_model_goes_all_the_way_round(
     for name, mask in masks.items():
         assert not found[name][~mask].any()
     if isinstance(of_dense, torch.optim.SGD):
-        # The other divides by roundings where a gradient is 0 but for them.
-        for name, expected in dense.state_dict().items():
-            assert_half_the_digits(found[name], expected, name)
+        # The other divides by roundings where a gradient is 0 but for them; for such numbers, one vector.
+        assert_half_the_digits(vector(found), vector(dense.state_dict()))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(model).items())
