@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 import sparseprune as sp
-from bench.models.trial import Trial, WrongError, compare, initial, numbers_in, outputs, steady, train
+from bench.models.trial import (
+    Trial,
+    WrongError,
+    compare,
+    initial,
+    numbers_in,
+    outputs,
+    shifted,
+    steady,
+    train,
+)
 from sparseprune.scores.losses import of_batch
 
 STEPS = 20
@@ -69,8 +79,9 @@ def trains(trial: Trial) -> str:
     for name, mask in trial.masks.items():
         if weights[name].detach()[~mask].any():
             raise WrongError(f"{name}: pruned weights came back")
-    dense, sparse = steady(trial.dense(trial.dtype)), steady(trial.sparse(trial.dtype))
-    sp.apply_masks(dense, trial.masks)
+    dense = shifted(trial.dense(trial.dtype))
+    sparse = steady(sp.sparsify(dense, trial.masks, layers="sparse"))
+    sp.apply_masks(steady(dense), trial.masks)
     before = {name: p.detach().clone() for name, p in dense.named_parameters()}
     optimizer = torch.optim.SGD(dense.parameters(), lr=1e-3, momentum=0.9)
     optimizer.register_step_post_hook(lambda *_: sp.apply_masks(dense, trial.masks))
