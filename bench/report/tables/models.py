@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from bench import ledger
@@ -32,8 +33,8 @@ def models(rows: Sequence[Row]) -> str:
                 line.append(_layers(cell["remark"]))
                 continue
             note = ""
-            if cell["remark"]:
-                note = f" [{notes.setdefault(cell['remark'], len(notes) + 1)}]"
+            if remark := _without_names(cell["remark"]):
+                note = f" [{notes.setdefault(remark, len(notes) + 1)}]"
             line.append(f"{cell['is']}{note}")
         lines.append(line)
     below = [f"{number}. {_escaped(remark)}" for remark, number in notes.items()]
@@ -43,6 +44,11 @@ def models(rows: Sequence[Row]) -> str:
 def _layers(remark: str) -> str:
     """ "13 of 14 layers sparse; 1 depthwise" as "13 of 14"."""
     return remark.partition(" layers")[0]
+
+
+def _without_names(remark: str) -> str:
+    """An error of prune up to the layers that it lists, which are others in each model."""
+    return re.sub(r"'.*", "...", remark) if "as typed" in remark else remark
 
 
 def _escaped(text: str) -> str:
