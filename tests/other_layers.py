@@ -1,21 +1,10 @@
 """Layers like those of other libraries, which need not be installed."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LIBRARIES: list[Any] = []  # kept: what they define goes with them
-
-
-def name_operators_of_torchvision() -> None:
-    """torchvision beside a torch of another build fails on import, unless its operators have names."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    LIBRARIES.append(library)
+from bench.models.libraries import name_operators_of_torchvision as name_operators_of_torchvision
 
 
 class Conv1D(nn.Module):

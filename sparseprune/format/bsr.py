@@ -112,17 +112,19 @@ def mask_from_bsr(crow: Tensor, col: Tensor, cols: int, block_rows: int) -> Tens
     return dense_weight(ones, crow, col, cols).bool()
 
 
-def row_of_blocks(crow: Tensor) -> Tensor:
+def row_of_blocks(crow: Tensor, col: Tensor) -> Tensor:
     """Block row of every block, int64 ``(nnzb,)``."""
     counts = (crow[1:] - crow[:-1]).long()
-    return torch.repeat_interleave(torch.arange(len(counts), device=crow.device), counts)
+    rows = torch.arange(len(counts), device=crow.device)
+    # Told how many there are, torch.compile need not look: models read `weight` in their forward.
+    return torch.repeat_interleave(rows, counts, output_size=len(col))
 
 
 def dense_weight(values: Tensor, crow: Tensor, col: Tensor, cols: int) -> Tensor:
     """The weight as a dense matrix ``(rows, cols)``, differentiable in ``values``."""
     block_rows = values.shape[1]
     rows = (len(crow) - 1) * block_rows
-    first = row_of_blocks(crow) * (block_rows * cols) + col
+    first = row_of_blocks(crow, col) * (block_rows * cols) + col
     flat = first[:, None] + torch.arange(block_rows, device=col.device) * cols
     zeros = values.new_zeros(rows * cols)
     return zeros.index_copy(0, flat.reshape(-1), values.reshape(-1)).reshape(rows, cols)
@@ -131,4 +133,4 @@ def dense_weight(values: Tensor, crow: Tensor, col: Tensor, cols: int) -> Tensor
 def at_blocks(matrix: Tensor, crow: Tensor, col: Tensor, block_rows: int) -> Tensor:
     """``values`` (nnzb, block_rows) of a dense ``(rows, cols)`` matrix: its elements at the blocks."""
     blocks = matrix.reshape(len(crow) - 1, block_rows, matrix.shape[1])
-    return blocks[row_of_blocks(crow), :, col.long()]
+    return blocks[row_of_blocks(crow, col), :, col.long()]

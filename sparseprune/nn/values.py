@@ -32,7 +32,7 @@ class Parametrizations(nn.ModuleDict):
 
 def positions(crow: Tensor, col: Tensor, cols: int) -> Tensor:
     """Where the blocks of a pattern are, int64 (nnzb,), ascending: row of blocks * cols + column."""
-    return row_of_blocks(crow) * cols + col
+    return row_of_blocks(crow, col) * cols + col
 
 
 def carried_over(blocks: Tensor, old: Tensor, new: Tensor) -> Tensor:

@@ -357,3 +357,19 @@ def test_linear_exports() -> None:
 
 def test_linear_is_exported_by_the_package() -> None:
     assert sp.SparseLinear is SparseLinear is sp.nn.SparseLinear
+
+
+def test_a_model_that_reads_the_weight_compiles_in_one_graph() -> None:
+    class Reading(nn.Module):
+        # As T5 of transformers does before its last layer.
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x.to(self.layer.weight.dtype))
+            return y
+
+    model, x = Reading(pair()[0]), noise(17, 20)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), model(x))

@@ -1,9 +1,11 @@
 """Small networks in float64, and batches for them: what scores are derived for a second time on."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 CLASSES = 3
+VOCABULARY = 9
 
 
 class Residual(nn.Module):
@@ -35,6 +37,20 @@ class Shared(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.first(x.flatten(1)))
         return self.head(torch.tanh(self.twin(torch.tanh(self.middle(torch.tanh(self.middle(x)))))))
+
+
+class Block(nn.Module):
+    """A block of a transformer, of tokens (N, L) and where they are no padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation="gelu", batch_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.block(self.embedding(input_ids), src_key_padding_mask=attention_mask == 0)
+        return self.head(x.mean(1))
 
 
 def perceptron() -> nn.Module:
@@ -77,6 +93,30 @@ def batches(count: int = 3, size: int = 6) -> list[tuple[Tensor, Tensor]]:
         (torch.randn(size, 2, 4, 4, generator=generator, dtype=torch.float64), torch.arange(size) % CLASSES)
         for _ in range(count)
     ]
+
+
+def block() -> nn.Module:
+    torch.manual_seed(0)
+    return Block().double()
+
+
+def dict_batches(count: int = 3, size: int = 6) -> list[dict[str, Tensor]]:
+    """As those of tokenizers, each with as much padding, and every class in each."""
+    generator = torch.Generator().manual_seed(1)
+    padded = torch.ones(size, 5, dtype=torch.long)
+    padded[0, 3:] = 0
+    return [
+        {
+            "input_ids": torch.randint(0, VOCABULARY, (size, 5), generator=generator),
+            "attention_mask": padded,
+            "labels": torch.arange(size) % CLASSES,
+        }
+        for _ in range(count)
+    ]
+
+
+def loss_of_dict(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
 
 
 def random_masks(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bounds import assert_half_the_digits
-from networks import batches, network
+from networks import batches, block, dict_batches, loss_of_dict, network
 
 from sparseprune.scores import METHODS
 
@@ -20,7 +20,7 @@ import sys
 from types import SimpleNamespace
 from unittest.mock import patch
 import torch
-from networks import batches, network
+from networks import batches, block, dict_batches, loss_of_dict, network
 import sparseprune as sp
 from sparseprune import scores
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -33,6 +33,13 @@ for method in ("gradient", "snip", "force", "grasp", "prospr", "ntk_sap"):
     result[method] = scores.METHODS[method](model, mine)
 for method, rounds in (("snip", 1), ("iter_snip", 3), ("random", None), ("synflow", 3)):
     result[f"masks {method}"] = sp.prune(model, mine, method=method, sparsity=0.7, rounds=rounds)
+transformer, dicts = block(), dict_batches(4)[rank::2]
+for method in ("gradient", "snip", "force", "grasp"):
+    result[f"block {method}"] = scores.METHODS[method](transformer, dicts, loss_of_dict)
+for method, rounds in (("snip", 1), ("iter_snip", 3)):
+    result[f"masks of the block {method}"] = sp.prune(
+        transformer, dicts, method=method, sparsity=0.7, rounds=rounds, loss=loss_of_dict
+    )
 # Weights of their own, as before DistributedDataParallel has made them equal.
 torch.manual_seed(rank)
 for parameter in model.parameters():
@@ -62,7 +69,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 def test_all_ranks_hold_the_same_bits(ranks: list[dict]) -> None:
-    assert len(ranks[0]) == 11
+    assert len(ranks[0]) == 17
     for what, tensors in ranks[0].items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, ranks[1][what][name]), (what, name)
@@ -73,6 +80,14 @@ def test_scores_are_those_of_all_batches(method: str, ranks: list[dict]) -> None
     alone = METHODS[method](network("batch-norm"), batches(4), F.cross_entropy)
     for name, score in alone.items():
         assert_half_the_digits(ranks[0][method][name], score)
+
+
+@pytest.mark.parametrize("method", ["gradient", "snip", "force", "grasp"])
+def test_scores_of_a_transformer_are_those_of_all_dicts(method: str, ranks: list[dict]) -> None:
+    alone = METHODS[method](block(), dict_batches(4), loss_of_dict)
+    assert "block.self_attn.in_proj_weight" in alone
+    for name, score in alone.items():
+        assert_half_the_digits(ranks[0][f"block {method}"][name], score)
 
 
 def test_masks_keep_exactly_k(ranks: list[dict]) -> None:
