@@ -251,7 +251,7 @@ def magnitudes(model: nn.Module, *_: object) -> dict[str, Tensor]:
         {"pattern": "fan_in"},
         {"block": (2, 1), "flops": 0.5, "sparsity": None, "input_size": (3, 12)},
     ],
-    ids=str,
+    ids=lambda options: ", ".join(options),
 )
 def test_blocks_and_patterns_of_a_transposed_layer_are_those_of_a_linear_one(options: dict) -> None:
     weight = noise(8, 12)
