@@ -16,6 +16,7 @@ MINUTES ?= 10
 # What the extension is built of. Another USE_CUDA is another build.
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 READY := $(VENV)/ready-cuda-$(USE_CUDA)
+DEV := $(VENV)/ready-dev
 MODELS := $(VENV)/ready-models
 # Python compiles what it imports; compiling every file of every package takes 25 s more.
 INSTALL := pip install --quiet --no-compile --disable-pip-version-check
@@ -34,10 +35,10 @@ test: $(MODELS)
 test-slow: $(MODELS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
-fuzz: $(READY)
+fuzz: $(DEV)
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) -n 2
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -45,16 +46,16 @@ lint: $(READY)
 	$(BIN)/python -m bench.tables --check
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # The tables of README, docs and results, from the results in bench/results.
-tables: $(READY)
+tables: $(DEV)
 	$(BIN)/python -m bench.tables
 
-bench: $(READY)
+bench: $(DEV)
 	$(BIN)/python -m bench.run --out bench/results/$$(date +%F).jsonl
 
 # The suite with other libraries beside, in an environment of their own.
@@ -68,23 +69,27 @@ data:
 	  echo "Fashion-MNIST cannot be installed here (apt-get install dataset-fashion-mnist): the demo takes MNIST-5k"
 
 # torch first and alone, so that no other package's range brings another build of it.
-$(READY): requirements-dev.txt $(SOURCES)
+$(READY): requirements-demo.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/ready-*
-	$(BIN)/$(INSTALL) $$(grep '^torch==' requirements-dev.txt)
-	$(BIN)/$(INSTALL) -r requirements-dev.txt
+	$(BIN)/$(INSTALL) $$(grep '^torch==' requirements-demo.txt)
+	$(BIN)/$(INSTALL) -r requirements-demo.txt
 	USE_CUDA=$(USE_CUDA) $(BIN)/$(INSTALL) --no-build-isolation --no-deps -e .
 	touch $@
 
+$(DEV): requirements-dev.txt $(READY)
+	$(BIN)/$(INSTALL) -r requirements-dev.txt
+	touch $@
+
 # transformers, timm, Lightning and ONNX, which tests and examples use.
-$(MODELS): requirements-models.txt $(READY)
+$(MODELS): requirements-models.txt $(DEV)
 	$(BIN)/$(INSTALL) -r requirements-models.txt
 	touch $@
 
 # sparseprop is compiled against the torch that is there.
-$(PEERS)/ready: requirements-dev.txt $(SOURCES)
+$(PEERS)/ready: requirements-demo.txt requirements-dev.txt $(SOURCES)
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/$(INSTALL) $$(grep '^torch==' requirements-dev.txt)
+	$(PEERS)/bin/$(INSTALL) $$(grep '^torch==' requirements-demo.txt)
 	$(PEERS)/bin/$(INSTALL) -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0
 	$(PEERS)/bin/$(INSTALL) --no-build-isolation --no-deps sparseprop==0.1.14
 	USE_CUDA=$(USE_CUDA) $(PEERS)/bin/$(INSTALL) --no-build-isolation --no-deps -e .
