@@ -53,7 +53,7 @@ def sparsifies(trial: Trial) -> str:
     back = sp.densify(sparse)
     if [type(m) for m in back.modules()] != [type(m) for m in dense.modules()]:
         raise WrongError("densify: other classes than the model had")
-    masked = [row.choice for row in rows if not row.computes.startswith("sparse")]
+    masked = [row.choice or row.computes for row in rows if not row.computes.startswith("sparse")]
     counted = [f"{masked.count(why)} {why}" for why in dict.fromkeys(masked)]
     return "; ".join([f"{len(rows) - len(masked)} of {len(rows)} layers sparse", *counted])
 
