@@ -41,9 +41,7 @@ def sparsify_like(model: nn.Module, state_dict: Mapping[str, Any], *, inplace: b
     seen: set[nn.Parameter] = set()
     pruned = differs = False
     for site in sites(model):
-        own_mask = dialects.mask_name(site.name.rpartition(".")[2])
-        takes_mask = site.dialect != DENSE or own_mask not in site.module._buffers
-        dialect, given, names = dialects.find(state, site.name, takes_mask)
+        dialect, given, names = site.find(state)
         used |= set(names)
         if site.parameter in seen:
             continue

@@ -104,9 +104,7 @@ def converted(
     used: set[str] = set()
     wrong: list[str] = []
     for site in sites(model):
-        own_mask = dialects.mask_name(site.name.rpartition(".")[2])
-        mask = site.dialect != DENSE or own_mask not in site.module._buffers
-        dialect, given, names = dialects.find(state, site.name, mask)
+        dialect, given, names = site.find(state)
         if not dialect or site.prefix + site.parts[0] not in wanted:
             continue
         used |= set(names)
@@ -182,8 +180,7 @@ def written_out(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, An
     """
     result = dict(state_dict)
     for site in sites(model):
-        own_mask = dialects.mask_name(site.name.rpartition(".")[2])
-        dialect, given, names = dialects.find(state_dict, site.name, own_mask not in site.module._buffers)
+        dialect, given, names = site.find(state_dict)
         if dialect and dialect != DENSE:
             try:
                 weight, _ = dialects.dense_weight_and_mask(given, site.parameter.shape, site.transposed)

@@ -1,7 +1,7 @@
 """What the callbacks have in common: a model is pruned and made sparse in place, once."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -11,15 +11,27 @@ from sparseprune.nn.kinds import Sparse
 from sparseprune.nn.masked import Masked
 
 
-class Pruning(NamedTuple):
-    """What a callback is made with; see :func:`sparseprune.sparsify` for all but the masks."""
+class BeforeTraining:
+    """What a callback is made with, and what it does with a dense model."""
 
-    masks: MasksLike | Callable[[Any], MasksLike]
-    layers: Layers
-    batch_size: int
-    example_inputs: Any
+    def __init__(
+        self,
+        masks: MasksLike | Callable[[Any], MasksLike],
+        *,
+        layers: Layers = "measured",
+        batch_size: int = 256,
+        example_inputs: Any = None,
+    ) -> None:
+        """
+        Args:
+            masks: masks as :func:`sparseprune.sparsify` takes them; or a function that is given the model and
+                returns them, such as ``lambda model: sp.prune(model, batches, loss=...)``.
+            layers, batch_size, example_inputs: see :func:`sparseprune.sparsify`.
+        """
+        self.masks, self.layers = masks, layers
+        self.batch_size, self.example_inputs = batch_size, example_inputs
 
-    def apply(self, model: nn.Module) -> None:
+    def make_sparse(self, model: nn.Module) -> None:
         """Make the layers of a dense model sparse, in place.
 
         Raises:

@@ -1,6 +1,6 @@
 """Lightning: a callback that prunes before the optimizers are made, and loads sparse checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +11,11 @@ try:
 except ImportError:
     import pytorch_lightning as pl
 
-from sparseprune._sparsify import Layers
 from sparseprune.checkpoint import sparsify_like
-from sparseprune.format.masks import MasksLike
-from sparseprune.integrations.before_training import Pruning, is_pruned
+from sparseprune.integrations.before_training import BeforeTraining, is_pruned
 
 
-class PruneBeforeTraining(pl.Callback):
+class PruneBeforeTraining(BeforeTraining, pl.Callback):
     """Makes a module sparse before its optimizers are made: in ``setup``, when ``Trainer.fit`` begins.
 
     A module that is sparse already stays as it is. Checkpoints are Lightning's own, of sparse weights:
@@ -27,25 +25,11 @@ class PruneBeforeTraining(pl.Callback):
 
         def on_load_checkpoint(self, checkpoint):
             sp.sparsify_like(self, checkpoint["state_dict"], inplace=True)
-    """
 
-    def __init__(
-        self,
-        masks: MasksLike | Callable[[Any], MasksLike],
-        *,
-        layers: Layers = "measured",
-        batch_size: int = 256,
-        example_inputs: Any = None,
-    ) -> None:
-        """
-        Args:
-            masks: masks as :func:`sparseprune.sparsify` takes them; or a function that is given the module
-                and returns them, such as ``lambda module: sp.prune(module, batches, loss=lambda model, batch:
-                model.training_step(batch, 0))``. The module is on the CPU then, after ``setup`` of the data
-                module and before its own, and logs nothing meanwhile.
-            layers, batch_size, example_inputs: see :func:`sparseprune.sparsify`.
-        """
-        self.pruning = Pruning(masks, layers, batch_size, example_inputs)
+    ``masks`` may be a function such as ``lambda module: sp.prune(module, batches, loss=lambda model, batch:
+    model.training_step(batch, 0))``. The module is on the CPU then, after ``setup`` of the data module and
+    before its own, and logs nothing meanwhile.
+    """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         hooks = pl_module._load_state_dict_pre_hooks.values()
@@ -53,7 +37,7 @@ class PruneBeforeTraining(pl.Callback):
             pl_module.register_load_state_dict_pre_hook(_as_saved)
         if stage == "fit" and not is_pruned(pl_module):
             with _without_logging(pl_module):
-                self.pruning.apply(pl_module)
+                self.make_sparse(pl_module)
 
 
 def _as_saved(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:

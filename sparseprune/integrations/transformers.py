@@ -1,7 +1,6 @@
 """transformers: a callback of its ``Trainer`` that prunes, and ``from_pretrained`` of sparse models."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,21 @@ from torch import nn
 from transformers import AutoConfig, TrainerCallback
 from transformers.core_model_loading import revert_weight_conversion
 
-from sparseprune._sparsify import Layers
 from sparseprune.checkpoint import sparsify_like
 from sparseprune.checkpoint.state import written_out
-from sparseprune.format.masks import MasksLike
-from sparseprune.integrations.before_training import Pruning, is_pruned
+from sparseprune.integrations.before_training import BeforeTraining, is_pruned
 from sparseprune.nn import dialects
 from sparseprune.nn.sites import sites, unwrapped
 
 
-class PruneBeforeTraining(TrainerCallback):
+class PruneBeforeTraining(BeforeTraining, TrainerCallback):
     """Makes the model of a ``Trainer`` sparse when that is made, before it has an optimizer.
 
     A model that is sparse already, such as one of :func:`from_pretrained`, stays as it is; so a script that
     resumes need not ask.
-    """
 
-    def __init__(
-        self,
-        masks: MasksLike | Callable[[Any], MasksLike],
-        *,
-        layers: Layers = "measured",
-        batch_size: int = 256,
-        example_inputs: Any = None,
-    ) -> None:
-        """
-        Args:
-            masks: masks as :func:`sparseprune.sparsify` takes them; or a function that is given the model and
-                returns them, such as ``lambda model: sp.prune(model, batches, loss=...)``. Batches must lie
-                where the trainer puts the model, on ``args.device``.
-            layers, batch_size, example_inputs: see :func:`sparseprune.sparsify`.
-        """
-        self.pruning = Pruning(masks, layers, batch_size, example_inputs)
+    A function for ``masks`` must score batches that lie where the trainer puts the model, on ``args.device``.
+    """
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """
@@ -58,7 +40,7 @@ class PruneBeforeTraining(TrainerCallback):
                 "dense model; prune and sparsify the model first, make the optimizer of that, and leave the "
                 "callback out"
             )
-        self.pruning.apply(model)
+        self.make_sparse(model)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """

@@ -1,7 +1,7 @@
 """Every parameter of a model under the name that it has in the dense model, whatever became of its layer."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -67,6 +67,15 @@ class Site(NamedTuple):
         mask = self.module._buffers[self.parts[1]]
         assert mask is not None
         return mask != 0
+
+    def find(self, state_dict: Mapping[str, Any]) -> tuple[Dialect, dict[str, Any], list[str]]:
+        """Its parts in a state dict of plain names; see :func:`sparseprune.nn.dialects.find`.
+
+        A buffer of a dense layer that has a mask's name is no mask.
+        """
+        own_mask = dialects.mask_name(self.name.rpartition(".")[2])
+        mask = self.dialect != DENSE or own_mask not in self.module._buffers
+        return dialects.find(state_dict, self.name, mask)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
