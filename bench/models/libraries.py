@@ -21,11 +21,15 @@ def load(name: str) -> Any:
 
 
 def name_operators_of_torchvision() -> None:
-    """Define the operators that torchvision names on import, where nobody has; they cannot be called."""
+    """Define the operators without which the import of torchvision fails here; they cannot be called."""
     if _KEPT:
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        return
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
+        _KEPT.append(library)
