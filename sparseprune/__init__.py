@@ -4,6 +4,7 @@ from sparseprune import interchange, ops, scores
 from sparseprune._controls import Control, controls
 from sparseprune._group import group_rows
 from sparseprune._prune import prune
+from sparseprune._rewire import Candidates, Rewire
 from sparseprune._sparsify import densify, sparsify
 from sparseprune._summary import Summary, summary
 from sparseprune._ticket import Ticket, TicketRound, lottery_ticket
@@ -17,7 +18,9 @@ from sparseprune.select.overlap import overlap
 from sparseprune.select.topk import topk_masks
 
 __all__ = [
+    "Candidates",
     "Control",
+    "Rewire",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLinear",

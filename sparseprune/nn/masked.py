@@ -6,16 +6,20 @@ optimizer's rounding can revive a pruned weight, and its gradient is zero.
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.optim import Optimizer
 
 from sparseprune.format.bsr import check_mask
 from sparseprune.nn.computed import computed_weight
 from sparseprune.nn.dialects import LoadsAnyDialect
+from sparseprune.nn.values import states_of
+from sparseprune.ops.observe import see_product
 
 DenseLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -32,7 +36,9 @@ class Masked(LoadsAnyDialect):
     choice: str = ""  # why this layer is not sparse
 
     def kept_weight(self) -> Tensor:
-        return self.weight * self.mask
+        product = self.weight * self.mask
+        see_product(product, self.weight)
+        return product
 
 
 class MaskedLinear(Masked, nn.Linear):
@@ -123,6 +129,33 @@ def masked_from_dense(
     return result
 
 
+def move_mask(module: Masked, name: str, mask: Tensor, optimizers: Sequence[Optimizer] = ()) -> None:
+    """Give a parameter another mask, as :meth:`SparseLayer.move_pattern` does: new weights are 0.
+
+    So are the gradient and whatever the optimizers keep for each weight, where it was not kept before.
+
+    Args:
+        module: the masked module.
+        name: the parameter's name in it.
+        mask: bool, of the parameter's shape.
+        optimizers: those that train it.
+    Raises:
+        TypeError, ValueError: this is no mask of the parameter; nothing was changed.
+    """
+    parameter, old = module._parameters[name], module.get_buffer(module.buffer_of[name])
+    assert parameter is not None
+    check_mask(mask, parameter.shape, "move_mask")
+    mask = mask.to(old.device)
+    gone = ~(old & mask)
+    with torch.no_grad():
+        for state, key in states_of(parameter, optimizers):
+            state[key].masked_fill_(gone, 0)
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(gone, 0)
+        parameter.masked_fill_(gone, 0)
+        old.copy_(mask)
+
+
 def masks_in(module: Masked) -> dict[str, Tensor]:
     """The masks of a masked module by the names of its parameters."""
     return {name: module.get_buffer(buffer) for name, buffer in module.buffer_of.items()}
@@ -172,7 +205,9 @@ def _product(name: str, buffer: str) -> property:
         def store(written: Tensor) -> None:
             weight.copy_(written.masked_fill_(~mask, 0))
 
-        return computed_weight(weight * mask, weight, store, type(self).__name__)
+        product = weight * mask
+        see_product(product, weight)
+        return computed_weight(product, weight, store, type(self).__name__)
 
     return property(kept)
 

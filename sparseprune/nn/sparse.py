@@ -24,8 +24,8 @@ from sparseprune.nn import dialects
 from sparseprune.nn.computed import computed_weight
 from sparseprune.nn.pattern import PatternBuffers, same_pattern
 from sparseprune.nn.values import (
+    Carried,
     Parametrizations,
-    carried_over,
     check_dtype,
     living_optimizers,
     positions,
@@ -214,17 +214,20 @@ class SparseLayer(PatternBuffers):
         old, values = self.pattern, self.values
         new = self._check_pattern(crow.to(old[0].device), col.to(old[0].device), self.block[0])
         before, after = (positions(pattern[0], pattern[1], self._cols) for pattern in (old, new))
+        carried = Carried(before, after)
         with torch.no_grad():
-            for state, key in states_of(values, optimizers):
-                state[key] = carried_over(state[key], before, after)
-            grad = None if values.grad is None else carried_over(values.grad, before, after)
-            moved = carried_over(values.detach(), before, after)
-            values.grad = None
             if len(before) == len(after):
-                values.copy_(moved)
+                # In the same memory, which buckets of gradients and flat optimizers may share.
+                numbers = [state[key] for state, key in states_of(values, optimizers)]
+                for t in (values, *([] if values.grad is None else [values.grad]), *numbers):
+                    t.copy_(carried(t))
             else:
-                values.data = moved
-            values.grad = grad
+                for state, key in states_of(values, optimizers):
+                    state[key] = carried(state[key])
+                grad = None if values.grad is None else carried(values.grad)
+                values.grad = None
+                values.data = carried(values.detach())
+                values.grad = grad
             self._write_buffers(new)
         self._use(new)
 

@@ -35,19 +35,26 @@ def positions(crow: Tensor, col: Tensor, cols: int) -> Tensor:
     return row_of_blocks(crow, col) * cols + col
 
 
-def carried_over(blocks: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """``blocks`` (nnzb, ...) at other positions: those that stay keep their numbers, new ones are 0.
+class Carried:
+    """Numbers of blocks at other positions: those that stay keep theirs, new ones are 0.
 
     Args:
-        blocks: numbers of each block of the old pattern.
         old, new: :func:`positions` of the two patterns.
     """
-    result = blocks.new_zeros(len(new), *blocks.shape[1:])
-    if len(old):
-        at = torch.searchsorted(old, new).clamp_(max=len(old) - 1)
-        stays = old[at] == new
-        result[stays] = blocks[at[stays]]
-    return result
+
+    def __init__(self, old: Tensor, new: Tensor) -> None:
+        self._blocks = len(new)
+        self._to = self._from = new.new_zeros(0)
+        if len(old):
+            at = torch.searchsorted(old, new).clamp_(max=len(old) - 1)
+            self._to = (old[at] == new).nonzero()[:, 0]
+            self._from = at[self._to]
+
+    def __call__(self, blocks: Tensor) -> Tensor:
+        """``blocks`` (nnzb, ...) of the old pattern as those of the new one."""
+        result = blocks.new_zeros(self._blocks, *blocks.shape[1:])
+        result[self._to] = blocks[self._from]
+        return result
 
 
 def states_of(values: Tensor, optimizers: Sequence[Optimizer]) -> list[tuple[dict[str, Any], str]]:

@@ -15,7 +15,7 @@ from sparseprune.ops.convolution import (
 )
 from sparseprune.ops.library import forget_with, has_kernels, info, replaced_library
 from sparseprune.ops.products import Pattern, linear, plans, sddmm, spmm, spmm_backward, spmm_t
-from sparseprune.ops.topk import topk_masks
+from sparseprune.ops.topk import topk_masks, topk_outside
 
 
 def __getattr__(name: str) -> Any:

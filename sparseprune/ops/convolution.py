@@ -13,9 +13,10 @@ from torch import Tensor
 from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
-from sparseprune.ops import transforms
+from sparseprune.ops import observe, transforms
 from sparseprune.ops.autograd import in_backward, without_views
 from sparseprune.ops.devices import under_autocast
+from sparseprune.ops.plain.convolution import dense_weight_gradient as dense_weight_gradient
 from sparseprune.ops.transforms import one_node
 
 
@@ -167,6 +168,8 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """``(d_x, d_values, d_bias)`` of ``conv2d``, by the operator that computes just what is needed."""
     needs_x, needs_values, needs_bias = needs
+    if needs_values:
+        observe.see(pattern.crow, g, x)
     if needs_x and needs_values:
         d_x, d_values, d_bias = conv2d_backward(g, x, values, pattern, geometry)
         return d_x, d_values, d_bias if needs_bias else None

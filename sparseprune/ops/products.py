@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.memory import empty_activation, is_batch_inner
-from sparseprune.ops import transforms
+from sparseprune.ops import observe, transforms
 from sparseprune.ops.autograd import in_backward, relu_backward, without_views
 from sparseprune.ops.devices import under_autocast
 from sparseprune.ops.transforms import one_node
@@ -166,6 +166,8 @@ def _gradients(
     ``y`` is its output if it has a ReLU, otherwise None.
     """
     needs_x, needs_values, needs_bias = needs
+    if needs_values:
+        observe.see(pattern.crow, g, x, y)
     if needs_x and needs_values:
         d_x, d_values, d_bias = spmm_backward(g, x, values, pattern, y)
         return d_x, d_values, d_bias if needs_bias else None

@@ -103,6 +103,14 @@ def _convolution_backward(
     )
 
 
+def dense_weight_gradient(g: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of the whole weight, summed in float32 at least, from g (N, out channels, H, W) and x."""
+    padded = _padded(x, geometry)
+    channels = geometry.in_channels // geometry.groups
+    weight = padded.new_zeros(1, 1, 1, 1).expand(g.shape[1], channels, geometry.kernel_h, geometry.kernel_w)
+    return _convolution_backward(g, padded, weight, geometry, (False, True))[1]
+
+
 def conv2d_plan(crow: Tensor, col: Tensor, geometry: Sequence[int], block_rows: int) -> Tensor:
     check_pattern_sizes("conv2d_plan", crow, Geometry.checked("conv2d_plan", geometry).cols, block_rows)
     return torch.empty(0, dtype=torch.int32, device=crow.device)
@@ -189,9 +197,7 @@ def conv2d_sddmm(
     channels = (len(crow) - 1) * block_rows
     _check_gradient(op, g, channels, sizes, x.shape[2:])
     check_numbers(op, "a dense weight", (channels, sizes.cols))
-    padded = _padded(x, sizes)
-    weight = padded.new_zeros(channels, sizes.in_channels // sizes.groups, sizes.kernel_h, sizes.kernel_w)
-    _, d_weight = _convolution_backward(g, padded, weight, sizes, (False, True))
+    d_weight = dense_weight_gradient(g, x, sizes)
     return at_blocks(d_weight.flatten(1), crow, col, block_rows).to(g.dtype).contiguous()
 
 

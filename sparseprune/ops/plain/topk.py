@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseprune.format.bsr import row_of_blocks
+
 
 def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     n = sum(s.numel() for s in scores)
@@ -37,4 +39,33 @@ def ordered_as_integers(x: Tensor) -> Tensor:
     return torch.where(bits < 0, torch.iinfo(bits.dtype).min - bits, bits)
 
 
-SCHEMAS: dict[Callable[..., Any], str] = {topk_masks: "topk_masks(Tensor[] scores, int k) -> Tensor[]"}
+def topk_outside(
+    scores: Tensor, crow: Tensor, col: Tensor, first_row: int, best: Tensor, best_at: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    rows, cols = scores.shape
+    if not 0 <= first_row <= first_row + rows <= len(crow) - 1:
+        raise ValueError(
+            f"topk_outside: expected rows of the pattern's {len(crow) - 1}, got {rows} from row {first_row}"
+        )
+    if k < len(best):
+        raise ValueError(f"topk_outside: expected k >= {len(best)} (number of the best so far), got {k}")
+    if k > 0 and not torch.isfinite(scores).all():
+        raise ValueError("topk_outside: expected finite scores, got nan or inf")
+    starts = crow[first_row : first_row + rows + 1]
+    its_col = col[int(starts[0]) : int(starts[-1])]
+    outside = torch.ones(rows * cols, dtype=torch.bool, device=scores.device)
+    outside[row_of_blocks(starts, its_col) * cols + its_col] = False
+    found = outside.nonzero()[:, 0]
+    all_scores = torch.cat([best, scores.reshape(-1)[found]])
+    all_positions = torch.cat([best_at, found + first_row * cols])
+    # Stable: ties to the earlier position.
+    order = torch.argsort(ordered_as_integers(all_scores), descending=True, stable=True)[:k]
+    order = order.sort().values
+    return all_scores[order], all_positions[order]
+
+
+SCHEMAS: dict[Callable[..., Any], str] = {
+    topk_masks: "topk_masks(Tensor[] scores, int k) -> Tensor[]",
+    topk_outside: "topk_outside(Tensor scores, Tensor crow, Tensor col, int first_row, Tensor best, "
+    "Tensor best_at, int k) -> (Tensor, Tensor)",
+}

@@ -1,0 +1,167 @@
+// topk_outside: the k largest scores outside a pattern, of a matrix that is looked at some rows at a time.
+//
+// 1. A threaded pass over the rows copies the scores that are larger than the k-th best so far.
+// 2. The k-th best of these and of those so far is selected, and what is below it is dropped, in order of position.
+//
+// What is dropped depends on scores and positions alone: neither the threads nor the rows of a call matter.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "common/checks.h"
+
+namespace sparseprune {
+namespace {
+
+// Scores of a unit of threaded work.
+constexpr int64_t UNIT = int64_t{1} << 16;
+
+template <class Float>
+struct Found {
+  std::vector<Float> scores;
+  std::vector<int64_t> positions;  // ascending
+  bool finite = true;
+
+  void add(Float score, int64_t position) {
+    scores.push_back(score);
+    positions.push_back(position);
+  }
+};
+
+// A row's scores outside the pattern's columns that are larger than the threshold.
+template <class Float>
+void look_at_row(const Float* scores, int64_t cols, const int32_t* kept, const int32_t* kept_end, int64_t first,
+                 Float threshold, Found<Float>& found) {
+  int64_t j = 0;
+  while (true) {
+    const int64_t end = kept == kept_end ? cols : *kept;
+    for (; j < end; ++j) {
+      if (scores[j] > threshold) found.add(scores[j], first + j);
+    }
+    if (kept == kept_end) break;
+    j = int64_t(*kept++) + 1;
+  }
+}
+
+template <class Float>
+bool all_finite(const Float* scores, int64_t n) {
+  Float sum = 0;  // of zeros, or NaN
+  for (int64_t j = 0; j < n; ++j) sum += scores[j] * 0;
+  return sum == 0;
+}
+
+// What is kept of those found: the k largest, ties to the earlier position.
+template <class Float>
+void keep_best(Found<Float>& found, int64_t k) {
+  const auto n = static_cast<int64_t>(found.scores.size());
+  if (n <= k) return;
+  std::vector<Float> ranked = found.scores;
+  std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), std::greater<>());
+  const Float kth = ranked[k - 1];
+  int64_t ties = k - std::count_if(ranked.begin(), ranked.begin() + k, [&](Float score) { return score > kth; });
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (found.scores[i] < kth || (found.scores[i] == kth && ties-- <= 0)) continue;
+    found.scores[kept] = found.scores[i];
+    found.positions[kept++] = found.positions[i];
+  }
+  found.scores.resize(kept);
+  found.positions.resize(kept);
+}
+
+template <class Float>
+std::tuple<Tensor, Tensor> topk_outside(const Tensor& scores, const Tensor& crow, const Tensor& col,
+                                        int64_t first_row, const Tensor& best, const Tensor& best_at, int64_t k) {
+  const int64_t rows = scores.size(0), cols = scores.size(1);
+  const auto* data = static_cast<const Float*>(scores.const_data_ptr());
+  const auto* start = crow.const_data_ptr<int32_t>();
+  const auto* kept = col.const_data_ptr<int32_t>();
+  Found<Float> all;
+  const auto* before = static_cast<const Float*>(best.const_data_ptr());
+  const auto* before_at = best_at.const_data_ptr<int64_t>();
+  all.scores.assign(before, before + best.numel());
+  all.positions.assign(before_at, before_at + best.numel());
+  // Those so far come first, so that what is equal to the k-th of them loses.
+  const bool full = best.numel() == k;
+  const Float threshold =
+      full && k > 0 ? *std::min_element(before, before + k) : -std::numeric_limits<Float>::infinity();
+  if (k > 0 && cols > 0) {
+    const int64_t unit_rows = std::max<int64_t>(UNIT / cols, 1), units = (rows + unit_rows - 1) / unit_rows;
+    std::vector<Found<Float>> of_unit(units);
+    torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        for (int64_t r = unit * unit_rows; r < std::min((unit + 1) * unit_rows, rows); ++r) {
+          const int64_t row = first_row + r;
+          of_unit[unit].finite &= all_finite(data + r * cols, cols);
+          look_at_row(data + r * cols, cols, kept + start[row], kept + start[row + 1], row * cols, threshold,
+                      of_unit[unit]);
+        }
+      }
+    });
+    for (const auto& found : of_unit) {
+      check(found.finite, "topk_outside: expected finite scores, got nan or inf");
+      all.scores.insert(all.scores.end(), found.scores.begin(), found.scores.end());
+      all.positions.insert(all.positions.end(), found.positions.begin(), found.positions.end());
+    }
+  }
+  keep_best(all, k);
+  const auto n = static_cast<int64_t>(all.scores.size());
+  const Tensor result = torch::stable::new_empty(scores, {n}, scores.scalar_type());
+  const Tensor positions = torch::stable::new_empty(scores, {n}, ScalarType::Long);
+  std::copy(all.scores.begin(), all.scores.end(), static_cast<Float*>(result.mutable_data_ptr()));
+  std::copy(all.positions.begin(), all.positions.end(), positions.mutable_data_ptr<int64_t>());
+  return {result, positions};
+}
+
+std::tuple<Tensor, Tensor> checked_topk_outside(const Tensor& scores, const Tensor& crow, const Tensor& col,
+                                                int64_t first_row, const Tensor& best, const Tensor& best_at,
+                                                int64_t k) {
+  const char* op = "topk_outside";
+  const auto type = scores.scalar_type();
+  check(scores.is_cpu() && (type == ScalarType::Float || type == ScalarType::Double) && scores.dim() == 2, op,
+        ": expected scores (rows, columns) on the CPU, float32 or float64, got ", name_of(type), " of shape ",
+        shape_of(scores));
+  for (const Tensor* t : {&crow, &col})
+    check(t->is_cpu() && t->scalar_type() == ScalarType::Int && t->dim() == 1 && t->is_contiguous(), op,
+          ": expected crow and col to be contiguous int32 vectors on the CPU, got ", name_of(t->scalar_type()),
+          " of shape ", shape_of(*t));
+  check(best.is_cpu() && best.scalar_type() == type && best.dim() == 1 && best_at.is_cpu() &&
+            best_at.scalar_type() == ScalarType::Long && best_at.dim() == 1 && best_at.numel() == best.numel(),
+        op, ": expected best like the scores and best_at int64, of one length, got ", name_of(best.scalar_type()),
+        " of shape ", shape_of(best), " and ", name_of(best_at.scalar_type()), " of shape ", shape_of(best_at));
+  check(k >= best.numel(), op, ": expected k >= ", best.numel(), " (number of the best so far), got ", k);
+  check(first_row >= 0 && first_row + scores.size(0) <= crow.numel() - 1, op,
+        ": expected rows of the pattern's ", crow.numel() - 1, ", got ", scores.size(0), " from row ", first_row);
+  const auto* start = crow.const_data_ptr<int32_t>();
+  const auto* column = col.const_data_ptr<int32_t>();
+  for (int64_t r = first_row; r < first_row + scores.size(0); ++r) {
+    check(0 <= start[r] && start[r] <= start[r + 1] && start[r + 1] <= col.numel(), op,
+          ": expected crow to ascend from 0 to ", col.numel(), " (blocks), got ", start[r], " and ", start[r + 1],
+          " in row ", r);
+    for (int64_t i = start[r]; i < start[r + 1]; ++i)
+      check(column[i] < scores.size(1) && column[i] > (i == start[r] ? -1 : column[i - 1]), op,
+            ": expected col to ascend within a row, from 0 to ", scores.size(1) - 1, ", got ", column[i], " in row ",
+            r);
+  }
+  const Tensor rows = torch::stable::contiguous(scores), ranked = torch::stable::contiguous(best),
+               at = torch::stable::contiguous(best_at);
+  return type == ScalarType::Double ? topk_outside<double>(rows, crow, col, first_row, ranked, at, k)
+                                    : topk_outside<float>(rows, crow, col, first_row, ranked, at, k);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, m) { m.impl("topk_outside", TORCH_BOX(&checked_topk_outside)); }
+
+}  // namespace sparseprune
