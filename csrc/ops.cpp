@@ -10,8 +10,8 @@
 STABLE_TORCH_LIBRARY(sparseprune, m) {
   // Mask selection: exactly k True over all tensors together.
   m.def("topk_masks(Tensor[] scores, int k) -> Tensor[]");
-  // The k largest scores outside a pattern (crow, col) and where they are, row * columns + column ascending: of those
-  // found so far (best, best_at) and of the rows from first_row on. Rows are those of blocks.
+  // The k largest scores outside a pattern (crow, col) and where they are, row * columns + column ascending: of
+  // those found so far (best, best_at) and of the rows from first_row on. Rows are those of blocks.
   m.def(
       "topk_outside(Tensor scores, Tensor crow, Tensor col, int first_row, Tensor best, Tensor best_at, int k) -> "
       "(Tensor, Tensor)");

@@ -17,7 +17,7 @@ from sparseprune.nn.sparse import SparseLayer
 from sparseprune.ops import observe
 from sparseprune.ops.convolution import dense_weight_gradient
 
-AT_ONCE = 1 << 21  # numbers of a dense gradient that are held
+AT_ONCE = 1 << 23  # numbers of a dense gradient that are held
 
 
 class Moving:
@@ -73,7 +73,9 @@ class Moving:
 
     def is_finite(self) -> bool:
         """Whether all that was seen is."""
-        return all(bool(t.isfinite().all()) for seen in self._seen or () for t in seen if t is not None)
+        tensors = [t for seen in self._seen or () for t in seen if t is not None]
+        # A sum takes one pass, and isfinite() six.
+        return all(bool(t.sum(dtype=self.dtype).isfinite()) for t in tensors)
 
     def gradients(self) -> Iterator[tuple[int, Tensor]]:
         """The dense gradient, of (r · V, cols) numbers at a time, each with the number of its first row of
@@ -118,14 +120,15 @@ class MovingSparse(Moving):
 
     def _gradient(self, first: int, last: int) -> Tensor:
         layer: Any = self.layer
-        result: Any = 0
+        result = None
         for g, x in self._seen or ():
             assert x is not None
             if isinstance(layer, SparseLinear):
-                result = result + g[first:last].to(self.dtype) @ x.to(self.dtype).t()
+                part = g[first:last].to(self.dtype) @ x.to(self.dtype).t()
             else:
-                geometry = layer.geometry
-                result = result + dense_weight_gradient(g[:, first:last], x, geometry).flatten(1)
+                part = dense_weight_gradient(g[:, first:last], x, layer.geometry).flatten(1)
+            result = part if result is None else result.add_(part)
+        assert result is not None
         return result
 
     def rows_at_once(self) -> int:
@@ -160,8 +163,9 @@ class MovingMasked(Moving):
         return self.parameter.data_ptr()
 
     def _gradient(self, first: int, last: int) -> Tensor:
-        parts = (self._matrix(seen.g)[first:last].to(self.dtype) for seen in self._seen or ())
-        result: Tensor = sum(parts, torch.zeros((), dtype=self.dtype, device=self.parameter.device))
+        result = torch.zeros(last - first, self.cols, dtype=self.dtype, device=self.parameter.device)
+        for seen in self._seen or ():
+            result += self._matrix(seen.g)[first:last]
         return result
 
 

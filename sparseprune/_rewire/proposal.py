@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sparseprune._rewire.layers import Moving
-from sparseprune._rewire.rules import Candidates, Rule, is_constant_fan_in, pattern_at, rewired
+from sparseprune._rewire.rules import Candidates, Rule, by_magnitude, is_constant_fan_in, pattern_at, rewired
 from sparseprune.nn.values import positions
 from sparseprune.ops import topk_outside
 from sparseprune.scores.ranks import several_ranks, sum_over_ranks
 
-CHOICE = 4  # candidates, for each block that may come
+CHOICE = 4  # candidates that a rule of one's own gets, for each block that may come
 
 
 def next_pattern(
@@ -34,14 +34,16 @@ def next_pattern(
     if rows is not None:
         count, moved = count // rows * rows, moved // rows * rows
     moved = min(moved, count)
-    found = _candidates(layer, crow, col, moved, random, rows)
+    # The best are enough where they are taken.
+    wanted = moved if rule is by_magnitude else CHOICE * moved
+    found = _candidates(layer, crow, col, wanted, random, rows)
     stay, grow = _worth(layer, rule, found, (crow, col))
     at = rewired(stay, grow, found, count - moved, moved, rows)
     return pattern_at(at, layer.rows, layer.cols)
 
 
 def _candidates(
-    layer: Moving, crow: Tensor, col: Tensor, moved: int, random: torch.Generator | None, rows: int | None
+    layer: Moving, crow: Tensor, col: Tensor, wanted: int, random: torch.Generator | None, rows: int | None
 ) -> Candidates:
     own = positions(crow, col, layer.cols)
     of_own: list[Tensor] = []
@@ -54,11 +56,11 @@ def _candidates(
         its_own = own[begin:end] - first * layer.cols
         of_own.append(scores.flatten()[its_own])
         if rows is None:
-            best, best_at = topk_outside(scores, crow, col, first, best, best_at, CHOICE * moved)
+            best, best_at = topk_outside(scores, crow, col, first, best, best_at, wanted)
         else:
             others = scores.flatten().index_fill(0, its_own, -torch.inf).view_as(scores)
             free = layer.cols - int(crow[1])
-            top = others.topk(min(CHOICE * moved // rows, free), 1)
+            top = others.topk(min(wanted // rows, free), 1)
             rows_at = torch.arange(first, last, device=own.device)[:, None] * layer.cols
             of_rows.append((top.values, top.indices + rows_at))
     if rows is not None:
@@ -76,7 +78,7 @@ def _scores(layer: Moving, random: torch.Generator | None) -> Iterator[tuple[int
     for first, gradient in layer.gradients():
         if several_ranks():
             sum_over_ranks([gradient])
-        magnitude = gradient.abs()
+        magnitude = gradient.abs_()
         v = layer.block_rows
         yield first, magnitude if v == 1 else magnitude.unflatten(0, (-1, v)).mean(1)
 
@@ -85,7 +87,9 @@ def _worth(
     layer: Moving, rule: Rule, candidates: Candidates, pattern: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """What the rule says of a layer, checked."""
-    weights = layer.weights()
+    weights = layer.weights().to(layer.dtype)
+    if rule is by_magnitude:
+        return by_magnitude(weights, candidates, pattern)
     given = rule(weights, candidates, pattern)
     if not isinstance(given, tuple) or len(given) != 2 or not all(isinstance(t, Tensor) for t in given):
         raise TypeError(

@@ -54,23 +54,30 @@ def rewired(
     """
     n = len(stay)
     at = candidates.positions
+    own, others = at[:n], at[n:]
+    # Everywhere in order of position, which decides between equals.
     if rows is None:
         stays = topk_masks([stay], kept)[0]
-        open_to = torch.ones(len(at), dtype=torch.bool, device=at.device)
-        open_to[:n] = ~stays
-        # In order of position, which decides between equals.
-        positions, order = at[open_to].sort()
-        comes = topk_masks([grow[open_to][order]], grown)[0]
-        chosen = (at[:n][stays], positions[comes])
-    else:
-        own, others = at[:n].view(rows, -1), at[n:].view(rows, -1)
-        stays = _best_of_rows(stay.view(rows, -1), kept // rows)
-        positions = torch.cat([own[~stays].view(rows, -1), others], 1)
-        worth = torch.cat([grow[:n].view(rows, -1)[~stays].view(rows, -1), grow[n:].view(rows, -1)], 1)
-        positions, order = positions.sort(1)
-        comes = _best_of_rows(worth.gather(1, order), grown // rows)
-        chosen = (own[stays], positions[comes])
-    return torch.cat(chosen).sort().values
+        positions, worth = merged((own[~stays], grow[:n][~stays]), (others, grow[n:]))
+        comes = topk_masks([worth], grown)[0]
+        return merged((own[stays],), (positions[comes],))[0]
+    stays = _best_of_rows(stay.view(rows, -1), kept // rows).flatten()
+    positions = torch.cat([own[~stays].view(rows, -1), others.view(rows, -1)], 1)
+    worth = torch.cat([grow[:n][~stays].view(rows, -1), grow[n:].view(rows, -1)], 1)
+    positions, order = positions.sort(1)
+    comes = _best_of_rows(worth.gather(1, order), grown // rows)
+    return torch.cat([own[stays].view(rows, -1), positions[comes].view(rows, -1)], 1).sort(1).values.flatten()
+
+
+def merged(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> list[Tensor]:
+    """Two lists of positions, ascending, as one, and what belongs to them; none is in both."""
+    (first, *_), (second, *_) = a, b
+    to_a = torch.searchsorted(second, first).add_(torch.arange(len(first), device=first.device))
+    to_b = torch.searchsorted(first, second).add_(torch.arange(len(second), device=first.device))
+    return [
+        x.new_empty(len(x) + len(y)).index_copy_(0, to_a, x).index_copy_(0, to_b, y)
+        for x, y in zip(a, b, strict=True)
+    ]
 
 
 def _best_of_rows(worth: Tensor, count: int) -> Tensor:

@@ -1,7 +1,10 @@
 // topk_outside: the k largest scores outside a pattern, of a matrix that is looked at some rows at a time.
 //
-// 1. A threaded pass over the rows copies the scores that are larger than the k-th best so far.
-// 2. The k-th best of these and of those so far is selected, and what is below it is dropped, in order of position.
+// 1. A threaded pass over the rows copies the scores that are larger than the k-th best so far; before there are
+// as
+//    many, those above what a sample says.
+// 2. The k-th best of these and of those so far is selected, and what is below it is dropped, in order of
+// position.
 //
 // What is dropped depends on scores and positions alone: neither the threads nor the rows of a call matter.
 #include <torch/csrc/stable/library.h>
@@ -10,6 +13,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -20,12 +24,14 @@
 #include <vector>
 
 #include "common/checks.h"
+#include "cpu/topk/scan.h"
 
 namespace sparseprune {
 namespace {
 
 // Scores of a unit of threaded work.
 constexpr int64_t UNIT = int64_t{1} << 16;
+constexpr int64_t SAMPLES = int64_t{1} << 13;
 
 template <class Float>
 struct Found {
@@ -39,26 +45,52 @@ struct Found {
   }
 };
 
-// A row's scores outside the pattern's columns that are larger than the threshold.
+// Whether one of the scores is not finite.
+template <class Float>
+bool any_infinite(const Float* scores, int64_t n) {
+  using Key = KeyOf<Float>;
+  const auto infinity = std::bit_cast<Key>(std::numeric_limits<Float>::infinity());
+  Key largest = 0;  // of the magnitudes, which compare as integers
+  for (int64_t j = 0; j < n; ++j) largest = std::max(largest, magnitude_of(scores[j]));
+  return largest >= infinity;
+}
+
+// A row's scores that are larger than the threshold, outside the pattern's columns. Few are, once it is known what
+// the best are like, so that many are compared at once.
 template <class Float>
 void look_at_row(const Float* scores, int64_t cols, const int32_t* kept, const int32_t* kept_end, int64_t first,
                  Float threshold, Found<Float>& found) {
-  int64_t j = 0;
-  while (true) {
-    const int64_t end = kept == kept_end ? cols : *kept;
-    for (; j < end; ++j) {
-      if (scores[j] > threshold) found.add(scores[j], first + j);
+  constexpr int64_t together = 64;
+  for (int64_t begin = 0; begin < cols; begin += together) {
+    const int64_t end = std::min(begin + together, cols);
+    bool any = false;
+    for (int64_t j = begin; j < end; ++j) any |= scores[j] > threshold;
+    if (!any) continue;
+    for (int64_t j = begin; j < end; ++j) {
+      if (!(scores[j] > threshold)) continue;
+      while (kept != kept_end && *kept < j) ++kept;
+      if (kept == kept_end || *kept != j) found.add(scores[j], first + j);
     }
-    if (kept == kept_end) break;
-    j = int64_t(*kept++) + 1;
   }
 }
 
+// A score that more than k of these very likely exceed, in a sample of them.
 template <class Float>
-bool all_finite(const Float* scores, int64_t n) {
-  Float sum = 0;  // of zeros, or NaN
-  for (int64_t j = 0; j < n; ++j) sum += scores[j] * 0;
-  return sum == 0;
+Float likely_below(const Float* scores, int64_t n, int64_t k) {
+  const int64_t m = std::min<int64_t>(n, SAMPLES);
+  const double expected = static_cast<double>(k) * static_cast<double>(m) / static_cast<double>(n);
+  // Some are in the pattern, where they do not count.
+  const auto rank = static_cast<int64_t>(1.25 * expected + 4 * std::sqrt(expected) + 4);
+  if (rank >= m) return -std::numeric_limits<Float>::infinity();
+  std::vector<Float> sample(m);
+  for (int64_t i = 0; i < m; ++i) {
+    // Anywhere in the i-th of m stretches, as in topk_masks.
+    const int64_t begin = n / m * i + n % m * i / m, size = n / m;
+    const uint64_t jitter = static_cast<uint32_t>(i) * 2654435769u;
+    sample[i] = scores[begin + static_cast<int64_t>((jitter * size) >> 32)];
+  }
+  std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
+  return sample[rank];
 }
 
 // What is kept of those found: the k largest, ties to the earlier position.
@@ -87,33 +119,41 @@ std::tuple<Tensor, Tensor> topk_outside(const Tensor& scores, const Tensor& crow
   const auto* data = static_cast<const Float*>(scores.const_data_ptr());
   const auto* start = crow.const_data_ptr<int32_t>();
   const auto* kept = col.const_data_ptr<int32_t>();
-  Found<Float> all;
   const auto* before = static_cast<const Float*>(best.const_data_ptr());
   const auto* before_at = best_at.const_data_ptr<int64_t>();
-  all.scores.assign(before, before + best.numel());
-  all.positions.assign(before_at, before_at + best.numel());
   // Those so far come first, so that what is equal to the k-th of them loses.
-  const bool full = best.numel() == k;
-  const Float threshold =
-      full && k > 0 ? *std::min_element(before, before + k) : -std::numeric_limits<Float>::infinity();
-  if (k > 0 && cols > 0) {
+  const Float least =
+      best.numel() == k && k > 0 ? *std::min_element(before, before + k) : -std::numeric_limits<Float>::infinity();
+  Found<Float> all{{before, before + best.numel()}, {before_at, before_at + best.numel()}};
+  const auto look = [&](Float threshold) {
     const int64_t unit_rows = std::max<int64_t>(UNIT / cols, 1), units = (rows + unit_rows - 1) / unit_rows;
     std::vector<Found<Float>> of_unit(units);
     torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         for (int64_t r = unit * unit_rows; r < std::min((unit + 1) * unit_rows, rows); ++r) {
           const int64_t row = first_row + r;
-          of_unit[unit].finite &= all_finite(data + r * cols, cols);
+          of_unit[unit].finite &= !any_infinite(data + r * cols, cols);
           look_at_row(data + r * cols, cols, kept + start[row], kept + start[row + 1], row * cols, threshold,
                       of_unit[unit]);
         }
       }
     });
+    int64_t n = 0;
     for (const auto& found : of_unit) {
       check(found.finite, "topk_outside: expected finite scores, got nan or inf");
+      n += static_cast<int64_t>(found.scores.size());
+    }
+    // Those below the threshold are missing: it was too high, unless there are enough.
+    if (threshold != least && best.numel() + n < k) return false;
+    for (const auto& found : of_unit) {
       all.scores.insert(all.scores.end(), found.scores.begin(), found.scores.end());
       all.positions.insert(all.positions.end(), found.positions.begin(), found.positions.end());
     }
+    return true;
+  };
+  if (k > 0 && rows * cols > 0) {
+    const Float likely = best.numel() == k ? least : likely_below(data, rows * cols, k);
+    if (!look(std::max(likely, least))) look(least);
   }
   keep_best(all, k);
   const auto n = static_cast<int64_t>(all.scores.size());
@@ -141,8 +181,8 @@ std::tuple<Tensor, Tensor> checked_topk_outside(const Tensor& scores, const Tens
         op, ": expected best like the scores and best_at int64, of one length, got ", name_of(best.scalar_type()),
         " of shape ", shape_of(best), " and ", name_of(best_at.scalar_type()), " of shape ", shape_of(best_at));
   check(k >= best.numel(), op, ": expected k >= ", best.numel(), " (number of the best so far), got ", k);
-  check(first_row >= 0 && first_row + scores.size(0) <= crow.numel() - 1, op,
-        ": expected rows of the pattern's ", crow.numel() - 1, ", got ", scores.size(0), " from row ", first_row);
+  check(first_row >= 0 && first_row + scores.size(0) <= crow.numel() - 1, op, ": expected rows of the pattern's ",
+        crow.numel() - 1, ", got ", scores.size(0), " from row ", first_row);
   const auto* start = crow.const_data_ptr<int32_t>();
   const auto* column = col.const_data_ptr<int32_t>();
   for (int64_t r = first_row; r < first_row + scores.size(0); ++r) {
@@ -151,8 +191,8 @@ std::tuple<Tensor, Tensor> checked_topk_outside(const Tensor& scores, const Tens
           " in row ", r);
     for (int64_t i = start[r]; i < start[r + 1]; ++i)
       check(column[i] < scores.size(1) && column[i] > (i == start[r] ? -1 : column[i - 1]), op,
-            ": expected col to ascend within a row, from 0 to ", scores.size(1) - 1, ", got ", column[i], " in row ",
-            r);
+            ": expected col to ascend within a row, from 0 to ", scores.size(1) - 1, ", got ", column[i],
+            " in row ", r);
   }
   const Tensor rows = torch::stable::contiguous(scores), ranked = torch::stable::contiguous(best),
                at = torch::stable::contiguous(best_at);
