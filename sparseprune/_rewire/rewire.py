@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -111,6 +112,7 @@ class Rewire:
             # Not a method, so that the optimizer does not keep this object.
             its.register_step_post_hook(lambda *_: stepped.set())
         self._eager = Eager()
+        weakref.finalize(self, _stop, self._layers, self._eager)
         self._look_ahead()
 
     # ---- the steps -----------------------------------------------------------------------------------------
@@ -149,9 +151,7 @@ class Rewire:
 
     def _look_ahead(self) -> None:
         """Let the layers note what their backward passes see, where they move after the next step."""
-        for layer in self._layers:
-            layer.stop()
-        self._eager.off()
+        _stop(self._layers, self._eager)
         if self._needs_gradient and self._is_due(self._steps + 1):
             for layer in self._layers:
                 layer.observe()
@@ -266,12 +266,12 @@ class Rewire:
             self._has_stepped.set()
         self._look_ahead()
 
-    def __del__(self) -> None:
-        # Of one that was never made, too.
-        for layer in getattr(self, "_layers", ()):
-            layer.stop()
-        if hasattr(self, "_eager"):
-            self._eager.off()
+
+def _stop(layers: Sequence[Moving], eager: Eager) -> None:
+    """Let the layers note nothing more, and compiled models run."""
+    for layer in layers:
+        layer.stop()
+    eager.off()
 
 
 def _check_trained(layers: Sequence[Moving], optimizers: Sequence[Optimizer]) -> None:

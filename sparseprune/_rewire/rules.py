@@ -53,31 +53,28 @@ def rewired(
         rows: number of rows of blocks of which each keeps and gets as many; None where they may differ.
     """
     n = len(stay)
-    at = candidates.positions
-    own, others = at[:n], at[n:]
-    # Everywhere in order of position, which decides between equals.
+    own, others = candidates.positions[:n], candidates.positions[n:]
+    # Of equals, what was just lost comes first, then the earlier position.
     if rows is None:
         stays = topk_masks([stay], kept)[0]
-        positions, worth = merged((own[~stays], grow[:n][~stays]), (others, grow[n:]))
-        comes = topk_masks([worth], grown)[0]
-        return merged((own[stays],), (positions[comes],))[0]
+        back, new = topk_masks([grow[:n][~stays], grow[n:]], grown)
+        stays[~stays] = back
+        return merged(own[stays], others[new])
     stays = _best_of_rows(stay.view(rows, -1), kept // rows).flatten()
     positions = torch.cat([own[~stays].view(rows, -1), others.view(rows, -1)], 1)
-    worth = torch.cat([grow[:n][~stays].view(rows, -1), grow[n:].view(rows, -1)], 1)
-    positions, order = positions.sort(1)
-    comes = _best_of_rows(worth.gather(1, order), grown // rows)
+    comes = _best_of_rows(
+        torch.cat([grow[:n][~stays].view(rows, -1), grow[n:].view(rows, -1)], 1), grown // rows
+    )
     return torch.cat([own[stays].view(rows, -1), positions[comes].view(rows, -1)], 1).sort(1).values.flatten()
 
 
-def merged(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> list[Tensor]:
-    """Two lists of positions, ascending, as one, and what belongs to them; none is in both."""
-    (first, *_), (second, *_) = a, b
-    to_a = torch.searchsorted(second, first).add_(torch.arange(len(first), device=first.device))
-    to_b = torch.searchsorted(first, second).add_(torch.arange(len(second), device=first.device))
-    return [
-        x.new_empty(len(x) + len(y)).index_copy_(0, to_a, x).index_copy_(0, to_b, y)
-        for x, y in zip(a, b, strict=True)
-    ]
+def merged(a: Tensor, b: Tensor) -> Tensor:
+    """Two lists of positions, ascending, as one; none is in both."""
+    result = a.new_empty(len(a) + len(b))
+    # Each comes after those of its own list and of the other that are smaller.
+    for one, other in ((a, b), (b, a)):
+        result[torch.searchsorted(other, one).add_(torch.arange(len(one), device=one.device))] = one
+    return result
 
 
 def _best_of_rows(worth: Tensor, count: int) -> Tensor:

@@ -41,8 +41,8 @@ def forget_with(plan: Tensor) -> None:
 def _register() -> None:
     library = torch.library.Library("sparseprune", "FRAGMENT")
     _registrations.append(library)
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparseprune::spmm", "CUDA"):
-        plain.implement(library, "CUDA")
+    for device in ("CPU", "CUDA"):
+        plain.implement(library, device)
     fakes = {**topk.FAKES, **products.FAKES, **convolution.FAKES, **batch_norm.FAKES}
     for name, fake in fakes.items():
         torch.library.register_fake(f"sparseprune::{name}", _with_devices(name, fake), lib=library)

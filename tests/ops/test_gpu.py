@@ -585,3 +585,27 @@ def test_a_sparsified_network_trains_as_the_masked_one() -> None:
         network.eval()
         losses.append(network(batches[0][0].to(device, dtype)).sum().item())
     assert_half_the_digits(torch.tensor(losses[4:]), torch.tensor(losses[:4]))
+
+
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_a_sparsified_network_rewires_as_the_masked_one(method: str) -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    batches = [(torch.randn(16, 2, 4, 4), torch.randint(5, (16,))) for _ in range(4)]
+    masks = sp.prune(model, batches, method="snip", sparsity=0.5)
+    masked = sp.sparsify(model, masks, layers="dense")
+    sparse = sp.sparsify(model, masks, layers="sparse").to(DEVICE)
+    found = []
+    for network in (masked, sparse):
+        device = next(network.parameters()).device
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+        rewire = sp.Rewire(network, optimizer, method, every=2)  # type: ignore[arg-type]
+        for x, target in batches:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x.to(device)), target.to(device)).backward()
+            optimizer.step()
+            rewire.step()
+        found.append({name: m.mask.cpu() for name, m in network.named_modules() if hasattr(m, "mask")})
+    for name, mask in found[0].items():
+        assert torch.equal(mask, found[1][name])
+        assert not torch.equal(mask, masks[f"{name}.weight"])

@@ -56,7 +56,7 @@ class Twin:
             own = [at for at, is_kept in enumerate(kept) if is_kept]
             moved = int(part * len(own))
             stay = sorted(own, key=lambda at: (-worth[at], at))[: len(own) - moved]
-            free = sorted(set(range(len(kept))) - set(stay), key=lambda at: (-growth[at], at))
+            free = sorted(set(range(len(kept))) - set(stay), key=lambda at: (-growth[at], not kept[at], at))
             new = torch.zeros(len(kept), dtype=torch.bool)
             new[stay + free[:moved]] = True
             new = new.view(len(mask) // v, 1, -1).expand(-1, v, -1).reshape(mask.shape)

@@ -13,9 +13,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <stdexcept>
@@ -32,6 +32,10 @@ namespace {
 // Scores of a unit of threaded work.
 constexpr int64_t UNIT = int64_t{1} << 16;
 constexpr int64_t SAMPLES = int64_t{1} << 13;
+static_assert(TILE % 8 == 0, "flags of a tile are read as 8-byte words");
+
+template <class Float>
+constexpr KeyOf<Float> below_all = -LARGEST<Float> - 1;
 
 template <class Float>
 struct Found {
@@ -45,49 +49,43 @@ struct Found {
   }
 };
 
-// Whether one of the scores is not finite.
+// A row's scores with keys above the threshold's, outside the pattern's columns. Few are, once it is known what
+// the best are like, so that a tile is compared before it is looked at.
 template <class Float>
-bool any_infinite(const Float* scores, int64_t n) {
-  using Key = KeyOf<Float>;
-  const auto infinity = std::bit_cast<Key>(std::numeric_limits<Float>::infinity());
-  Key largest = 0;  // of the magnitudes, which compare as integers
-  for (int64_t j = 0; j < n; ++j) largest = std::max(largest, magnitude_of(scores[j]));
-  return largest >= infinity;
-}
-
-// A row's scores that are larger than the threshold, outside the pattern's columns. Few are, once it is known what
-// the best are like, so that many are compared at once.
-template <class Float>
-void look_at_row(const Float* scores, int64_t cols, const int32_t* kept, const int32_t* kept_end, int64_t first,
-                 Float threshold, Found<Float>& found) {
-  constexpr int64_t together = 64;
-  for (int64_t begin = 0; begin < cols; begin += together) {
-    const int64_t end = std::min(begin + together, cols);
-    bool any = false;
-    for (int64_t j = begin; j < end; ++j) any |= scores[j] > threshold;
-    if (!any) continue;
-    for (int64_t j = begin; j < end; ++j) {
-      if (!(scores[j] > threshold)) continue;
-      while (kept != kept_end && *kept < j) ++kept;
-      if (kept == kept_end || *kept != j) found.add(scores[j], first + j);
+void look_at_row(const Loops<Float>& loops, const Float* scores, int64_t cols, const int32_t* kept,
+                 const int32_t* kept_end, int64_t first, KeyOf<Float> threshold, Found<Float>& found) {
+  constexpr KeyOf<Float> above_all = LARGEST<Float> + 1;
+  uint8_t better[TILE];
+  for (int64_t begin = 0; begin < cols; begin += TILE) {
+    const int64_t size = std::min(TILE, cols - begin);
+    found.finite &= loops.count_tile(scores + begin, size, threshold, above_all, better).room >= 0;
+    std::fill(better + size, better + (size + 7) / 8 * 8, uint8_t{0});
+    for (int64_t i = 0; i < size; i += 8) {
+      uint64_t word;  // few are better, so eight flags are looked at together
+      std::memcpy(&word, better + i, 8);
+      if (word == 0) continue;
+      for (int64_t j = begin + i; j < begin + std::min(i + 8, size); ++j) {
+        if (!better[j - begin]) continue;
+        while (kept != kept_end && *kept < j) ++kept;
+        if (kept == kept_end || *kept != j) found.add(scores[j], first + j);
+      }
     }
   }
 }
 
-// A score that more than k of these very likely exceed, in a sample of them.
+// A score that more than `count` of these very likely exceed, in a sample of them.
 template <class Float>
-Float likely_below(const Float* scores, int64_t n, int64_t k) {
+KeyOf<Float> likely_below(const Float* scores, int64_t n, int64_t count) {
   const int64_t m = std::min<int64_t>(n, SAMPLES);
-  const double expected = static_cast<double>(k) * static_cast<double>(m) / static_cast<double>(n);
-  // Some are in the pattern, where they do not count.
-  const auto rank = static_cast<int64_t>(1.25 * expected + 4 * std::sqrt(expected) + 4);
-  if (rank >= m) return -std::numeric_limits<Float>::infinity();
-  std::vector<Float> sample(m);
+  const double expected = static_cast<double>(count) * static_cast<double>(m) / static_cast<double>(n);
+  const auto rank = static_cast<int64_t>(expected + 4 * std::sqrt(expected) + 4);
+  if (rank >= m) return below_all<Float>;
+  std::vector<KeyOf<Float>> sample(m);
   for (int64_t i = 0; i < m; ++i) {
     // Anywhere in the i-th of m stretches, as in topk_masks.
     const int64_t begin = n / m * i + n % m * i / m, size = n / m;
     const uint64_t jitter = static_cast<uint32_t>(i) * 2654435769u;
-    sample[i] = scores[begin + static_cast<int64_t>((jitter * size) >> 32)];
+    sample[i] = key_of(scores[begin + static_cast<int64_t>((jitter * size) >> 32)]);
   }
   std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
   return sample[rank];
@@ -98,13 +96,15 @@ template <class Float>
 void keep_best(Found<Float>& found, int64_t k) {
   const auto n = static_cast<int64_t>(found.scores.size());
   if (n <= k) return;
-  std::vector<Float> ranked = found.scores;
-  std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), std::greater<>());
-  const Float kth = ranked[k - 1];
-  int64_t ties = k - std::count_if(ranked.begin(), ranked.begin() + k, [&](Float score) { return score > kth; });
+  std::vector<KeyOf<Float>> keys(n);
+  std::transform(found.scores.begin(), found.scores.end(), keys.begin(), key_of<Float>);
+  std::vector<KeyOf<Float>> ranked = keys;
+  const auto kth = ranked.begin() + (k - 1);
+  std::nth_element(ranked.begin(), kth, ranked.end(), std::greater<>());
+  int64_t ties = k - std::count_if(ranked.begin(), kth, [&](auto key) { return key > *kth; });
   int64_t kept = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (found.scores[i] < kth || (found.scores[i] == kth && ties-- <= 0)) continue;
+    if (keys[i] < *kth || (keys[i] == *kth && ties-- <= 0)) continue;
     found.scores[kept] = found.scores[i];
     found.positions[kept++] = found.positions[i];
   }
@@ -122,19 +122,20 @@ std::tuple<Tensor, Tensor> topk_outside(const Tensor& scores, const Tensor& crow
   const auto* before = static_cast<const Float*>(best.const_data_ptr());
   const auto* before_at = best_at.const_data_ptr<int64_t>();
   // Those so far come first, so that what is equal to the k-th of them loses.
-  const Float least =
-      best.numel() == k && k > 0 ? *std::min_element(before, before + k) : -std::numeric_limits<Float>::infinity();
+  const auto less = [](Float a, Float b) { return key_of(a) < key_of(b); };
+  const KeyOf<Float> least =
+      best.numel() == k && k > 0 ? key_of(*std::min_element(before, before + k, less)) : below_all<Float>;
+  const Loops<Float> loops = current_loops<Float>();
   Found<Float> all{{before, before + best.numel()}, {before_at, before_at + best.numel()}};
-  const auto look = [&](Float threshold) {
+  const auto look = [&](KeyOf<Float> threshold) {
     const int64_t unit_rows = std::max<int64_t>(UNIT / cols, 1), units = (rows + unit_rows - 1) / unit_rows;
     std::vector<Found<Float>> of_unit(units);
     torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         for (int64_t r = unit * unit_rows; r < std::min((unit + 1) * unit_rows, rows); ++r) {
           const int64_t row = first_row + r;
-          of_unit[unit].finite &= !any_infinite(data + r * cols, cols);
-          look_at_row(data + r * cols, cols, kept + start[row], kept + start[row + 1], row * cols, threshold,
-                      of_unit[unit]);
+          look_at_row(loops, data + r * cols, cols, kept + start[row], kept + start[row + 1], row * cols,
+                      threshold, of_unit[unit]);
         }
       }
     });
@@ -152,7 +153,9 @@ std::tuple<Tensor, Tensor> topk_outside(const Tensor& scores, const Tensor& crow
     return true;
   };
   if (k > 0 && rows * cols > 0) {
-    const Float likely = best.numel() == k ? least : likely_below(data, rows * cols, k);
+    // The largest may all be in the pattern, where they do not count.
+    const int64_t in_pattern = start[first_row + rows] - start[first_row];
+    const KeyOf<Float> likely = best.numel() == k ? least : likely_below(data, rows * cols, k + in_pattern);
     if (!look(std::max(likely, least))) look(least);
   }
   keep_best(all, k);

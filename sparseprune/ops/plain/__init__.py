@@ -25,6 +25,7 @@ def define() -> torch.library.Library:
 
 
 def implement(library: torch.library.Library, key: str) -> None:
-    """Implement the operators for one of torch's dispatch keys, such as "CUDA"."""
+    """Implement the operators that have no kernel yet for one of torch's dispatch keys, such as "CUDA"."""
     for function in SCHEMAS:
-        library.impl(function.__name__, function, key)
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"sparseprune::{function.__name__}", key):
+            library.impl(function.__name__, function, key)
