@@ -1,7 +1,9 @@
 """The documentation site: the pages of docs/, and the documents that stand beside what they are about."""
 
 import re
+from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 import sparseprune
@@ -36,6 +38,7 @@ myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 4
 
 autodoc_mock_imports = ["lightning", "transformers"]
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
@@ -55,10 +58,33 @@ html_theme_options = {"navigation_with_keys": True}
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", without_param)
     app.connect("source-read", with_title)
+    app.connect("doctree-read", with_dark_pictures, priority=100)  # before Sphinx collects them
+
+
+def without_param(
+    app: Sphinx, what: str, name: str, found: object, options: object, lines: list[str]
+) -> None:
+    """Arguments that a module describes for all of its functions are ordinary fields to Sphinx."""
+    if what == "module":
+        lines[:] = [re.sub(r"^:param (\w+):", r":\1:", line) for line in lines]
 
 
 def with_title(app: Sphinx, name: str, source: list[str]) -> None:
     """The tables that commands write begin with a bold line in place of a title."""
     if name.endswith("/table"):
         source[0] = re.sub(r"\A\*\*(.*)\*\*$", r"# \1", source[0], flags=re.MULTILINE)
+
+
+def with_dark_pictures(app: Sphinx, tree: nodes.document) -> None:
+    """A picture that has one for dark pages beside it, NAME-dark.png, changes with the page."""
+    folder = Path(app.env.doc2path(app.env.docname)).parent
+    for image in list(tree.findall(nodes.image)):
+        light = Path(image["uri"])
+        dark = light.with_name(f"{light.stem}-dark{light.suffix}")
+        if (folder / dark).is_file():
+            image["classes"].append("only-light")
+            other = image.deepcopy()
+            other["uri"], other["classes"] = str(dark), ["only-dark"]
+            image.parent.insert(image.parent.index(image) + 1, other)

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 FILE = Path(__file__).with_name("dataflow.svg")
 SIDE, CELL, KEPT = 8, 11, 16  # an 8 x 8 weight of which a quarter stays
-LEFT, TEXT, TOP, STEP = 34, 156, 62, 172
+LEFT, TEXT, TOP, STEP = 34, 156, 62, 178
 WIDTH = 560
 # Of each stage the kind of its grid, its name, and what is to be said of it.
 STAGES = [
@@ -81,7 +81,7 @@ def drawing() -> str:
         y = TOP + STEP * number + SIDE * CELL
         x = LEFT + SIDE * CELL / 2
         parts += arrow(x, y + 10, STEP - SIDE * CELL - 20)
-        parts += [text(TEXT, y + 38, code, "code"), text(TEXT, y + 58, question)]
+        parts += [text(TEXT, y + 42, code, "code"), text(TEXT, y + 62, question)]
     # What prune does, from the model to the masks.
     parts += [text(LEFT, 34, "sp.prune", "code"), *bracket(LEFT - 14, 44, TOP + 2 * STEP + SIDE * CELL)]
     return "\n".join([*parts, "</svg>", ""])
