@@ -60,6 +60,7 @@ html_theme_options = {"navigation_with_keys": True}
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", without_param)
     app.connect("source-read", with_title)
+    app.connect("doctree-read", without_modules)
     app.connect("doctree-read", with_dark_pictures, priority=100)  # before Sphinx collects them
 
 
@@ -69,6 +70,13 @@ def without_param(
     """Arguments that a module describes for all of its functions are ordinary fields to Sphinx."""
     if what == "module":
         lines[:] = [re.sub(r"^:param (\w+):", r":\1:", line) for line in lines]
+
+
+def without_modules(app: Sphinx, tree: nodes.document) -> None:
+    """Types that Sphinx cannot parse, such as Literal["rigl"], keep the ~ before names that are to be short."""
+    for text in list(tree.findall(nodes.Text)):
+        if "~" in text:
+            text.parent.replace(text, nodes.Text(re.sub(r"~(?:\w+\.)+", "", text)))
 
 
 def with_title(app: Sphinx, name: str, source: list[str]) -> None:
