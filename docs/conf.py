@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -34,7 +35,6 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 4
 
 autodoc_mock_imports = ["lightning", "transformers"]
@@ -46,7 +46,8 @@ autosummary_generate = False
 napoleon_custom_sections = ["Reference"]
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 100
-copybutton_prompt_text = ">>> "
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = project
@@ -54,7 +55,6 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["_extra"]
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
 
 
 def setup(app: Sphinx) -> None:
@@ -64,16 +64,14 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", with_dark_pictures, priority=100)  # before Sphinx collects them
 
 
-def without_param(
-    app: Sphinx, what: str, name: str, found: object, options: object, lines: list[str]
-) -> None:
+def without_param(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     """Arguments that a module describes for all of its functions are ordinary fields to Sphinx."""
     if what == "module":
         lines[:] = [re.sub(r"^:param (\w+):", r":\1:", line) for line in lines]
 
 
 def without_modules(app: Sphinx, tree: nodes.document) -> None:
-    """Types that Sphinx cannot parse, such as Literal["rigl"], keep the ~ before names that are to be short."""
+    """Types that Sphinx cannot parse, such as Literal["rigl"], keep the ~ before names to be shortened."""
     for text in list(tree.findall(nodes.Text)):
         if "~" in text:
             text.parent.replace(text, nodes.Text(re.sub(r"~(?:\w+\.)+", "", text)))
