@@ -18,13 +18,14 @@ SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 READY := $(VENV)/ready-cuda-$(USE_CUDA)
 DEV := $(VENV)/ready-dev
 MODELS := $(VENV)/ready-models
+DOCS := $(VENV)/ready-docs
 # Python compiles what it imports; compiling every file of every package takes 25 s more.
 INSTALL := pip install --quiet --no-compile --disable-pip-version-check
 
 # Otherwise every process of the tests compiles anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow fuzz lint format tables bench bench-peers data clean
+.PHONY: demo test test-slow fuzz lint format tables docs bench bench-peers data clean
 
 demo: $(READY) data
 	$(BIN)/sparseprune mosaic --out runs/demo
@@ -55,6 +56,10 @@ format: $(DEV)
 tables: $(DEV)
 	$(BIN)/python -m bench.tables
 
+# The documentation site, in docs/_build/index.html. A warning is an error.
+docs: $(DOCS)
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . docs/_build
+
 bench: $(DEV)
 	$(BIN)/python -m bench.run --out bench/results/$$(date +%F).jsonl
 
@@ -84,6 +89,10 @@ $(DEV): requirements-dev.txt $(READY)
 # transformers, timm, Lightning and ONNX, which tests and examples use.
 $(MODELS): requirements-models.txt $(DEV)
 	$(BIN)/$(INSTALL) -r requirements-models.txt
+	touch $@
+
+$(DOCS): requirements-docs.txt $(READY)
+	$(BIN)/$(INSTALL) -r requirements-docs.txt
 	touch $@
 
 # sparseprop is compiled against the torch that is there.

@@ -26,8 +26,8 @@ METHODS = ("rigl", "set")
 class Rewire:
     """Moves the pattern of sparse and masked layers while they are trained: RigL, SET, or your own rule.
 
-    Every so many steps, each layer loses the k blocks with the smallest mean |w| and gets k others: those
-    with the largest mean |dL/dw| ("rigl"), or random ones ("set"); k = ⌊f n⌋ of its n blocks, with
+    Every so many steps, each layer loses the k blocks with the smallest mean ``|w|`` and gets k others: those
+    with the largest mean ``|dL/dw|`` ("rigl"), or random ones ("set"); k = ⌊f n⌋ of its n blocks, with
     f = fraction / 2 · (1 + cos(π t / until)) after t steps. A block that was just lost may come back, and
     keeps its weights then. New weights start at 0, and so does what the optimizer keeps of them. Layers keep
     their numbers of blocks; where all rows have as many, they keep that too.

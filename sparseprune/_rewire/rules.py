@@ -15,7 +15,7 @@ class Candidates(NamedTuple):
     Attributes:
         positions: int64 (n + m,), row of blocks · columns + column of the weight as a matrix: those of the n
             blocks that the layer has, ascending, and of the m best others, ascending.
-        gradient: (n + m,), mean of |dL/dW| over each block.
+        gradient: (n + m,), mean of ``|dL/dW|`` over each block.
     """
 
     positions: Tensor

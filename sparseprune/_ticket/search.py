@@ -81,8 +81,8 @@ def lottery_ticket(
     """Find a sparse network that trains well from its early weights, by training and pruning in turn.
 
     Round 0 trains the dense network. Every other round removes ``fraction`` of the weights that are left,
-    those of all layers with the smallest |w| after training; sets everything else back to step ``rewind``;
-    and trains again, on sparse layers: the later, the faster. After round r exactly
+    those of all layers with the smallest ``|w|`` after training; sets everything else back to step
+    ``rewind``; and trains again, on sparse layers: the later, the faster. After round r exactly
     round(n · (1 − fraction)^r) of n weights stay. What was removed never returns.
 
     With ``folder`` every finished round becomes a file, and after a kill the same call goes on with the next

@@ -21,7 +21,7 @@ class PruneBeforeTraining(BeforeTraining, pl.Callback):
     A module that is sparse already stays as it is. Checkpoints are Lightning's own, of sparse weights:
     ``Trainer.fit``, ``validate``, ``test`` and ``predict`` with ``ckpt_path`` take them, whichever layers the
     module has. (When ``fit`` resumes, the module is pruned first, and then takes over the layers and masks of
-    the checkpoint.) For ``load_from_checkpoint`` the module needs this method:
+    the checkpoint.) For ``load_from_checkpoint`` the module needs this method::
 
         def on_load_checkpoint(self, checkpoint):
             sp.sparsify_like(self, checkpoint["state_dict"], inplace=True)

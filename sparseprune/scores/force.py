@@ -21,7 +21,7 @@ def force(
     masks: Masks | None = None,
     micro_batch_size: int | None = None,
 ) -> Scores:
-    """Score all weights by their sensitivity in the pruned network (FORCE), |g(w ⊙ m) ⊙ w| / Σ.
+    """Score all weights by their sensitivity in the pruned network (FORCE), ``|g(w ⊙ m) ⊙ w| / Σ``.
 
     g(w ⊙ m) is the gradient of the loss at the pruned network with respect to every weight, those that are
     zero there as well, summed with signs over the batches; w is the weight of the dense network. So what one
@@ -31,7 +31,7 @@ def force(
 
     Args:
         model, batches, loss, bn, exclude, masks, micro_batch_size: see :mod:`sparseprune.scores`.
-    Returns, raises:
+    Returns:
         see :mod:`sparseprune.scores`.
     Reference:
         de Jorge, Sanyal, Behl, Torr, Rogez, Dokania, "Progressive skeletonization: trimming more fat from a

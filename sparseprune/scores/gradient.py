@@ -21,7 +21,7 @@ def gradient(
     masks: Masks | None = None,
     micro_batch_size: int | None = None,
 ) -> Scores:
-    """Score weights by the normalised magnitude of their gradient, |g| / Σ|g|.
+    """Score weights by the normalised magnitude of their gradient, ``|g| / Σ|g|``.
 
     g is the sum, with signs, over all batches of the gradient of ``loss`` (cross-entropy: the mean over a
     batch, so that every batch counts alike, a smaller last one too; for a sum over samples pass a loss that
@@ -30,7 +30,7 @@ def gradient(
     Args:
         model, batches, loss, bn, exclude, masks, micro_batch_size: see :mod:`sparseprune.scores`; what is
             excluded does not count in Σ.
-    Returns, raises:
+    Returns:
         see :mod:`sparseprune.scores`.
     """
     weights = prunable(model, exclude)

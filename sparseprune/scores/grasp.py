@@ -84,11 +84,11 @@ def grasp_abs(
     masks: Masks | None = None,
     micro_batch_size: int | None = None,
 ) -> Scores:
-    """Score weights by how much their removal changes the gradient flow, either way: |θ ⊙ Hg|.
+    """Score weights by how much their removal changes the gradient flow, either way: ``|θ ⊙ Hg|``.
 
     Args:
         model, batches, loss, temperature, halves, bn, exclude, masks, micro_batch_size: see :func:`grasp`.
-    Returns, raises:
+    Returns:
         see :func:`grasp`.
     Reference:
         Frankle, Dziugaite, Roy, Carbin, "Pruning neural networks at initialization: why are we missing the

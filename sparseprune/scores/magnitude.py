@@ -17,7 +17,7 @@ def magnitude(
     *,
     exclude: Iterable[str] = (),
 ) -> Scores:
-    """Score weights by magnitude, |w|.
+    """Score weights by magnitude, ``|w|``.
 
     Args:
         model, exclude: see :mod:`sparseprune.scores`.

@@ -28,11 +28,11 @@ def ntk_sap(
 ) -> Scores:
     """Score weights by what their removal does to the spectrum of the neural tangent kernel (NTK-SAP).
 
-    The score is |∂J/∂m| / Σ of J = Σ ‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖², whose mean is in proportion to the
-    trace of the kernel. z is Gaussian noise of the batches' shapes, Δθ Gaussian noise with the standard
-    deviation ε, and θ is drawn anew for every term, so that no value of a weight counts, only its place:
-    each layer's own weights in a random order, which is a fresh draw for layers whose weights were drawn
-    independently. Batch-norm uses the statistics of f(z; θ ⊙ m) for both, as constants. In
+    The score is ``|∂J/∂m| / Σ`` of ``J = Σ ‖f(z; θ ⊙ m) − f(z; (θ + Δθ) ⊙ m)‖²``, whose mean is in
+    proportion to the trace of the kernel. z is Gaussian noise of the batches' shapes, Δθ Gaussian noise with
+    the standard deviation ε, and θ is drawn anew for every term, so that no value of a weight counts, only
+    its place: each layer's own weights in a random order, which is a fresh draw for layers whose weights were
+    drawn independently. Batch-norm uses the statistics of f(z; θ ⊙ m) for both, as constants. In
     :func:`sparseprune.prune` it takes 20 rounds, and 5 samples of every batch, as the paper for CIFAR-10.
 
     Args:
@@ -42,7 +42,7 @@ def ntk_sap(
         epsilon: ε, above 0.
         samples: number of draws of (θ, Δθ, z) for every batch.
         seed: seed of all noise.
-    Returns, raises:
+    Returns:
         see :mod:`sparseprune.scores`.
     Reference:
         Wang, Li, Sun, "NTK-SAP: Improving neural network pruning by aligning training dynamics", 2023,

@@ -27,7 +27,7 @@ def prospr(
     exclude: Iterable[str] = (),
     masks: Masks | None = None,
 ) -> Scores:
-    """Score weights by the meta-gradient of their gates, |∂L(θ_M)/∂c| / Σ at c = 1 (ProsPr).
+    """Score weights by the meta-gradient of their gates, ``|∂L(θ_M)/∂c| / Σ`` at c = 1 (ProsPr).
 
     θ₀ = c ⊙ θ, and θ_i = θ_{i-1} − lr · v_i with v_i = momentum · v_{i-1} + ∂L_i/∂θ_{i-1}: M ``steps`` of SGD
     on all parameters, each on the next of the batches, which start over where they run out. L is the loss of
@@ -43,7 +43,7 @@ def prospr(
         lr: learning rate of the steps.
         momentum: momentum of the steps.
         detach_first: whether the first velocity counts as a constant.
-    Returns, raises:
+    Returns:
         see :mod:`sparseprune.scores`.
     Reference:
         Alizadeh, Tailor, Zintgraf, van Amersfoort, Farquhar, Lane, Gal, "Prospect pruning: finding trainable

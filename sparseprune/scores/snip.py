@@ -21,7 +21,7 @@ def snip(
     masks: Masks | None = None,
     micro_batch_size: int | None = None,
 ) -> Scores:
-    """Score weights by SNIP's connection sensitivity, |g ⊙ w| / Σ|g ⊙ w|.
+    """Score weights by SNIP's connection sensitivity, ``|g ⊙ w| / Σ|g ⊙ w|``.
 
     g = ∂L/∂w is the sum, with signs, over all batches of the gradient of ``loss`` (cross-entropy: the mean
     over a batch, so that every batch counts alike, a smaller last one too). Σ runs over all prunable weights.
@@ -32,7 +32,7 @@ def snip(
     Args:
         model, batches, loss, bn, exclude, masks, micro_batch_size: see :mod:`sparseprune.scores`; what is
             excluded does not count in Σ.
-    Returns, raises:
+    Returns:
         see :mod:`sparseprune.scores`.
     Reference:
         Lee, Ajanthan, Torr, "SNIP: Single-shot network pruning based on connection sensitivity", 2019,
@@ -55,7 +55,7 @@ def iter_snip(
     masks: Masks | None = None,
     micro_batch_size: int | None = None,
 ) -> Scores:
-    """Score weights by SNIP in the network that earlier rounds have pruned, |g(w ⊙ m) ⊙ w ⊙ m| (Iter SNIP).
+    """Score weights by SNIP in the network that earlier rounds left, ``|g(w ⊙ m) ⊙ w ⊙ m|`` (Iter SNIP).
 
     In :func:`sparseprune.prune` it takes 60 rounds, as in the paper, each of which removes the same share of
     what is left; what is removed stays so. The gradient of a round is that of all batches. The authors' code
@@ -63,7 +63,7 @@ def iter_snip(
 
     Args:
         model, batches, loss, bn, exclude, masks, micro_batch_size: see :mod:`sparseprune.scores`.
-    Returns, raises:
+    Returns:
         see :mod:`sparseprune.scores`.
     Reference:
         de Jorge, Sanyal, Behl, Torr, Rogez, Dokania, "Progressive skeletonization: trimming more fat from a

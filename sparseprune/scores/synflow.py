@@ -28,7 +28,7 @@ def synflow(
     exclude: Iterable[str] = (),
     masks: Masks | None = None,
 ) -> Scores:
-    """Score weights by their synaptic flow, θ ⊙ ∂R/∂θ, where R = 1ᵀ (∏ |θ|) 1 needs no data (SynFlow).
+    """Score weights by their synaptic flow, θ ⊙ ∂R/∂θ, where ``R = 1ᵀ (∏ |θ|) 1`` needs no data (SynFlow).
 
     R is the sum of the outputs for one input of ones, with the absolute values of all parameters and buffers
     in place of themselves, in evaluation mode. In :func:`sparseprune.prune` it takes 100 rounds, as in the

@@ -11,7 +11,7 @@ from sparseprune.format.bsr import check_mask
 def overlap(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[dict[str, "Overlap"], "Overlap"]:
     """Compare the masks of two methods: what both keep, as a part of what either keeps,
 
-        J = |A ∩ B| / |A ∪ B|,
+        ``J = |A ∩ B| / |A ∪ B|``,
 
     and what that would be for random masks of the same densities, d_A d_B / (d_A + d_B - d_A d_B). Of all
     layers together both are sums of the layers' numerators over sums of their denominators.
