@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import KINDS, masks_of, network, sample, sparse, train
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -470,3 +472,55 @@ def test_states_of_something_else() -> None:
         with pytest.raises(ValueError, match=message):
             rewire.load_state_dict(state)
         assert rewire.state_dict() == before
+
+
+# ---- any shape ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(1, 9),
+    inputs=st.integers(1, 40),
+    v=st.sampled_from([1, 2, 4, 8, 16]),
+    density=st.floats(0, 1),
+    fraction=st.floats(0.01, 0.99),
+    method=st.sampled_from(["rigl", "set", lambda w, c, p: (w.abs().mean(1), c.gradient)]),
+    layers=st.sampled_from(["sparse", "dense"]),
+    even=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_counts_of_any_shape(
+    rows: int,
+    inputs: int,
+    v: int,
+    density: float,
+    fraction: float,
+    method: Any,
+    layers: Any,
+    even: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    order = torch.rand(rows, inputs)
+    blocks = order.argsort(1) < round(density * inputs) if even else order < density
+    dense = nn.Linear(inputs, rows * v)
+    model = sp.sparsify(nn.Sequential(dense), {"0.weight": blocks.repeat_interleave(v, 0)}, layers=layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    rewire = sp.Rewire(model, optimizer, method, fraction=fraction, every=1)
+    for _ in range(2):
+        before, weight = masks_of(model)["0"], model[0].weight.detach()
+        optimizer.zero_grad()
+        model(torch.randn(3, inputs)).square().sum().backward()
+        optimizer.step()
+        trained = model[0].weight.detach()
+        rewire.step()
+        after = masks_of(model)["0"]
+        assert after.sum() == before.sum()
+        if even:
+            assert torch.equal(after.sum(1), before.sum(1))
+        # Those that stay keep their weights, those that come have none.
+        kept = model[0].weight.detach() * after
+        assert torch.equal(kept, trained * before * after)
+        assert weight.shape == kept.shape
+        if layers == "sparse":
+            assert torch.equal(after.view(rows, v, -1).any(1), after.view(rows, v, -1).all(1))
