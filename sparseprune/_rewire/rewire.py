@@ -34,7 +34,7 @@ class Rewire:
 
     Call :meth:`step` after every ``optimizer.step()``::
 
-        model = sp.sparsify(model, sp.prune(model, batch, method="random", sparsity=0.9))
+        model = sp.sparsify(model, sp.prune(model, batches, method="random", sparsity=0.9))
         optimizer = torch.optim.AdamW(model.parameters())
         rewire = sp.Rewire(model, optimizer, until=7500)  # three quarters of 10,000 steps
         for x, y in batches:
@@ -278,7 +278,7 @@ def _check_trained(layers: Sequence[Moving], optimizers: Sequence[Optimizer]) ->
     if not layers:
         raise ValueError(
             "Rewire: expected a model with sparse or masked layers whose weights train, got none; make them "
-            'with sparsify(model, prune(model, batch, method="random", sparsity=0.9))'
+            'with sparsify(model, prune(model, batches, method="random", sparsity=0.9))'
         )
     for it in optimizers:
         if not isinstance(it, Optimizer):
