@@ -17,6 +17,7 @@ from sparseprune.experiments import models
 from sparseprune.experiments.data import Dataset, screening
 from sparseprune.experiments.meter import Meter
 from sparseprune.experiments.models import Network
+from sparseprune.experiments.rewiring import REWIRE
 
 # Batches that score the weights, by default: 5,120 samples at batch size 256. SNIP's error falls with the
 # number of scored samples up to some thousands, and the cost stays well below one pass over the data.
@@ -42,6 +43,7 @@ class Contender:
         make: function that returns the untrained network.
         data: its own view of the data, such as a screened one; None for that of all others.
         lr: its own learning rate; None for that of all others.
+        rewire: how its pattern moves while it is trained, "rigl" or "set"; None for not at all.
         prune_cpu_seconds, prune_joules: what `prune_seconds` cost; see `sparseprune.experiments.meter`.
     """
 
@@ -55,6 +57,7 @@ class Contender:
     make: Callable[[], nn.Module]
     data: Dataset | None = None
     lr: float | None = None
+    rewire: str | None = None
     prune_cpu_seconds: float | None = 0.0
     prune_joules: float | None = 0.0
 
@@ -134,6 +137,7 @@ def pruned(
     seed: int,
     shuffled: bool,
     clock: Callable[[], float],
+    rewire: str | None = None,
 ) -> list[Contender]:
     """The network pruned on its initial weights, and with its masks shuffled (if wanted) as a control.
 
@@ -145,6 +149,7 @@ def pruned(
         seed: seed of initial weights, random masks and shuffling.
         shuffled: whether to make the control. It is charged the seconds of the masks that it came from.
         clock: function that returns seconds.
+        rewire: how its pattern moves while it is trained, after which it is named then.
     Returns:
         one contender, or two.
     Raises:
@@ -178,11 +183,12 @@ def pruned(
             prune_seconds=seconds,
             # Copies of one network: which layers are sparse is measured, and must not differ between runs.
             make=lambda: copy.deepcopy(sparse),
+            rewire=rewire,
             prune_cpu_seconds=meter.cost.cpu_seconds,
             prune_joules=meter.cost.joules,
         )
 
-    made = [contender(method, sparse)]
+    made = [contender(method if rewire is None else REWIRE[rewire], sparse)]
     if shuffled:
         others = shuffled_masks(masks, seed)
         control = sp.sparsify(model, others, batch_size=batch_size, input_size=network.sample)

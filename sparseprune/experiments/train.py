@@ -24,6 +24,7 @@ from sparseprune.experiments.data.inputs import Inputs
 from sparseprune.experiments.data.iteration import room
 from sparseprune.experiments.meter import UNMEASURED, Meter
 from sparseprune.experiments.optimizers import learning_rate, make_optimizer
+from sparseprune.experiments.rewiring import EVERY, Moves
 from sparseprune.nn.sparse import SparseLayer
 
 EVALUATION_BATCH = 500  # samples
@@ -54,6 +55,7 @@ class TrainResult:
         cpu_seconds: time of all threads in those seconds; None in results from before it was measured.
         joules: energy in those seconds; None where nothing measures it.
         energy: what measured it, or "not measured" and why; see `sparseprune.experiments.meter`.
+        moves: how often the pattern of its layers moved.
     """
 
     accuracy: float
@@ -67,6 +69,7 @@ class TrainResult:
     cpu_seconds: float | None = None
     joules: float | None = None
     energy: str = UNMEASURED
+    moves: int = 0
 
 
 def train(
@@ -81,6 +84,8 @@ def train(
     seed: int = 0,
     start: int = 0,
     stop: int | None = None,
+    rewire: str | None = None,
+    every: int = EVERY,
     clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[float], None] | None = None,
 ) -> TrainResult:
@@ -100,12 +105,16 @@ def train(
         seed: seed of the order of the samples.
         start, stop: first step of the run and the one before which it ends, of those of `epochs`; samples and
             learning rates are those of a run of all steps. The optimizer starts anew.
+        rewire: "rigl" or "set": the pattern of sparse and masked layers moves in the first three quarters of
+            the training; see `sparseprune.Rewire`. Its time counts.
+        every: steps from one move to the next.
         clock: function that returns seconds; replaced in tests.
         on_progress: function that is called after every step with the part of the run that is done, 0 ... 1.
     Returns:
         the figures of the run; the model is left trained, in training mode, with its last gradients.
     Raises:
-        ValueError: not exactly one of epochs and seconds is given, or one of the numbers is out of range.
+        ValueError: not exactly one of epochs and seconds is given, one of the numbers is out of range, or the
+            pattern cannot move.
     """
     if (epochs is None) == (seconds is None):
         raise ValueError(
@@ -118,16 +127,19 @@ def train(
     lr = learning_rate(optimizer, lr)
     order = torch.Generator().manual_seed(seed)
     updates = make_optimizer(model, optimizer, lr)
-    steps_per_epoch = math.ceil(len(data.train_x) / batch_size) if batch_size > 0 else 0
+    per_epoch = steps_per_epoch(len(data.train_x), batch_size)
     # 1 with a batch size of which batches() says what is wrong.
-    steps = 0 if epochs is None else epochs * max(steps_per_epoch, 1)
+    steps = 0 if epochs is None else epochs * max(per_epoch, 1)
     stop = steps if stop is None else stop
     if (start, stop) != (0, steps) and not 0 <= start < stop <= steps:
         raise ValueError(
             f"train: expected 0 <= start < stop <= {steps} (steps of its epochs), got {start} and {stop}"
         )
+    moves = None
+    if rewire is not None:
+        moves = Moves(model, updates, rewire, every, seed, steps if seconds is None else None, start)
     into = room(data.train_x, batch_size)
-    samples = _rest_of_pass(data, batch_size, order, into, *divmod(start, max(steps_per_epoch, 1)))
+    samples = _rest_of_pass(data, batch_size, order, into, *divmod(start, max(per_epoch, 1)))
     step_seconds: list[float] = []
     curve: list[CurvePoint] = []
     evaluation_seconds = elapsed = part = 0.0
@@ -142,6 +154,8 @@ def train(
             for group in updates.param_groups:
                 group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
             _step(model, updates, x, y)
+            if moves is not None:
+                moves.step(done)
             now = clock()
             step_seconds.append(now - stamp)
             stamp = now
@@ -158,7 +172,7 @@ def train(
                 break
         meter.stop()
         accuracy = evaluate(model, data.test_x, data.test_y)
-        curve.append(CurvePoint((start + len(step_seconds)) / steps_per_epoch, elapsed, accuracy))
+        curve.append(CurvePoint((start + len(step_seconds)) / per_epoch, elapsed, accuracy))
         samples = batches(data.train_x, data.train_y, batch_size, order, into)
         if part < 1:
             meter.start()
@@ -177,7 +191,13 @@ def train(
         cpu_seconds=meter.cost.cpu_seconds,
         joules=meter.cost.joules,
         energy=meter.cost.source,
+        moves=0 if moves is None else moves.count,
     )
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Optimizer steps of a pass over so many samples."""
+    return math.ceil(samples / batch_size) if batch_size > 0 else 0
 
 
 def warm_up(

@@ -16,6 +16,7 @@ from sparseprune.experiments.compare.results import Comparison
 from sparseprune.experiments.compare.savings import TITLE, savings
 from sparseprune.experiments.compare.verdict import verdict
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.experiments.rewiring import EVERY
 from sparseprune.format import files
 
 
@@ -85,6 +86,8 @@ def compare(
             help="Add, as a control, a dense perceptron on so many inputs, picked by the F-test beforehand.",
         ),
     ] = None,
+    rewire: options.Rewire = None,
+    every: options.RewireEvery = EVERY,
     scope: options.Scope = "global",
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     data: options.Data = "mnist5k",
@@ -136,6 +139,8 @@ def compare(
             scope=scope,
             shuffled=shuffled,
             screen=screen,
+            rewire=options.parse_rewire(rewire),
+            every=every,
             watcher=bars,
         )
     try:
@@ -162,7 +167,8 @@ def _print(result: Comparison, as_json: bool) -> None:
     if lines := savings(result.runs):
         for line in (f"{TITLE}:", *(f"  {line}" for line in lines), ""):
             tables.print_line(console, line)
-    tables.print_line(console, report.facts(result))
+    for line in (report.facts(result), *report.rewired(result)):
+        tables.print_line(console, line)
     if sentences := verdict(result.runs):
         console.print()
         tables.print_line(console, " ".join(sentences))

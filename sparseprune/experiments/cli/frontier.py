@@ -20,6 +20,7 @@ from sparseprune.experiments.frontier.rates import Tuning
 from sparseprune.experiments.frontier.results import FILE, Record, passes
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.experiments.rewiring import EVERY
 from sparseprune.format import files
 from sparseprune.select.budget import EXPONENT
 
@@ -120,6 +121,8 @@ def frontier(
             "erk alone), commas between: 1,2,4.",
         ),
     ] = "1",
+    rewire: options.Rewire = None,
+    every: options.RewireEvery = EVERY,
     seeds: Annotated[
         str, typer.Option("--seeds", help="Seeds, with one run of everything for each, commas between.")
     ] = "0,1,2",
@@ -210,6 +213,7 @@ def frontier(
         exponents=_list(exponents, float, "numbers"),
         shuffled=shuffled,
         widths=_list(widths, float, "numbers"),
+        rewire=options.parse_rewire(rewire),
         seeds=_list(seeds, _seed, "whole numbers of 64 bits"),
     )
     lengths = sorted(set(_list(epochs, _epochs, "whole numbers above 0")))
@@ -246,6 +250,7 @@ def frontier(
                         tuning=tuning,
                         prune_batches=prune_batches,
                         rescale=rescale,
+                        every=every,
                         watcher=bars,
                         warn=bars.say,
                     )
@@ -291,5 +296,5 @@ def _print(records: Sequence[Record], as_json: bool) -> None:
     if console.width < WIDE:
         texts = texts[[heading for heading in report.NARROW if heading in texts]]
     console.print(tables.rich_table(texts, headline, report.WORDS, styles, padding=1))
-    for line in (report.facts(records[0]), *report.edges(table)):
+    for line in (report.facts(records[0]), *report.edges(table), *report.rewired(records)):
         tables.print_line(console, line)

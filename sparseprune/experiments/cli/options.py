@@ -13,6 +13,7 @@ from sparseprune.experiments.data import DATASETS
 from sparseprune.experiments.models import MODELS
 from sparseprune.experiments.networks import Block
 from sparseprune.experiments.optimizers import OPTIMIZERS
+from sparseprune.experiments.rewiring import REWIRE
 from sparseprune.format.bsr import BLOCK_ROWS
 from sparseprune.scores import METHODS, ROUNDS
 
@@ -41,6 +42,14 @@ def parse_blocks(text: str) -> list[tuple[int, int]]:
             f"expected blocks of {', '.join(map(str, BLOCK_ROWS))} rows (4, or 4x1), got {unknown[0]!r}"
         )
     return [known[word] for word in words]
+
+
+def parse_rewire(text: str | None) -> list[str]:
+    """``"rigl,set"`` as its words; none where nothing was given."""
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    if unknown := [word for word in words if word not in REWIRE]:
+        raise typer.BadParameter(f"expected --rewire of {', '.join(REWIRE)}, got {unknown[0]!r}")
+    return list(dict.fromkeys(words))
 
 
 def parse_block_or_name(text: str) -> Block:
@@ -202,6 +211,18 @@ Keep = Annotated[
 ]
 MinPerLayer = Annotated[
     int, typer.Option("--min-per-layer", min=0, max=MOST, help="Weights that each layer keeps at least.")
+]
+Rewire = Annotated[
+    str | None,
+    typer.Option(
+        "--rewire",
+        metavar="METHODS",
+        help="Add networks that start with random masks, which move while they are trained: rigl (to the "
+        "largest gradients), set (at random), commas between.",
+    ),
+]
+RewireEvery = Annotated[
+    int, typer.Option("--rewire-every", min=1, max=MOST, help="Steps from one move to the next.")
 ]
 PruneBatches = Annotated[
     int,

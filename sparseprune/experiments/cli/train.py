@@ -19,6 +19,7 @@ from sparseprune.experiments.cli import inputs, mask_file, options, tables
 from sparseprune.experiments.cli.progress import Bars
 from sparseprune.experiments.data import FirstBatches
 from sparseprune.experiments.networks import PRUNE_BATCHES, block_text, label_of, sparsity_of
+from sparseprune.experiments.rewiring import EVERY, REWIRE
 from sparseprune.format import files
 
 
@@ -42,6 +43,16 @@ def train(
     min_per_layer: options.MinPerLayer = 0,
     rounds: options.Rounds = None,
     preset: options.Preset = "paper",
+    rewire: Annotated[
+        str | None,
+        typer.Option(
+            "--rewire",
+            callback=lambda value: value if value is None else options.one_of(REWIRE)(value),
+            help="Move the masks in the first three quarters of the training: rigl (to the largest "
+            "gradients) or set (at random).",
+        ),
+    ] = None,
+    every: options.RewireEvery = EVERY,
     prune_batches: options.PruneBatches = PRUNE_BATCHES,
     epochs: Annotated[
         int | None,
@@ -71,10 +82,12 @@ def train(
     """Train one network, dense, or sparse with --method or --masks, and save a checkpoint.
 
     The checkpoint holds the "state_dict" of an ordinary torch network, zeros in place of the pruned weights,
-    and the "masks" with which sparsify() makes it sparse again.
+    and the "masks" with which sparsify() makes it sparse again: with --rewire, those at the end.
     """
     if method is not None and masks_from is not None:
         raise typer.BadParameter("give --method or --masks, not both")
+    if rewire is not None and method is None and masks_from is None:
+        raise typer.BadParameter("--rewire moves masks: give --method or --masks as well")
     if epochs is not None and seconds is not None:
         raise typer.BadParameter("give --epochs or --budget, not both")
     if epochs is None and seconds is None:
@@ -111,6 +124,7 @@ def train(
         if masks is not None:
             trained = sp.sparsify(trained, masks, batch_size=batch_size, input_size=dataset.sample)
         label = "dense" if method is None or sparsity is None else label_of(method, sparsity, shape)
+        label += f" + {REWIRE[rewire]}" if rewire else ""
         bars.begin(f"train: {label}")
         result = training.train(
             trained,
@@ -121,9 +135,13 @@ def train(
             optimizer=optimizer,
             lr=lr,
             seed=seed,
+            rewire=rewire,
+            every=every,
             on_progress=bars.advance,
         )
         bars.end(f"train: {label}", f"{result.epochs:.1f} epochs, {result.seconds:.1f} s")
+    if masks is not None:
+        masks = {name: mask for name, mask in sp.masks_from_zeros(trained).items() if name in masks}
     facts = {
         "network": network.to_dict(),
         "data": dataset.name,
@@ -135,6 +153,7 @@ def train(
         "optimizer": optimizer,
         "lr": training.learning_rate(optimizer, lr),
         "seed": seed,
+        **({"rewire": rewire, "rewire_every": every} if rewire else {}),
     }
     try:
         if out is not None:

@@ -11,6 +11,7 @@ import pandas as pd
 from sparseprune.experiments.compare.results import Comparison, Run
 from sparseprune.experiments.compare.savings import TITLE, savings
 from sparseprune.experiments.compare.verdict import verdict
+from sparseprune.experiments.rewiring import EVERY, rewired_text
 from sparseprune.experiments.tables import markdown
 from sparseprune.experiments.train import TrainResult
 from sparseprune.format import files
@@ -55,7 +56,7 @@ def page(comparison: Comparison) -> str:
     if saved := savings(comparison.runs):
         parts += [f"**{TITLE}**", "\n".join(f"- {line}" for line in saved)]
     advice = [" ".join(sentences)] if (sentences := verdict(comparison.runs)) else []
-    return "\n\n".join([*parts, facts(comparison), LEGEND, *advice]) + "\n"
+    return "\n\n".join([*parts, facts(comparison), LEGEND, *rewired(comparison), *advice]) + "\n"
 
 
 def views(comparison: Comparison) -> list[tuple[str, list[Run]]]:
@@ -79,6 +80,12 @@ def facts(comparison: Comparison) -> str:
         f"{machine['cpu']}, {machine['isa']}, torch {machine['torch']}, "
         f"sparseprune {machine['sparseprune']}, {machine['date']}."
     )
+
+
+def rewired(comparison: Comparison) -> list[str]:
+    """A line about the networks whose patterns moved, if there are any."""
+    every = comparison.settings.get("rewire_every", EVERY)
+    return rewired_text((run.method for run in comparison.runs), every)
 
 
 def headline(comparison: Comparison) -> str:

@@ -18,11 +18,12 @@ from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import PRUNE_BATCHES, Contender, label_of
 from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
-from sparseprune.experiments.train import train, warm_up
+from sparseprune.experiments.rewiring import EVERY, REWIRE, START, check_rewire
+from sparseprune.experiments.train import steps_per_epoch, train, warm_up
 from sparseprune.experiments.watcher import Watcher
 
 # Fields of a contender that are no figures.
-NOT_IN_RUN = ("make", "data", "lr")
+NOT_IN_RUN = ("make", "data", "lr", "rewire")
 
 
 def compare(
@@ -43,6 +44,8 @@ def compare(
     scope: str = "global",
     shuffled: bool = False,
     screen: int | None = None,
+    rewire: Sequence[str] = (),
+    every: int = EVERY,
     clock: Callable[[], float] = time.perf_counter,
     watcher: Watcher | None = None,
 ) -> Comparison:
@@ -50,8 +53,9 @@ def compare(
 
     Contenders: dense; for each sparsity, a small dense network with about as many weights as a sparse one
     keeps (of models that have a width); for each method, sparsity and block, the dense network pruned on its
-    initial weights; and, if asked for, the same with each mask shuffled within its layer. All start from the
-    same seed. Everything is pruned before anything is trained, so that a mistake costs seconds.
+    initial weights; and, if asked for, the same with each mask shuffled within its layer, and networks with
+    random masks that move while they are trained. All start from the same seed. Everything is pruned before
+    anything is trained, so that a mistake costs seconds.
 
     The first view trains all for `epochs`. With `seconds` there is a second view, in which all are trained
     anew for the same wall-clock time. Pruning counts: its seconds are taken off the contender's.
@@ -74,6 +78,9 @@ def compare(
         shuffled: whether to add networks with shuffled masks as controls, for every method but "random".
         screen: whether to add the honest control of wide inputs, a dense network on as many inputs as this,
             picked by the F-test; see `sparseprune.experiments.networks.screened`.
+        rewire: how patterns move, "rigl" or "set", in networks of their own: they start with the masks of
+            method "random", and have the same sparsities, blocks and scope.
+        every: steps from one move to the next.
         clock: function that returns seconds; replaced in tests.
         watcher: listener that is told of the progress.
     Returns:
@@ -88,13 +95,16 @@ def compare(
         if not 0 <= sparsity < 1:
             raise ValueError(f"compare: expected sparsities in [0, 1), got {sparsity}")
     learning_rate(optimizer, lr)
+    if rewire:
+        check_rewire(rewire, every, epochs * steps_per_epoch(len(data.train_x), batch_size))
     watcher = watcher or Watcher()
     network = Network(model, data.sample, data.classes, args=model_args or {})
     widths = sparsities if network.has_width else ()
     if not network.has_width:
         watcher.say(networks.no_small_dense(network))
-    prunings = list(itertools.product(methods, sparsities, blocks))
-    controls = sum(method != "random" for method, _, _ in prunings) if shuffled else 0
+    starts = [*((method, None) for method in methods), *((START, how) for how in rewire)]
+    prunings = list(itertools.product(starts, sparsities, blocks))
+    controls = sum(method != "random" for (method, _), _, _ in prunings) if shuffled else 0
     screens = [] if screen is None else [screen]
     for count in screens:
         networks.check_screen(network, count)
@@ -111,8 +121,8 @@ def compare(
         watcher.begin(task, next(numbers), task_count)
         contenders.append(networks.screened(network, data, count, seed, clock))
         watcher.end(task, f"{contenders[-1].prune_seconds:.2f} s")
-    for method, sparsity, block in prunings:
-        task = f"prune: {label_of(method, sparsity, block)}"
+    for (method, how), sparsity, block in prunings:
+        task = f"prune: {label_of(REWIRE[how] if how else method, sparsity, block)}"
         watcher.begin(task, next(numbers), task_count)
         made = networks.pruned(
             network,
@@ -125,6 +135,7 @@ def compare(
             seed=seed,
             shuffled=shuffled and method != "random",
             clock=clock,
+            rewire=how,
         )
         watcher.end(task, f"{made[0].weights:,} weights kept, {made[0].prune_seconds:.2f} s")
         contenders += made
@@ -138,6 +149,7 @@ def compare(
         optimizer=optimizer,
         lr=lr,
         seed=seed,
+        every=every,
         clock=clock,
         watcher=watcher,
         done=done,
@@ -161,6 +173,7 @@ def compare(
             "prune_batches": len(scored),
             "scope": scope,
             **({} if screen is None else {"screen": screen}),
+            **({"rewire_every": every} if rewire else {}),
         },
         machine=machine.facts(),
         runs=runs,
@@ -177,6 +190,7 @@ def train_contenders(
     optimizer: str = "adam",
     lr: float | None = None,
     seed: int = 0,
+    every: int = EVERY,
     clock: Callable[[], float] = time.perf_counter,
     watcher: Watcher | None = None,
     done: int = 0,
@@ -186,7 +200,7 @@ def train_contenders(
     Args:
         data: what to train and test on; a contender's own view of it goes before.
         contenders: what to train; dense comes first.
-        epochs, seconds, batch_size, optimizer, seed, clock, watcher: see `compare`.
+        epochs, seconds, batch_size, optimizer, seed, every, clock, watcher: see `compare`.
         lr: initial learning rate, the optimizer's default when None; a contender's own goes before.
         done: tasks that the watcher was told of before.
     Returns:
@@ -216,6 +230,8 @@ def train_contenders(
             optimizer=optimizer,
             lr=rate,
             seed=seed,
+            rewire=contender.rewire,
+            every=every,
             clock=clock,
             on_progress=watcher.advance,
         )

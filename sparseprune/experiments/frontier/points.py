@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparseprune.experiments.frontier.rules import LAYERWISE, RULES, WEIGHTED
+from sparseprune.experiments.rewiring import REWIRE, START
 from sparseprune.format.bsr import BLOCK_ROWS
 from sparseprune.scores import METHODS, ROUNDS
 from sparseprune.select.budget import EXPONENT
@@ -33,6 +34,7 @@ class Point:
         block_rows: V of the blocks of V x 1 that are kept or removed.
         shuffled: whether each layer keeps as many blocks as the scores say, but of chance.
         width: how many times as wide the network is that is pruned to these FLOPs, for "sparse".
+        rewire: how the pattern moves during training, "rigl" or "set"; None for not at all.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Point:
     block_rows: int | None = None
     shuffled: bool = False
     width: float = 1.0
+    rewire: str | None = None
 
     @property
     def family(self) -> str:
@@ -54,7 +57,7 @@ class Point:
 
     @property
     def method_text(self) -> str:
-        """The method, "snip", "snip shuffled" or "snip 2x wide"; else the kind."""
+        """The method, "snip", "snip shuffled", "RigL" or "snip 2x wide"; else the kind."""
         return f"{self._order}{self._wide}"
 
     @property
@@ -79,6 +82,8 @@ class Point:
 
     @property
     def _order(self) -> str:
+        if self.rewire is not None:
+            return REWIRE[self.rewire]
         return f"{self.method or self.kind}{' shuffled' if self.shuffled else ''}"
 
     @property
@@ -105,6 +110,7 @@ def frontier_points(
     exponents: Sequence[float] = (EXPONENT,),
     shuffled: bool = False,
     widths: Sequence[float] = (1.0,),
+    rewire: Sequence[str] = (),
     seeds: Sequence[int] = (0, 1, 2),
 ) -> list[Point]:
     """The runs of a frontier, seed by seed, so that an interrupted one is a complete one of fewer seeds.
@@ -119,10 +125,13 @@ def frontier_points(
         shuffled: whether to add the masks of other rules than "uniform" and "erk" shuffled within layers.
         widths: how many times as wide the networks are that are pruned, 1 to `WIDEST`. All have the FLOPs of
             a fraction of the original's. Wider ones have the rules "uniform" and "erk" alone.
+        rewire: how patterns move, "rigl" or "set", in networks of their own, which start from the masks of
+            the method "random".
         seeds: seeds, with one run of everything for each.
     Returns:
         for each seed dense, small dense, then method by method and width by width (scored once), each with
-        every rule, exponent, V and fraction. A global ranking of random scores is left out: it is uniform.
+        every rule, exponent, V and fraction, and so for each way to rewire. A global ranking of random scores
+        is left out: it is uniform.
     Raises:
         ValueError: something is unknown or out of range.
     """
@@ -130,9 +139,13 @@ def frontier_points(
         ("methods", methods, ONE_SHOT),
         ("rules", rules, RULES),
         ("blocks", block_rows, BLOCK_ROWS),
+        ("methods to rewire", rewire, list(REWIRE)),
     ):
         if unknown := [value for value in values if value not in known]:
             raise ValueError(f"frontier: expected {what} of {', '.join(map(str, known))}, got {unknown[0]!r}")
+    if rewire and set(rules) <= {"global"}:
+        others = ", ".join(rule for rule in RULES if rule != "global")
+        raise ValueError(f"frontier: expected a rule of {others} for random masks that move, got global")
     small = flops if small is None else small
     for fraction in (*flops, *small):
         if not 0 < fraction <= 1:
@@ -152,17 +165,18 @@ def frontier_points(
                 f"frontier: expected a rule of {', '.join(LAYERWISE)} for networks {width:g} times as wide, "
                 f"got {', '.join(rules) or 'none'}"
             )
+    starts = [*((method, None) for method in methods), *((START, how) for how in rewire)]
     points = []
     for seed in seeds:
         points.append(Point("dense", seed))
         points += [Point("small dense", seed, fraction) for fraction in small]
-        for method, width, rule in itertools.product(methods, widths, rules):
+        for (method, how), width, rule in itertools.product(starts, widths, rules):
             if (method, rule) == ("random", "global") or (width != 1 and rule not in LAYERWISE):
                 continue
             powers: Sequence[float | None] = exponents if rule in WEIGHTED else (None,)
             orders = (False, True) if shuffled and rule not in LAYERWISE and method != "random" else (False,)
             for order, exponent, rows, fraction in itertools.product(orders, powers, block_rows, flops):
                 points.append(
-                    Point("sparse", seed, fraction, method, rule, exponent, rows, order, float(width))
+                    Point("sparse", seed, fraction, method, rule, exponent, rows, order, float(width), how)
                 )
     return list(dict.fromkeys(points))

@@ -64,7 +64,7 @@ class Rates:
         centre: the middle one of the rates.
         maker: makes the networks; its data are those of the runs, of which the test part is not used.
         settings: settings of the runs: trials of others do not count.
-        train: function of (model, data, epochs, rate, seed) that trains and returns the accuracy on the test
+        train: function of (model, data, epochs, rate, point) that trains and returns the accuracy on the test
             part of the data.
         file: optuna's journal.
     """
@@ -73,7 +73,7 @@ class Rates:
     centre: float
     maker: Maker
     settings: dict[str, Any]
-    train: Callable[[nn.Module, Dataset, int, float, int], float]
+    train: Callable[[nn.Module, Dataset, int, float, Point], float]
     file: Path
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Rates:
 
             def score(lr: float) -> float:
                 watch(f"{name}, lr {lr:.4g}")
-                return self.train(copy.deepcopy(untrained()), self._data, epochs, lr, SEED)
+                return self.train(copy.deepcopy(untrained()), self._data, epochs, lr, contender)
 
             study = f"{name} ({self._digest})"
             self._found[contender, epochs] = tune_rate(

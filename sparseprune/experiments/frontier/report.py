@@ -11,6 +11,7 @@ import pandas as pd
 
 from sparseprune.experiments.frontier.results import Record, passes
 from sparseprune.experiments.frontier.statistics import statistics
+from sparseprune.experiments.rewiring import EVERY, rewired_text
 from sparseprune.experiments.tables import markdown, number, plus_minus
 from sparseprune.experiments.tuning import grid
 from sparseprune.format import files
@@ -78,8 +79,8 @@ def page(records: Sequence[Record]) -> str:
     table = statistics(records)
     cells = texts(table)
     cells[table.best] = cells[table.best].map(lambda text: text and f"**{text}**")
-    parts = (f"**{headline(records)}**", markdown(cells, WORDS), facts(records[0]), *edges(table), LEGEND)
-    return "\n\n".join(parts) + "\n"
+    parts = [f"**{headline(records)}**", markdown(cells, WORDS), facts(records[0]), *edges(table), LEGEND]
+    return "\n\n".join([*parts, *rewired(records)]) + "\n"
 
 
 def headline(records: Sequence[Record]) -> str:
@@ -132,6 +133,12 @@ def edges(table: pd.DataFrame) -> list[str]:
         f"At the edge of the rates that were tried, so that one beyond may be better, is that of {count} of "
         f"{len(table)}: {'; '.join(names)}."
     ]
+
+
+def rewired(records: Sequence[Record]) -> list[str]:
+    """A line about the networks whose patterns moved, if there are any."""
+    every = records[0].settings.get("rewire_every", EVERY)
+    return rewired_text((record.point.rewire for record in records), every)
 
 
 def write(records: Sequence[Record], folder: Path) -> None:

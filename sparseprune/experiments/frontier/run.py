@@ -27,7 +27,8 @@ from sparseprune.experiments.frontier.results import LENGTH, Measured, Record
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import PRUNE_BATCHES
 from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
-from sparseprune.experiments.train import TrainResult, train, warm_up
+from sparseprune.experiments.rewiring import EVERY, check_rewire
+from sparseprune.experiments.train import TrainResult, steps_per_epoch, train, warm_up
 from sparseprune.experiments.watcher import Watcher
 
 
@@ -46,6 +47,7 @@ def frontier(
     tuning: Tuning | None = None,
     prune_batches: int = PRUNE_BATCHES,
     rescale: bool = False,
+    every: int = EVERY,
     trainer: Callable[..., TrainResult] = train,
     clock: Callable[[], float] = time.perf_counter,
     watcher: Watcher | None = None,
@@ -74,6 +76,7 @@ def frontier(
         rescale: whether to scale the weights that stay; see `sparseprune.rescale_weights`. Of random masks
             this is the initial variance in proportion to 1 / density (Dey, Bergsma, Hestness, "Sparse maximal
             update parameterization", 2024, arXiv:2405.15743).
+        every: steps from one move of a pattern to the next, for points that rewire.
         trainer: function that trains as `train` does; replaced in tests.
         clock: function that returns seconds; replaced in tests.
         watcher: listener that is told of the progress.
@@ -103,6 +106,7 @@ def frontier(
         tuning=tuning,
         prune_batches=prune_batches,
         rescale=rescale,
+        every=every,
         trainer=trainer,
         clock=clock,
         watcher=watcher or Watcher(),
@@ -110,6 +114,7 @@ def frontier(
     )
     # Mistakes cost seconds: all that can be wrong is looked for before the first run.
     work.maker.check(points)
+    work.check_rewire(points)
     with results.alone(file):
         records = results.read(file, **({} if warn is None else {"warn": warn}))
         settings, here = work.settings(), machine.facts()
@@ -147,6 +152,7 @@ class _Work:
     tuning: Tuning | None
     prune_batches: int
     rescale: bool
+    every: int
     trainer: Callable[..., TrainResult]
     clock: Callable[[], float]
     watcher: Watcher
@@ -182,7 +188,20 @@ class _Work:
             **({"tuning": rates.facts(self.tuning, self.data)} if self.tuning else {}),
             "prune_batches": self.prune_batches,
             "rescale": self.rescale,
+            **({"rewire_every": self.every} if self.every != EVERY else {}),
         }
+
+    def check_rewire(self, points: Sequence[Point]) -> None:
+        """Raise ValueError where patterns are to move, and runs or trials are too short for that."""
+        methods = {point.rewire for point in points if point.rewire is not None}
+        if not methods:
+            return
+        epochs, samples = self.epochs, len(self.data.train_x)
+        if self.tuning is not None:
+            # Trials are no longer, and of fewer samples.
+            epochs = min(epochs, self.tuning.epochs or epochs)
+            samples -= rates.held_out(self.data)
+        check_rewire(methods, self.every, epochs * steps_per_epoch(samples, self.batch_size))
 
     def rate(self, point: Point, number: int, count: int) -> tuple[float, tuple[tuple[float, float], ...]]:
         """The learning rate of a contender, and its trials, if it was tuned."""
@@ -198,7 +217,7 @@ class _Work:
         begin = self.clock()
         made = self.maker.make(point)
         model = made.model
-        result = self._train(model, self.data, self.epochs, lr, point.seed)
+        result = self._train(model, self.data, self.epochs, lr, point)
         flops = flops_per_step(model, self.data.sample, self.batch_size)
         pruned = sum(layer.kept for layer in made.layers)
         score_seconds, select_seconds, sparsify_seconds = made.prune_seconds
@@ -225,10 +244,10 @@ class _Work:
             trials=trials,
         )
 
-    def _validated(self, model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int) -> float:
-        return self._train(model, data, epochs, lr, seed).accuracy
+    def _validated(self, model: nn.Module, data: Dataset, epochs: int, lr: float, point: Point) -> float:
+        return self._train(model, data, epochs, lr, point).accuracy
 
-    def _train(self, model: nn.Module, data: Dataset, epochs: int, lr: float, seed: int) -> TrainResult:
+    def _train(self, model: nn.Module, data: Dataset, epochs: int, lr: float, point: Point) -> TrainResult:
         warm_up(model, data, self.batch_size, self.optimizer)
         return self.trainer(
             model,
@@ -237,7 +256,9 @@ class _Work:
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             lr=lr,
-            seed=seed,
+            seed=point.seed,
+            rewire=point.rewire,
+            every=self.every,
             clock=self.clock,
             on_progress=self.watcher.advance,
         )

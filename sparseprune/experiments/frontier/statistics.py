@@ -12,6 +12,7 @@ import pandas as pd
 from sparseprune.experiments.frontier.points import Point
 from sparseprune.experiments.frontier.results import Record
 from sparseprune.experiments.frontier.rules import RULES
+from sparseprune.experiments.rewiring import REWIRE
 from sparseprune.scores import METHODS
 
 SPREADS = ("accuracy", "seconds")  # columns that have a deviation
@@ -171,8 +172,9 @@ def _is_small_dense(point: Point) -> bool:
 
 
 def _is_random(point: Point) -> bool:
-    uniform = ("random", "uniform", 1, 1.0)
-    return point.kind == "dense" or (point.method, point.rule, point.block_rows, point.width) == uniform
+    uniform = ("random", "uniform", 1, 1.0, None)
+    own = (point.method, point.rule, point.block_rows, point.width, point.rewire)
+    return point.kind == "dense" or own == uniform
 
 
 def _place(point: Point) -> tuple[float, ...]:
@@ -185,6 +187,7 @@ def _place(point: Point) -> tuple[float, ...]:
         2 + point.shuffled,
         point.width,
         list(METHODS).index(point.method),
+        0 if point.rewire is None else 1 + list(REWIRE).index(point.rewire),
         RULES.index(point.rule),
         point.exponent or 0.0,
         point.block_rows or 1,
