@@ -37,7 +37,7 @@ class Panel(NamedTuple):
     pixels: Tensor
 
 
-def networks(data_name: str, epochs: int, seed: int) -> tuple[list[Panel], int]:
+def networks(data_name: str, epochs: int, every: int, seed: int) -> tuple[list[Panel], int]:
     """The masks of one random start, after each way to train; and how often they moved."""
     data = load(data_name)
     network = Network(MODEL, data.sample, data.classes)
@@ -60,10 +60,10 @@ def networks(data_name: str, epochs: int, seed: int) -> tuple[list[Panel], int]:
     for rewire in (None, *reversed(REWIRE)):
         # All layers sparse: whether they are faster than dense ones does not matter here.
         sparse = sp.sparsify(model, masks, layers="sparse")
-        result = train(sparse, data, epochs=epochs, batch_size=BATCH, seed=seed, rewire=rewire)
+        result = train(sparse, data, epochs=epochs, batch_size=BATCH, seed=seed, rewire=rewire, every=every)
         accuracy = f"{100 * result.accuracy:.1f} % right"
         if rewire is None:
-            after.append(Panel("random", f"as it stays: {accuracy}", pixels(masks)))
+            after.append(Panel("before: random", f"{accuracy}, if it stays", pixels(masks)))
         else:
             moves = result.moves
             after.append(Panel(f"after {REWIRE[rewire]}", accuracy, pixels(sp.masks_from_zeros(sparse))))
@@ -109,15 +109,16 @@ def draw(panels: Sequence[Panel], headline: str, note: str, path: Path, theme: T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="PNG for light pages; -dark is added to the name of the other")
-    parser.add_argument("--data", default="fashion-mnist")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--data", default="mnist5k")
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--every", type=int, default=EVERY, help="steps from one move to the next")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    panels, moves = networks(given.data, given.epochs, given.seed)
-    headline = "Where the first layer looks: the same number of weights, which moved"
+    panels, moves = networks(given.data, given.epochs, given.every, given.seed)
+    headline = "Where a first layer looks: as many weights as before, moved while it was trained"
     note = (
-        f"784-1024-1024-10 on {given.data}, {100 * SPARSITY:g} % sparse, {given.epochs} epochs, "
-        f"moved {moves} times, every {EVERY} steps"
+        f"784-1024-1024-10 on {given.data}, {100 * SPARSITY:g} % sparse, {given.epochs} epochs, one seed; "
+        f"moved {moves} times, every {given.every} steps"
     )
     for theme in THEMES:
         draw(panels, headline, note, given.out.with_stem(f"{given.out.stem}{theme.suffix}"), theme)
