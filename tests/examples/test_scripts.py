@@ -73,6 +73,13 @@ def test_two_processes(tmp_path: Path) -> None:
     assert output.endswith("the same on all ranks: masks True, trained weights True\n")
 
 
+def test_rewiring(tmp_path: Path) -> None:
+    output = run(tmp_path, example("rewiring"))
+    before, after = map(int, re.findall(r"matter (\d+), then (\d+)", output)[0])
+    assert after > 2 * before
+    assert output.endswith("resumed halfway, the same network: True\n")
+
+
 def test_an_exported_program_runs_without_the_code_of_its_model(tmp_path: Path) -> None:
     written = run(tmp_path, example("export_program"), "model.pt2").splitlines()
     # Alone in a folder, it can import nothing but what is installed.
