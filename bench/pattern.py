@@ -40,11 +40,13 @@ class Panel(NamedTuple):
 def networks(data_name: str, epochs: int, every: int, seed: int) -> tuple[list[Panel], int]:
     """The masks of one random start, after each way to train; and how often they moved."""
     data = load(data_name)
+    images = data.train_x
+    assert isinstance(images, Tensor)
     network = Network(MODEL, data.sample, data.classes)
     model = models.build(network, seed)
     masks = sp.prune(
         model,
-        [(data.train_x[:BATCH], data.train_y[:BATCH])],
+        [(images[:BATCH], data.train_y[:BATCH])],
         method="random",
         sparsity=SPARSITY,
         scope="erk",
@@ -67,7 +69,7 @@ def networks(data_name: str, epochs: int, every: int, seed: int) -> tuple[list[P
         else:
             moves = result.moves
             after.append(Panel(f"after {REWIRE[rewire]}", accuracy, pixels(sp.masks_from_zeros(sparse))))
-    sample = data.train_x.std(0).reshape(data.sample).sum(0)
+    sample = images.std(0).reshape(data.sample).sum(0)
     return [Panel("the data", "how much each pixel varies", sample), *after], moves
 
 

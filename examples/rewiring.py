@@ -18,7 +18,9 @@ STEPS = 300
 
 def start() -> tuple[Any, torch.optim.Optimizer, sp.Rewire]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    model: Any = nn.Sequential(
+        nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
     masks = sp.prune(model, method="random", sparsity=0.95, scope="erk")
     model = sp.sparsify(model, masks, layers="sparse")  # without it layers are timed, which may end otherwise
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -137,9 +137,9 @@ def pruned(
     seed: int,
     shuffled: bool,
     clock: Callable[[], float],
-    rewire: str | None = None,
+    rewire: Sequence[str] = (),
 ) -> list[Contender]:
-    """The network pruned on its initial weights, and with its masks shuffled (if wanted) as a control.
+    """The network pruned on its initial weights; with its masks shuffled as a control; with masks that move.
 
     Args:
         network: what to prune.
@@ -149,9 +149,9 @@ def pruned(
         seed: seed of initial weights, random masks and shuffling.
         shuffled: whether to make the control. It is charged the seconds of the masks that it came from.
         clock: function that returns seconds.
-        rewire: how its pattern moves while it is trained, after which it is named then.
+        rewire: how its pattern moves while it is trained, for a contender each, which is named after that.
     Returns:
-        one contender, or two.
+        the contender, the control if wanted, and those of `rewire`.
     Raises:
         ValueError: see `sparseprune.prune`.
     """
@@ -172,7 +172,7 @@ def pruned(
         sparse = sp.sparsify(model, masks, batch_size=batch_size, input_size=network.sample)
     seconds = clock() - start
 
-    def contender(method: str, sparse: nn.Module) -> Contender:
+    def contender(method: str, sparse: nn.Module, rewire: str | None = None) -> Contender:
         return Contender(
             label=label_of(method, sparsity, block),
             kind="sparse",
@@ -188,12 +188,12 @@ def pruned(
             prune_joules=meter.cost.joules,
         )
 
-    made = [contender(method if rewire is None else REWIRE[rewire], sparse)]
+    made = [contender(method, sparse)]
     if shuffled:
         others = shuffled_masks(masks, seed)
         control = sp.sparsify(model, others, batch_size=batch_size, input_size=network.sample)
         made.append(contender(f"{method} shuffled", control))
-    return made
+    return [*made, *(contender(REWIRE[how], sparse, how) for how in rewire)]
 
 
 def sparsity_of(masks: Mapping[str, Tensor]) -> float:

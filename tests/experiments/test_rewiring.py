@@ -28,6 +28,7 @@ from sparseprune.experiments.frontier.results import Record
 from sparseprune.experiments.frontier.run import frontier
 from sparseprune.experiments.frontier.statistics import statistics
 from sparseprune.experiments.train import TrainResult, train
+from sparseprune.experiments.watcher import Watcher
 
 
 @pytest.fixture
@@ -48,6 +49,16 @@ class Ticks:
     def __call__(self):
         self.now += 1.0
         return self.now
+
+
+class Log(Watcher):
+    """Keeps the number of each task, and of all."""
+
+    def __init__(self):
+        self.begun = []
+
+    def begin(self, task, number, count):
+        self.begun.append((number, count))
 
 
 def dense_net():
@@ -162,11 +173,22 @@ def test_compare_starts_what_moves_with_the_masks_of_random(data, monkeypatch):
         return train(model, *rest, **options)
 
     monkeypatch.setattr(comparing, "train", spy)
-    options = {"methods": ["random"], "sparsities": [0.75], "blocks": [(4, 1)], "scope": "erk"}
+    log = Log()
     result = compare(
-        data, "lenet_300_100", **options, epochs=10, seconds=40, batch_size=16, clock=Ticks(),
-        rewire=["set", "rigl"], every=5,
-    )  # fmt: skip
+        data,
+        "lenet_300_100",
+        methods=["random"],
+        sparsities=[0.75],
+        blocks=[(4, 1)],
+        scope="erk",
+        rewire=["set", "rigl"],
+        every=5,
+        epochs=10,
+        seconds=40,
+        batch_size=16,
+        clock=Ticks(),
+        watcher=log,
+    )
     labels = ["random 75 % 4x1", "SET 75 % 4x1", "RigL 75 % 4x1"]
     for view in ("epochs", "time"):
         runs = [run for run in result.runs if run.view == view][2:]
@@ -180,6 +202,26 @@ def test_compare_starts_what_moves_with_the_masks_of_random(data, monkeypatch):
     page = compare_report.page(result)
     assert "RigL and SET: random masks that move every 5 steps, 30 % of the weights at first" in page
     json.dumps(result.to_dict(), allow_nan=False)
+    # Pruned once, and trained five times in each view.
+    assert log.begun == [(number, 11) for number in range(1, 12)]
+
+
+def test_compare_needs_no_random_masks_that_stay(data):
+    log = Log()
+    result = compare(
+        data,
+        "lenet_300_100",
+        methods=["magnitude"],
+        sparsities=[0.75],
+        rewire=["rigl"],
+        every=2,
+        epochs=1,
+        batch_size=16,
+        watcher=log,
+    )
+    assert [run.label for run in result.runs[2:]] == ["magnitude 75 %", "RigL 75 %"]
+    assert [run.result.moves for run in result.runs] == [0, 0, 0, 1]
+    assert log.begun == [(number, 6) for number in range(1, 7)]
 
 
 def test_compare_refuses_runs_without_a_move_before_it_prunes(data, monkeypatch):

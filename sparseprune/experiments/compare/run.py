@@ -18,7 +18,7 @@ from sparseprune.experiments.data import Dataset, FirstBatches
 from sparseprune.experiments.models import Network
 from sparseprune.experiments.networks import PRUNE_BATCHES, Contender, label_of
 from sparseprune.experiments.optimizers import OPTIMIZERS, learning_rate
-from sparseprune.experiments.rewiring import EVERY, REWIRE, START, check_rewire
+from sparseprune.experiments.rewiring import EVERY, START, check_rewire
 from sparseprune.experiments.train import steps_per_epoch, train, warm_up
 from sparseprune.experiments.watcher import Watcher
 
@@ -102,14 +102,15 @@ def compare(
     widths = sparsities if network.has_width else ()
     if not network.has_width:
         watcher.say(networks.no_small_dense(network))
-    starts = [*((method, None) for method in methods), *((START, how) for how in rewire)]
+    starts = [*methods, *([START] if rewire and START not in methods else [])]
     prunings = list(itertools.product(starts, sparsities, blocks))
-    controls = sum(method != "random" for (method, _), _, _ in prunings) if shuffled else 0
+    sparse = (len(methods) + len(rewire)) * len(sparsities) * len(blocks)
+    controls = sum(method != "random" for method, _, _ in prunings) if shuffled else 0
     screens = [] if screen is None else [screen]
     for count in screens:
         networks.check_screen(network, count)
     done = len(prunings) + len(screens)
-    task_count = done + _trainings(1 + len(widths) + done + controls, seconds)
+    task_count = done + _trainings(1 + len(widths) + len(screens) + sparse + controls, seconds)
     numbers = itertools.count(1)
 
     scored = FirstBatches(data, batch_size, seed, prune_batches)
@@ -121,8 +122,8 @@ def compare(
         watcher.begin(task, next(numbers), task_count)
         contenders.append(networks.screened(network, data, count, seed, clock))
         watcher.end(task, f"{contenders[-1].prune_seconds:.2f} s")
-    for (method, how), sparsity, block in prunings:
-        task = f"prune: {label_of(REWIRE[how] if how else method, sparsity, block)}"
+    for method, sparsity, block in prunings:
+        task = f"prune: {label_of(method, sparsity, block)}"
         watcher.begin(task, next(numbers), task_count)
         made = networks.pruned(
             network,
@@ -135,10 +136,10 @@ def compare(
             seed=seed,
             shuffled=shuffled and method != "random",
             clock=clock,
-            rewire=how,
+            rewire=rewire if method == START else (),
         )
         watcher.end(task, f"{made[0].weights:,} weights kept, {made[0].prune_seconds:.2f} s")
-        contenders += made
+        contenders += made if method in methods else made[1:]
 
     runs = train_contenders(
         data,
