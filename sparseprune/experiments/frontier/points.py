@@ -91,8 +91,9 @@ class Point:
         return "" if self.width == 1 else f" {self.width:g}x wide"
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields for files."""
-        return {"budget" if name == "flops" else name: value for name, value in vars(self).items()}
+        """Fields for files; as in older ones, `rewire` where there is one alone."""
+        fields = {"budget" if name == "flops" else name: value for name, value in vars(self).items()}
+        return fields if self.rewire else {name: fields[name] for name in fields if name != "rewire"}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Point:
