@@ -157,7 +157,8 @@ def _register(name: str) -> None:
     if not any("contender" in row["key"] for row in ledger.read(file)):
         return
     table(f"wide-data {name}")(lambda: accuracy(read(file)))
-    if len(read(file).figures["samples by class"]) <= FEW_CLASSES:
+    runs = read(file)
+    if len(runs.figures["samples by class"]) <= FEW_CLASSES and (runs.frame["kind"] == SCREENED).any():
         table(f"wide-data {name} inputs")(lambda: inputs(read(file)))
 
 
