@@ -97,7 +97,8 @@ class Rewire:
         if seed < 0:
             raise ValueError(f"Rewire: expected seed >= 0, got {seed}")
         self._method, self._seed = method, seed
-        self._optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        self._optimizers = [_within(its) for its in given]
         self._layers = moving_layers(model)
         _check_trained(self._layers, self._optimizers)
         self._copies = [_like(copy, self._layers) for copy in copies]
@@ -272,6 +273,13 @@ def _stop(layers: Sequence[Moving], eager: Eager) -> None:
     for layer in layers:
         layer.stop()
     eager.off()
+
+
+def _within(optimizer: Any) -> Any:
+    """Torch's optimizer within those of accelerate and Lightning."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def _check_trained(layers: Sequence[Moving], optimizers: Sequence[Optimizer]) -> None:

@@ -138,3 +138,36 @@ def test_a_callback_that_comes_too_late_is_an_error(tmp_path: Path) -> None:
         late.train()
     with pytest.raises(ValueError, match="with model_init=, prune and sparsify in that function"):
         trainer(tmp_path, [prune], model_init=lambda: make("BertForMaskedLM")).train()
+
+
+def test_patterns_move_in_the_trainer(tmp_path: Path) -> None:
+    class Rewiring(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        """As docs/rewiring.md has it."""
+
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **_: Any
+        ):
+            self.rewire = sp.Rewire(model, optimizer, every=2, until=state.max_steps * 3 // 4)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.rewire.step()
+
+    dense = make("BertForMaskedLM")
+    masks = random_masks(dense)
+    model = sp.sparsify(dense, masks, layers="sparse")
+    tokens = torch.randint(60, (24, 10))
+    arguments = transformers.TrainingArguments(
+        str(tmp_path),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+    )
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    transformers.Trainer(model, arguments, train_dataset=data, callbacks=[Rewiring()]).train()
+    moved = {name: m.mask for name, m in model.named_modules() if isinstance(m, sp.SparseLinear)}
+    assert len(moved) == len(masks)
+    for name, mask in moved.items():
+        assert mask.sum() == masks[f"{name}.weight"].sum()
+        assert not torch.equal(mask, masks[f"{name}.weight"])
