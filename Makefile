@@ -99,7 +99,8 @@ $(DOCS): requirements-docs.txt $(READY)
 $(PEERS)/ready: requirements-demo.txt requirements-dev.txt $(SOURCES)
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/$(INSTALL) $$(grep '^torch==' requirements-demo.txt)
-	$(PEERS)/bin/$(INSTALL) -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0
+	$(PEERS)/bin/$(INSTALL) -r requirements-dev.txt sparse_dot_mkl==0.9.10 mkl==2026.2.0 \
+	  sparselab==0.2.2
 	$(PEERS)/bin/$(INSTALL) --no-build-isolation --no-deps sparseprop==0.1.14
 	USE_CUDA=$(USE_CUDA) $(PEERS)/bin/$(INSTALL) --no-build-isolation --no-deps -e .
 	touch $@

@@ -16,7 +16,10 @@ LENET = (784, 300, 100, 10)
 STEP, FORWARD = "linear-step", "linear-forward"
 CONV_STEP, CONV_FORWARD = "conv-step", "conv-forward"
 CONVOLUTIONS = (CONV_STEP, CONV_FORWARD)
-STEPS = (STEP, CONV_STEP)
+# A step of a linear layer after which RigL moves its pattern.
+REWIRE_STEP = "rewire-step"
+MOVED = 0.3  # part of its weights that does, at every call
+STEPS = (STEP, CONV_STEP, REWIRE_STEP)
 NETWORK_STEP = "network-step"
 TRANSFORMER_STEP, TRANSFORMER_FORWARD = "transformer-step", "transformer-forward"
 TRANSFORMERS = (TRANSFORMER_STEP, TRANSFORMER_FORWARD)
@@ -138,6 +141,7 @@ LAYERS: tuple[Workload, ...] = (
     *layers(BOTH, [(784, 300), (1024, 1024), (768, 3072)], [0.10], mask="snip"),
     *layers(BOTH, [(40_000, 1000)], [0.02]),
     *layers(BOTH, [(1024, 10)], [0.10]),
+    *layers([REWIRE_STEP], [SQUARE, LARGE], [0.10, 0.05, 0.02]),
 )
 
 # 3 x 3 convolutions of VGG-16 and ResNet-18 with CIFAR stems, and the other kinds of those networks.
@@ -259,6 +263,7 @@ WORKLOADS: tuple[Workload, ...] = (
 TOLERANCES = {
     STEP: {"float32": 1e-5, "bfloat16": 2e-2},
     FORWARD: {"float32": 1e-5, "bfloat16": 2e-2},
+    REWIRE_STEP: {"float32": 1e-5},
     CONV_STEP: {"float32": 1e-5, "bfloat16": 2e-2},
     CONV_FORWARD: {"float32": 1e-5, "bfloat16": 2e-2},
     "model-step": {"float32": 2e-3, "bfloat16": 1e-1},

@@ -107,6 +107,36 @@ def one_layer(
     return Runnable(step, answer, around=around)
 
 
+def one_rewiring(
+    problem: LayerProblem,
+    layer: nn.Module,
+    rewire: Callable[[torch.optim.Optimizer], Callable[[], object]],
+    kept: Callable[[], int],
+    *,
+    around: Around = contextlib.nullcontext,
+) -> Runnable:
+    """A layer's step with an optimizer (SGD with momentum), after which its pattern moves.
+
+    Args:
+        problem: gives x and g.
+        layer: what is called, with the parameters that the optimizer trains.
+        rewire: function of the optimizer that returns what moves the pattern.
+        kept: number of weights that the layer has.
+        around: makes the context of a block of calls.
+    """
+    step = one_layer(problem, layer, around=around)
+    optimizer = OPTIMIZERS["sgd"](layer.parameters(), lr=LEARNING_RATE)
+    move = rewire(optimizer)
+
+    def call() -> Tensor:
+        y: Tensor = step.call()
+        optimizer.step()
+        move()
+        return y
+
+    return Runnable(call, lambda y: {"y": y.detach(), "kept": torch.tensor(float(kept()))}, around=around)
+
+
 def step_of(
     forward: Callable[[], Tensor], y: Tensor, optimizer: torch.optim.Optimizer
 ) -> Callable[[], Tensor]:

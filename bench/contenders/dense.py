@@ -28,7 +28,14 @@ from bench.contenders.base import (
 )
 from bench.contenders.calls import compiled, one_layer, one_network
 from bench.problems import LayerProblem, NetworkProblem
-from bench.workloads import CONV_FORWARD, FORWARD, NETWORK_STEP, TRANSFORMER_FORWARD, TRANSFORMERS
+from bench.workloads import (
+    CONV_FORWARD,
+    FORWARD,
+    NETWORK_STEP,
+    REWIRE_STEP,
+    TRANSFORMER_FORWARD,
+    TRANSFORMERS,
+)
 
 # Pruning may cost as much as so many training steps of the dense network.
 DENSE_STEPS = 3
@@ -63,10 +70,11 @@ def _dense(
 
 contender(
     "dense-float32",
-    (*LINEAR, *CONV, *NETWORKS, "prune"),
+    (*LINEAR, *CONV, *NETWORKS, "prune", REWIRE_STEP),
     "dense",
     dtype="float32",
-    note=f"nn.Linear, nn.Conv2d (NCHW); prune: {DENSE_STEPS} training steps, nothing is pruned",
+    note=f"nn.Linear, nn.Conv2d (NCHW); prune: {DENSE_STEPS} training steps, nothing is pruned; "
+    "rewire-step: nothing moves",
 )(functools.partial(_dense, "float32", torch.contiguous_format))
 contender("dense-float32-nhwc", (*CONV, NETWORK_STEP), "dense", dtype="float32", note="nn.Conv2d (NHWC)")(
     functools.partial(_dense, "float32", torch.channels_last)

@@ -25,9 +25,9 @@ from bench.contenders.base import (
     no_bfloat16,
     worth_compiling,
 )
-from bench.contenders.calls import compiled, one_layer, one_network
+from bench.contenders.calls import compiled, one_layer, one_network, one_rewiring
 from bench.problems import LayerProblem, NetworkProblem, Problem, ScoresProblem
-from bench.workloads import CONV_FORWARD, TRANSFORMERS
+from bench.workloads import CONV_FORWARD, MOVED, REWIRE_STEP, TRANSFORMERS
 
 # The best comes first.
 ISAS = ("avx512", "avx2", "scalar")
@@ -62,6 +62,8 @@ def sparseprune_with(isa: str, problem: Problem) -> Runnable | Reasons:
             if sparse is None:
                 return [f"there is no sparse {type(problem.layer).__name__} yet"]
             layer = sparse.from_dense(problem.layer, problem.mask)
+            if problem.workload.kind == REWIRE_STEP:
+                return _rewiring(problem, layer, around)
             runnable = one_layer(problem, layer, around=around)
             # V, as the layer found it in the mask
             return Runnable(runnable.call, runnable.answer, lambda: {"block": layer.values.shape[1]}, around)
@@ -78,6 +80,16 @@ def _network(problem: NetworkProblem, around: Around) -> Runnable:
     runnable = one_network(problem, model, around=around)
     layers = [row.computes for row in sp.summary(model).rows]
     return Runnable(runnable.call, runnable.answer, lambda: {**runnable.facts(), "layers": layers}, around)
+
+
+def _rewiring(problem: LayerProblem, layer: sp.SparseLinear, around: Around) -> Runnable:
+    return one_rewiring(
+        problem,
+        layer,
+        lambda optimizer: sp.Rewire(layer, optimizer, fraction=MOVED, every=1).step,
+        lambda: layer.values.numel(),
+        around=around,
+    )
 
 
 def _sparse(problem: NetworkProblem, dense: nn.Module) -> nn.Module:
@@ -137,7 +149,11 @@ def _topk(problem: ScoresProblem, around: Around) -> Runnable:
 # The large workloads, which take long, see the instruction set in use alone.
 _in_use = sp.ops.info()["isa"] or ISAS[0]
 for _isa in ISAS:
-    _kinds = (*LINEAR, *CONV, *NETWORKS, "prune", "topk") if _isa == _in_use else (*LINEAR, CONV_FORWARD)
+    _kinds = (
+        (*LINEAR, *CONV, *NETWORKS, "prune", "topk", REWIRE_STEP)
+        if _isa == _in_use
+        else (*LINEAR, CONV_FORWARD)
+    )
     contender(f"sparseprune-{_isa}", _kinds, "own")(functools.partial(sparseprune_with, _isa))
 if sp.ops.extension is not None:
     contender(f"sparseprune-{_in_use}-bfloat16", TRANSFORMERS, "own", dtype="bfloat16", note=ALL_BFLOAT16)(

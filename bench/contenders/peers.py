@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from bench.contenders.base import CONV, LINEAR, Reasons, Runnable, contender, in_float32
-from bench.contenders.calls import one_layer, one_network
+from bench.contenders.calls import one_layer, one_network, one_rewiring
 from bench.problems import LayerProblem, NetworkProblem, ScoresProblem, batch_inner
-from bench.workloads import BATCH_INNER, FORWARD, STEP, Workload
+from bench.workloads import BATCH_INNER, FORWARD, MOVED, REWIRE_STEP, STEP, Workload
 
 
 @contender("masked-dense", (STEP, "model-step"), "peer", note="torch.nn.utils.prune")
@@ -98,6 +98,10 @@ def _for_sparseprop_pixels(workload: Workload) -> bool:
     return in_float32(workload) and workload.layout != BATCH_INNER
 
 
+def _for_sparselab(workload: Workload) -> bool:
+    return in_float32(workload) and workload.layout != BATCH_INNER and workload.block == 1
+
+
 def _sparseprop(over_pixels: bool, problem: LayerProblem) -> Runnable | Reasons:
     try:
         modules = importlib.import_module("sparseprop.modules")
@@ -127,6 +131,44 @@ contender("sparseprop", (*LINEAR, *CONV), "peer", only=_for_sparseprop, note="co
 contender("sparseprop-pixels", CONV, "peer", only=_for_sparseprop_pixels, note="convolutions: over pixels")(
     functools.partial(_sparseprop, True)
 )
+
+
+@contender(
+    "sparselab", (*LINEAR, REWIRE_STEP), "peer", only=_for_sparselab, note="padded CSR; rewire-step: its RigL"
+)
+def sparselab(problem: LayerProblem) -> Runnable | Reasons:
+    assert isinstance(problem.layer, nn.Linear)
+    try:
+        library = importlib.import_module("sparselab")
+        threadpoolctl = importlib.import_module("threadpoolctl")
+    except ImportError as error:
+        return _missing(error)
+    threads = functools.partial(threadpoolctl.threadpool_limits, torch.get_num_threads(), "openmp")
+    workload = problem.workload
+    # It knows transposed patterns by the address of a layer, which may be that of one that is gone.
+    library.ops._clear_transpose_cache()
+    inputs, outputs = workload.sizes
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        layer: Any = library.SparseLinear(inputs, outputs, sparsity=1 - workload.density)
+        # Its constructor draws a mask; this is how it stores one.
+        layer._csr = library.PaddedCSR.from_dense(problem.layer.weight.detach())
+    layer._values = nn.Parameter(torch.from_numpy(np.asarray(layer._csr.values)))
+    layer.bias = nn.Parameter(problem.layer.bias.detach().clone())
+    layer.register_forward_hook(_to_row_major)
+    if workload.kind == REWIRE_STEP:
+        algorithm = library.RigL(1 - workload.density, drop_fraction=MOVED, update_freq=1, seed=0)
+        algorithm.attach(layer)
+        return one_rewiring(
+            problem, layer, lambda optimizer: algorithm.step, lambda: layer.nnz, around=threads
+        )
+
+    def d_weight() -> Tensor:
+        starts, counts = (np.asarray(of) for of in (layer._csr.row_start, layer._csr.row_nnz))
+        rows = zip(starts, counts, strict=False)
+        return torch.cat([layer._values.grad[start : start + count] for start, count in rows])
+
+    return one_layer(problem, layer, d_weight=d_weight, around=threads)
 
 
 class _MKLSparse(nn.Module):

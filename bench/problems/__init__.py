@@ -17,6 +17,7 @@ __all__ = ["BUILD", "LayerProblem", "NetworkProblem", "Problem", "ScoresProblem"
 BUILD: dict[str, Callable[[Workload, torch.device], Problem]] = {
     "linear-step": build_layer,
     "linear-forward": build_layer,
+    "rewire-step": build_layer,
     "conv-step": build_layer,
     "conv-forward": build_layer,
     "model-step": build_network,

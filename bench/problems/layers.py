@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from bench.problems.base import SEED, Problem, best, generator
-from bench.workloads import BATCH_INNER, CONVOLUTIONS, HALF, STEPS, TWO_OF_FOUR, Workload
+from bench.workloads import BATCH_INNER, CONVOLUTIONS, HALF, REWIRE_STEP, STEPS, TWO_OF_FOUR, Workload
 from sparseprune.experiments import models
 
 # Classes of the network that gives a layer its SNIP mask.
@@ -111,6 +111,9 @@ def build_layer(workload: Workload, device: torch.device) -> LayerProblem:
         d_x, d_weight, d_bias = torch.autograd.grad(y64, leaves, g.double())
         expected |= {"d_x": d_x, "d_weight": d_weight[mask], "d_bias": d_bias}
     kept = int(mask.sum())
+    if workload.kind == REWIRE_STEP:
+        # Which ones is the rule's matter; that they are as many is everybody's.
+        expected["kept"] = torch.tensor(float(kept))
     products = 3 if step else 1
     # Every weight meets every output of its row.
     per_weight = 2 * products * (y64.numel() // len(mask))

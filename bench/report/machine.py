@@ -13,7 +13,7 @@ from bench import peak
 from sparseprune.cost import machine
 
 # Other libraries whose versions matter.
-PEERS = ("sparseprop", "sparse_dot_mkl", "mkl", "scipy", "numpy")
+PEERS = ("sparseprop", "sparselab", "sparse_dot_mkl", "mkl", "scipy", "numpy")
 
 
 def header(settings: dict[str, Any], contender: str) -> dict[str, Any]:

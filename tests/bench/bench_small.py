@@ -38,6 +38,7 @@ TINY = (
     transformer("step", "bert"),
     transformer("step", "gpt2", block=4),
     transformer("forward", "vit"),
+    Workload("rewire-step", (24, 16), 0.25, 8),
 )
 
 STEP = TINY[0]
