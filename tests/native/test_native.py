@@ -62,7 +62,7 @@ def test_kernels_stay_between_guard_pages(compiler: list[str], tmp_path: Path) -
 
 @pytest.mark.slow
 def test_clang_compiles_all_without_warnings(compiler: list[str], tmp_path: Path) -> None:
-    """The default compiler is gcc where this runs: kernels compiled by clang are right, and the rest compiles."""
+    """And its kernels are right. The other tests take the default compiler, which is gcc on most machines."""
     clang = shutil.which("clang++")
     if clang is None:
         pytest.skip("there is no clang++")
