@@ -195,10 +195,11 @@ def test(wheel: Path, python: Python, source: Path, folder: Path) -> str:
         source, beside, ignore=lambda at, names: {"sparseprune", "build"} if at == str(source) else set()
     )
     script = "import sparseprune; print(sparseprune.ops.extension.__file__)"
-    extension = run(own, "-c", script, cwd=beside, SPARSEPRUNE_FALLBACK="0").strip()
+    alone = {"PYTHONPATH": "", "SPARSEPRUNE_FALLBACK": "0"}
+    extension = run(own, "-c", script, cwd=beside, **alone).strip()
     assert Path(extension).is_relative_to(environment), extension
     command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops"]
-    return run(*command, cwd=beside, SPARSEPRUNE_FALLBACK="0").strip().splitlines()[-1]
+    return run(*command, cwd=beside, **alone).strip().splitlines()[-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,13 +216,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
 
+    pythons = {command: ask(command) for command in options.pythons}
+    for command in options.test:
+        if pythons.get(command) is None:
+            sys.exit(f"{command}: expected one of the Pythons that wheels are built for, and its headers")
     # Environments stay: torch is large.
     kept = set(options.work.glob("environment-*"))
     for folder in (options.out, *(set(options.work.glob("*")) - kept)):
         shutil.rmtree(folder, ignore_errors=True)
     options.out.mkdir(parents=True)
     source, unpacked = form(options.work, options.out)
-    pythons = {command: ask(command) for command in options.pythons}
     wheels: dict[str, Path] = {}
     for processor in PROCESSORS:
         compiler = Compiler(processor, options.work / processor)
@@ -238,10 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if processor == platform.machine():
                 wheels[command] = wheel
     for command in options.test:
-        python = pythons.get(command)
-        if python is None:
-            sys.exit(f"{command}: expected one of the Pythons that wheels were built for")
-        print(f"{command}: {test(wheels[command], python, source, options.work)}")
+        tested = pythons[command]
+        assert tested is not None
+        print(f"{command}: {test(wheels[command], tested, source, options.work)}")
 
 
 if __name__ == "__main__":
