@@ -82,16 +82,25 @@ def ask(command: str) -> Python | None:
 
 
 def form(folder: Path, out: Path) -> tuple[Path, Path]:
-    """The sdist in `out`; unpacked; and the unpacked wheel of this Python that was built from it."""
+    """The sdist, which goes to `out`, and a wheel of this Python built from it: both unpacked."""
     run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", out.resolve(), cwd=ROOT)
     (archive,) = out.glob("*.tar.gz")
     with tarfile.open(archive) as files:
         files.extractall(folder / "sdist", filter="data")
     (source,) = (folder / "sdist").iterdir()
-    # Objects of this processor serve all of its Pythons.
-    objects = folder / platform.machine()
-    build = ["build_ext", "--build-temp", objects, "bdist_wheel", "--dist-dir", folder / "form"]
-    run(sys.executable, "setup.py", "-q", *build, cwd=source, USE_CUDA="0")
+    run(
+        sys.executable,
+        "setup.py",
+        "-q",
+        "bdist_wheel",
+        "--dist-dir",
+        folder / "form",
+        cwd=source,
+        USE_CUDA="0",
+    )
+    # Its objects serve the other Pythons.
+    (objects,) = (source / "build").glob("temp.*")
+    objects.rename(folder / platform.machine())
     (wheel,) = (folder / "form").glob("*.whl")
     run(sys.executable, "-m", "wheel", "unpack", wheel, "--dest", folder / "form")
     (unpacked,) = (path for path in (folder / "form").iterdir() if path.is_dir())
