@@ -2,6 +2,7 @@
 # make test        the tests, but for those that compile: a few minutes
 # make test-slow   those: what is compiled anew, under sanitizers, on the emulator of GPUs, and by nvcc
 # make fuzz        properties with new examples, for MINUTES=10
+# make wheels      wheels and an sdist in dist/, audited and tested: 10 minutes, more for each Python in TEST
 #
 # All make their own virtual environment, install what they need and build the extension: without CUDA kernels,
 # which take minutes to compile, unless USE_CUDA=1 is given.
@@ -13,6 +14,9 @@ BIN := $(VENV)/bin
 FASHION := /usr/share/datasets/fashion-mnist
 USE_CUDA ?= 0
 MINUTES ?= 10
+# Wheels are built for those of the PYTHONS that are on the PATH, and tested with those in TEST, which install torch.
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
+TEST ?= python3.11
 # What the extension is built of. Another USE_CUDA is another build.
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 READY := $(VENV)/ready-cuda-$(USE_CUDA)
@@ -25,7 +29,7 @@ INSTALL := pip install --quiet --no-compile --disable-pip-version-check
 # Otherwise every process of the tests compiles anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow fuzz lint format tables docs bench bench-peers data clean
+.PHONY: demo test test-slow fuzz wheels lint format tables docs bench bench-peers data clean
 
 demo: $(READY) data
 	$(BIN)/sparseprune mosaic --out runs/demo
@@ -38,6 +42,9 @@ test-slow: $(MODELS)
 
 fuzz: $(DEV)
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) -n 2
+
+wheels: $(DEV)
+	$(BIN)/python -m sparseprune.build.wheels --out dist --test $(TEST) -- $(PYTHONS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

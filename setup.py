@@ -28,7 +28,7 @@ setup(
             "sparseprune._C",
             [os.path.relpath(path, ROOT) for path in cxx["sources"]()],
             include_dirs=cxx["include_dirs"](),
-            extra_compile_args=cxx["CXX_FLAGS"],
+            extra_compile_args=[*cxx["CXX_FLAGS"], *cxx["NO_WARNINGS"]],
         )
     ],
     cmdclass={"build_ext": Build.with_options(use_ninja=True)},

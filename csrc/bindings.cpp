@@ -39,13 +39,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         "Instruction sets that this processor can run, best first.");
   m.def("set_isa", &sparseprune::set_isa, pybind11::arg("name"), "Use this instruction set from now on.");
 #ifdef SPARSEPRUNE_CUDA
-  const bool with_cuda = true;
+  constexpr bool with_cuda = true;
 #else
-  const bool with_cuda = false;
+  constexpr bool with_cuda = false;
 #endif
-  m.def(
-      "has_cuda", [with_cuda] { return with_cuda; },
-      "Whether CUDA kernels are compiled in (not whether a GPU is here).");
+  m.def("has_cuda", [] { return with_cuda; }, "Whether CUDA kernels are compiled in (not whether a GPU is here).");
   m.def("forget_plan", &sparseprune::forget_plan, pybind11::arg("address"),
         "Let go of the memory of a plan that nobody holds any more.");
   m.def("build_info", &build_info, "Compiler, C++ standard, torch headers and ABI target of this build.");

@@ -15,20 +15,30 @@ from sparseprune.build import jit
 ROOT = Path(__file__).resolve().parents[1]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Without optimisation nothing that is wrong is optimised away, and it compiles in half of the time of -O1.
-SANITIZED = ["-O0", "-g1", *SANITIZERS]
+# Sums that wrap around are not defined here, so that the sanitizer reports them.
+SANITIZED = ["-O0", "-g1", "-fno-wrapv", *SANITIZERS]
 
 
 def compile_all(compiler: list[str], files: dict[Path, list[str]], folder: Path) -> dict[str, Path]:
-    """Objects by the names of their sources, which have flags of their own; a process for each core."""
+    """Objects by the names of their sources, which have flags of their own; a process for each core.
+
+    A warning is an error.
+    """
 
     def compile_one(source: Path) -> Path:
         result = folder / f"{source.stem}.o"
-        flags = [*jit.CXX_FLAGS, *files[source], f"-I{jit.CSRC}"]
+        flags = [*jit.CXX_FLAGS, *jit.WARNINGS, *files[source], f"-I{jit.CSRC}"]
         run([*compiler, *flags, "-c", str(source), "-o", str(result)], folder)
         return result
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip([source.stem for source in files], pool.map(compile_one, files), strict=True))
+
+
+def flags_of_torch() -> list[str]:
+    """What a source of the extension is compiled with besides, as torch's own builds do."""
+    headers = [*jit.include_dirs()[:1], *cpp_extension.include_paths(), sysconfig.get_path("include")]
+    return ["-fPIC", "-DTORCH_EXTENSION_NAME=_C", *(f"-isystem{path}" for path in headers)]
 
 
 def build(compiler: list[str], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
@@ -38,10 +48,8 @@ def build(compiler: list[str], folder: Path) -> tuple[dict[str, Path], dict[str,
         the objects by the names of their sources, and the environment in which Python uses the extension.
     """
     # The bindings, all templates, are not what is tested.
-    headers = [*jit.include_dirs(), *cpp_extension.include_paths(), sysconfig.get_path("include")]
-    of_torch = ["-fPIC", "-DTORCH_EXTENSION_NAME=_C", *(f"-isystem{path}" for path in headers)]
-    files = {Path(path): [*SANITIZED, *of_torch] for path in jit.sources()}
-    files |= {jit.CSRC / "bindings.cpp": ["-O0", *of_torch]}
+    files = {Path(path): [*SANITIZED, *flags_of_torch()] for path in jit.sources()}
+    files |= {jit.CSRC / "bindings.cpp": ["-O0", *flags_of_torch()]}
     objects = compile_all(compiler, files, folder)
 
     # Another package beside other tests, so that the extension that is installed here is not found.

@@ -1,6 +1,6 @@
 """Build the extension: the list of C++ sources and flags, and a just-in-time build for a source tree.
 
-``setup.py`` reads ``sources`` and ``CXX_FLAGS`` from here: both builds compile the same files the same way.
+``setup.py`` reads sources and flags from here: both builds compile the same files the same way.
 The CUDA part is in :mod:`sparseprune.build.nvcc`.
 This module imports nothing of the package (``setup.py`` runs it alone).
 """
@@ -22,13 +22,24 @@ log = logging.getLogger(__name__)
 
 # No -march=native and no -ffast-math: each instruction set has a file of its own, chosen at run time, and
 # results must not depend on the machine that compiled them. TORCH_TARGET_VERSION: stable ABI of torch 2.10.
+# Python brings flags of its own to setup.py, and none to a just-in-time build: those that matter are named.
 CXX_FLAGS = [
     "-O3",
+    "-fwrapv",
+    "-DNDEBUG",
+    "-g0",
     "-std=c++20",
     "-fvisibility=hidden",
-    "-Wall",
-    "-Wno-maybe-uninitialized",  # false alarms inside gcc's own AVX-512 headers (gcc bug 105593)
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
+# Who installs the library cannot do anything about a warning; in the tests' builds it is an error.
+NO_WARNINGS = ["-w"]
+WARNINGS = [
+    "-Wall",
+    "-Werror",
+    "-Wno-unknown-warning-option",
+    "-Wno-uninitialized",  # false alarms inside gcc's own AVX-512 headers (gcc bug 105593)
+    "-Wno-maybe-uninitialized",
 ]
 
 
@@ -144,7 +155,7 @@ def _built(folder: Path, verbose: bool) -> Any:
         return cpp_extension.load(
             NAME,
             sources(),
-            extra_cflags=[*CXX_FLAGS, *cuda_flags],
+            extra_cflags=[*CXX_FLAGS, *NO_WARNINGS, *cuda_flags],
             # A shell reads them; torch quotes the others.
             extra_ldflags=[*map(shlex.quote, cuda.objects), *cuda.link_flags],
             extra_include_paths=include_dirs(),

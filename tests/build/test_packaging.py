@@ -1,6 +1,7 @@
 """An sdist holds everything that a build needs, and a wheel built from it works where no source tree is."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,18 @@ import pytest
 from sparseprune.build import nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_workflows_call_targets_of_the_makefile() -> None:
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    if not workflows:
+        pytest.skip("an sdist has no workflows")
+    text = "".join(path.read_text() for path in workflows)
+    called = set(re.findall(r"run: make ([\w-]+)", text))
+    called |= set(re.findall(r"[\w-]+", re.search(r"target: \[(.*)\]", text)[1]))
+    assert called == {"docs", "lint", "test", "test-slow", "wheels"}
+    rules = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert called <= rules
 
 
 @pytest.mark.slow

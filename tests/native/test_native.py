@@ -4,12 +4,13 @@
 masked and gathering instructions; a page behind or before each buffer that must not be touched does.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from compiling import cxx, run, skip_without_sanitizers
-from sanitized import ROOT, SANITIZERS, build, compile_all
+from sanitized import ROOT, SANITIZERS, build, compile_all, flags_of_torch
 
 from sparseprune.build import jit
 
@@ -45,13 +46,31 @@ def compiler() -> list[str]:
 KERNEL_SOURCES = sorted((jit.CSRC / "cpu" / "kernels").glob("*.cpp"))
 
 
+def between_guard_pages(compiler: list[str], folder: Path) -> str:
+    """What the test program says, whose buffers lie before and behind pages that must not be touched."""
+    files: dict[Path, list[str]] = {source: [] for source in KERNEL_SOURCES}
+    objects = compile_all(compiler, {**files, TEST_PROGRAM: ["-O2"]}, folder)
+    program = str(folder / "kernels_test")
+    run([*compiler, *map(str, objects.values()), "-o", program], folder)
+    return run([program, "before_guard", "after_guard"], folder)
+
+
 @pytest.mark.slow
 def test_kernels_stay_between_guard_pages(compiler: list[str], tmp_path: Path) -> None:
-    files: dict[Path, list[str]] = {source: [] for source in KERNEL_SOURCES}
-    objects = compile_all(compiler, {**files, TEST_PROGRAM: ["-O2"]}, tmp_path)
-    program = str(tmp_path / "kernels_test")
-    run([*compiler, *map(str, objects.values()), "-o", program], tmp_path)
-    assert "buffers before_guard, after_guard: " in run([program, "before_guard", "after_guard"], tmp_path)
+    assert "buffers before_guard, after_guard: " in between_guard_pages(compiler, tmp_path)
+
+
+@pytest.mark.slow
+def test_clang_compiles_all_without_warnings(compiler: list[str], tmp_path: Path) -> None:
+    """And its kernels are right. The other tests take the default compiler, which is gcc on most machines."""
+    clang = shutil.which("clang++")
+    if clang is None:
+        pytest.skip("there is no clang++")
+    assert "buffers before_guard, after_guard: " in between_guard_pages([clang], tmp_path)
+    rest = {Path(path): [*flags_of_torch(), "-fsyntax-only"] for path in jit.sources()}
+    compile_all(
+        [clang], {path: flags for path, flags in rest.items() if path not in KERNEL_SOURCES}, tmp_path
+    )
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_operators_on_the_emulator(tmp_path: Path) -> None:
     """What runs on a GPU, ops/test_gpu.py, over the CUDA operators compiled as C++ for the CPU."""
     compiler = cxx()
     headers = [f"-I{jit.CSRC}", f"-I{SIMT}", *(f"-isystem{path}" for path in cpp_extension.include_paths())]
-    options = [*jit.CXX_FLAGS, "-O1", "-fPIC", "-Wno-unknown-pragmas", *headers]
+    options = [*jit.CXX_FLAGS, "-O1", "-fPIC", *headers]
     sources = [*SHARED, *map(Path, nvcc.sources())]
     sources = [source for source in sources if source.stem != "build_info"]
 

@@ -7,8 +7,12 @@
 
 #include "cpu/kernels/kernels.h"
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi2")
+#endif
 
 namespace sparseprune {
 namespace {
@@ -172,7 +176,11 @@ struct Vec {
 }  // namespace
 }  // namespace sparseprune
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 namespace sparseprune {
 const Kernels& avx2_kernels() {

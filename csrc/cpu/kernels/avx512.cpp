@@ -7,8 +7,13 @@
 
 #include "cpu/kernels/kernels.h"
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx2,bmi2"))), \
+                             apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx2,bmi2")
+#endif
 
 namespace sparseprune {
 namespace {
@@ -186,7 +191,11 @@ struct Vec {
 }  // namespace
 }  // namespace sparseprune
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 namespace sparseprune {
 const Kernels& avx512_kernels() {

@@ -14,7 +14,7 @@ constexpr int panel_width = 64;
 template <class Element>
 constexpr int sample_multiple = 64 / sizeof(Element);
 template <>
-constexpr int sample_multiple<double> = 16;
+inline constexpr int sample_multiple<double> = 16;
 
 struct BFloat16 {
   uint16_t bits;
