@@ -212,6 +212,7 @@ def _quartiles(of: dict[str, float]) -> str:
     low, middle, high = (1e3 * of[name] for name in ("q1", "median", "q3"))
     return f"{_three_digits(middle)} [{_three_digits(low)}, {_three_digits(high)}]"
 
+
 def _three_digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}"
 
