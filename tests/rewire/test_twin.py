@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network, sample
+from moving_networks import network, sample
 from torch import nn
 from twin import Twin
 

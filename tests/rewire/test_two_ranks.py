@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import masks_of, sample, sparse
+from moving_networks import masks_of, sample, sparse
 from torch import nn
 
 import sparseprune as sp
@@ -19,7 +19,7 @@ import sys
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from networks import masks_of, sample, sparse
+from moving_networks import masks_of, sample, sparse
 import sparseprune as sp
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
