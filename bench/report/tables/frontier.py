@@ -61,10 +61,12 @@ RULES = {
 
 @functools.cache
 def runs(network: str) -> pandas.DataFrame:
-    """A row for each run, single weights alone."""
+    """A row for each run with single weights that stay where they are."""
     with (RESULTS / "frontier" / network / "runs.jsonl").open(encoding="utf-8") as lines:
         found = pandas.json_normalize([json.loads(line) for line in lines])
     block = found["point.block_rows"]
+    if "point.rewire" in found:
+        block = block.where(found["point.rewire"].isna(), 0)
     return found[block.isna() | (block == 1)]
 
 
