@@ -1,10 +1,8 @@
 // topk_outside: the k largest scores outside a pattern, of a matrix that is looked at some rows at a time.
 //
-// 1. A threaded pass over the rows copies the scores that are larger than the k-th best so far; before there are
-// as
-//    many, those above what a sample says.
-// 2. The k-th best of these and of those so far is selected, and what is below it is dropped, in order of
-// position.
+// 1. A threaded pass over the rows copies the scores above the k-th best so far; before there are as many, those
+//    above what a sample says.
+// 2. The k-th best of these and of those so far is selected, and what is below it dropped, in order of position.
 //
 // What is dropped depends on scores and positions alone: neither the threads nor the rows of a call matter.
 #include <torch/csrc/stable/library.h>
@@ -15,11 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <functional>
-#include <limits>
-#include <stdexcept>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -32,7 +26,6 @@ namespace {
 // Scores of a unit of threaded work.
 constexpr int64_t UNIT = int64_t{1} << 16;
 constexpr int64_t SAMPLES = int64_t{1} << 13;
-static_assert(TILE % 8 == 0, "flags of a tile are read as 8-byte words");
 
 template <class Float>
 constexpr KeyOf<Float> below_all = -LARGEST<Float> - 1;
@@ -59,17 +52,11 @@ void look_at_row(const Loops<Float>& loops, const Float* scores, int64_t cols, c
   for (int64_t begin = 0; begin < cols; begin += TILE) {
     const int64_t size = std::min(TILE, cols - begin);
     found.finite &= loops.count_tile(scores + begin, size, threshold, above_all, better).room >= 0;
-    std::fill(better + size, better + (size + 7) / 8 * 8, uint8_t{0});
-    for (int64_t i = 0; i < size; i += 8) {
-      uint64_t word;  // few are better, so eight flags are looked at together
-      std::memcpy(&word, better + i, 8);
-      if (word == 0) continue;
-      for (int64_t j = begin + i; j < begin + std::min(i + 8, size); ++j) {
-        if (!better[j - begin]) continue;
-        while (kept != kept_end && *kept < j) ++kept;
-        if (kept == kept_end || *kept != j) found.add(scores[j], first + j);
-      }
-    }
+    for_flagged(better, size, [&](int64_t i) {
+      const int64_t j = begin + i;
+      while (kept != kept_end && *kept < j) ++kept;
+      if (kept == kept_end || *kept != j) found.add(scores[j], first + j);
+    });
   }
 }
 
@@ -81,12 +68,7 @@ KeyOf<Float> likely_below(const Float* scores, int64_t n, int64_t count) {
   const auto rank = static_cast<int64_t>(expected + 4 * std::sqrt(expected) + 4);
   if (rank >= m) return below_all<Float>;
   std::vector<KeyOf<Float>> sample(m);
-  for (int64_t i = 0; i < m; ++i) {
-    // Anywhere in the i-th of m stretches, as in topk_masks.
-    const int64_t begin = n / m * i + n % m * i / m, size = n / m;
-    const uint64_t jitter = static_cast<uint32_t>(i) * 2654435769u;
-    sample[i] = key_of(scores[begin + static_cast<int64_t>((jitter * size) >> 32)]);
-  }
+  for (int64_t i = 0; i < m; ++i) sample[i] = key_of(scores[position_of_sample(i, m, n)]);
   std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<>());
   return sample[rank];
 }

@@ -2,8 +2,10 @@
 // integers in the order of the floats, so that -0.0 equals 0.0 and denormals count whatever the processor's
 // flush-to-zero mode.
 #pragma once
+#include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string_view>
 
@@ -107,6 +109,30 @@ Loops<Float> current_loops() {
   if (std::string_view(current_isa().name) != "scalar") return {count_tile_avx2<Float>, write_mask_avx2<Float>};
 #endif
   return {count_tile_baseline<Float>, write_mask_baseline<Float>};
+}
+
+// Calls visit(i) for every i below size whose flag is set. Few are, so eight are looked at together; `flags` has
+// room for whole words.
+template <class Visit>
+inline void for_flagged(uint8_t* flags, int64_t size, Visit visit) {
+  static_assert(TILE % 8 == 0, "flags of a tile are read as 8-byte words");
+  std::fill(flags + size, flags + (size + 7) / 8 * 8, uint8_t{0});
+  for (int64_t i = 0; i < size; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, flags + i, 8);
+    if (word == 0) continue;
+    for (int64_t j = i; j < std::min(i + 8, size); ++j) {
+      if (flags[j]) visit(j);
+    }
+  }
+}
+
+// Where the i-th of m samples of n scores is: in one of m equal stretches. Where in its stretch varies (a multiple
+// of the golden ratio), since rows and columns of a weight differ and a constant stride would see few of them.
+inline int64_t position_of_sample(int64_t i, int64_t m, int64_t n) {
+  const auto start = [&](int64_t stretch) { return n / m * stretch + n % m * stretch / m; };
+  const uint64_t jitter = static_cast<uint32_t>(i) * 2654435769u;
+  return start(i) + static_cast<int64_t>((jitter * (start(i + 1) - start(i))) >> 32);
 }
 
 }  // namespace sparseprune

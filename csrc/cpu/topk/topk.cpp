@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <stdexcept>
@@ -32,7 +31,6 @@ namespace {
 constexpr int64_t CHUNK = int64_t{1} << 16;
 // The sample and the bracket's content cost about the same.
 constexpr int64_t SAMPLES = int64_t{1} << 16;
-static_assert(TILE % 8 == 0, "flags of a tile are read as 8-byte words");
 
 template <class Float>
 struct Chunk {
@@ -78,33 +76,22 @@ void count(const Loops<Float>& loops, Chunk<Float>& chunk, KeyOf<Float> lo, KeyO
     chunk.at_hi += tile.at_hi;
     chunk.at_lo += tile.at_lo;
     room |= tile.room;
-    std::fill(between + size, between + (size + 7) / 8 * 8, uint8_t{0});
-    for (int64_t i = 0; i < size; i += 8) {
-      uint64_t word;  // few scores are in the bracket, so eight flags are looked at together
-      std::memcpy(&word, between + i, 8);
-      if (word == 0) continue;
-      for (int64_t j = i; j < std::min(i + 8, size); ++j) {
-        if (between[j]) chunk.between.push_back(key_of(scores[j]));
-      }
-    }
+    for_flagged(between, size, [&](int64_t i) { chunk.between.push_back(key_of(scores[i])); });
   }
   chunk.finite = room >= 0;
 }
 
-// One score from each of up to SAMPLES equal stretches of positions. Where in its stretch varies (a multiple of
-// the golden ratio), since rows and columns of a weight differ and a constant stride would see few of them.
+// One score from each of up to SAMPLES equal stretches of positions.
 template <class Float>
 std::vector<KeyOf<Float>> sample(const std::vector<Chunk<Float>>& chunks, int64_t n) {
   const int64_t m = std::min(n, SAMPLES);
   std::vector<KeyOf<Float>> keys(m);
   torch::stable::parallel_for(0, m, 4096, [&](int64_t begin, int64_t end) {
-    const auto start = [&](int64_t i) { return n / m * i + n % m * i / m; };
-    auto chunk = std::upper_bound(chunks.begin(), chunks.end(), start(begin),
+    auto chunk = std::upper_bound(chunks.begin(), chunks.end(), position_of_sample(begin, m, n),
                                   [](int64_t position, const auto& c) { return position < c.first; }) -
                  1;
     for (int64_t i = begin; i < end; ++i) {
-      const uint64_t jitter = static_cast<uint32_t>(i) * 2654435769u;
-      const int64_t position = start(i) + static_cast<int64_t>((jitter * (start(i + 1) - start(i))) >> 32);
+      const int64_t position = position_of_sample(i, m, n);
       while (position >= chunk->first + chunk->size) ++chunk;
       keys[i] = key_of(chunk->scores[position - chunk->first]);
     }
