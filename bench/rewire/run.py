@@ -24,8 +24,9 @@ from bench.mosaic.points import BASE
 from bench.rewire import timing
 from bench.rewire.networks import TUNING_SEED, Data, Made, kept_by_input, kept_weights, make
 from bench.rewire.points import EPOCHS, FULL, MOSAIC, Point, Run, Size, Study
-from bench.rewire.training import LAST, passes, train
+from bench.rewire.training import passes, train
 from sparseprune.experiments.data import Dataset
+from sparseprune.experiments.rewiring import PART
 from sparseprune.experiments.tuning import Tuned, tune_rate
 
 TIMES, RUNS, RATES = "times.jsonl", "runs.jsonl", "rates.log"  # files of a folder of results
@@ -94,7 +95,7 @@ def read_times(folder: Path, study: str) -> dict[str, Any] | None:
 def seconds_a_step(timed: Mapping[str, Any], every: int) -> float:
     """Seconds of a step and of its share of the rewirings."""
     rewiring = timed["rewiring"]
-    share = 0.0 if rewiring is None else LAST * rewiring["median"] / every
+    share = 0.0 if rewiring is None else PART * rewiring["median"] / every
     return timed["step"]["median"] + share
 
 

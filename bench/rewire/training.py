@@ -16,9 +16,8 @@ from bench.rewire.points import Method
 from sparseprune.experiments.data import Dataset, batches
 from sparseprune.experiments.data.iteration import room
 from sparseprune.experiments.optimizers import make_optimizer
+from sparseprune.experiments.rewiring import PART
 from sparseprune.experiments.train import evaluate
-
-LAST = 0.75  # part of the steps after which patterns stay
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -75,7 +74,7 @@ def train(
     updates = make_optimizer(model, optimizer, lr)
     rewire = None
     if method is not None:
-        rewire = sp.Rewire(model, updates, method, every=every, until=max(1, round(LAST * steps)), seed=seed)
+        rewire = sp.Rewire(model, updates, method, every=every, until=max(1, round(PART * steps)), seed=seed)
     trainer = Trainer(model, passes(data, batch_size, seed), updates, rewire)
     for step in range(steps):
         for group in updates.param_groups:

@@ -80,13 +80,17 @@ class Moving:
     def gradients(self) -> Iterator[tuple[int, Tensor]]:
         """The dense gradient, of (r · V, cols) numbers at a time, each with the number of its first row of
         blocks; zeros where nothing was seen."""
-        for first in range(0, self.rows, step := self.rows_at_once()):
-            last = min(first + step, self.rows)
-            v = self.block_rows
+        v = self.block_rows
+        for first, last in self.parts():
             if self._seen:
                 yield first, self._gradient(first * v, last * v)
             else:
                 yield first, self.parameter.new_zeros((last - first) * v, self.cols, dtype=self.dtype)
+
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """First and last rows of blocks that are looked at together."""
+        for first in range(0, self.rows, step := self.rows_at_once()):
+            yield first, min(first + step, self.rows)
 
     def rows_at_once(self) -> int:
         return max(AT_ONCE // max(self.cols * self.block_rows, 1), 1)

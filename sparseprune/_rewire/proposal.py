@@ -71,8 +71,8 @@ def _candidates(
 def _scores(layer: Moving, random: torch.Generator | None) -> Iterator[tuple[int, Tensor]]:
     """Mean |dL/dW| over each block, some rows of blocks at a time, or random numbers."""
     if random is not None:
-        for first in range(0, layer.rows, step := layer.rows_at_once()):
-            shape = (min(step, layer.rows - first), layer.cols)
+        for first, last in layer.parts():
+            shape = (last - first, layer.cols)
             yield first, torch.rand(shape, generator=random, dtype=layer.dtype).to(layer.parameter.device)
         return
     for first, gradient in layer.gradients():

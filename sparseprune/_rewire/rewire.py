@@ -134,12 +134,12 @@ class Rewire:
         step = self._steps + 1
         waiting = False
         if self._is_due(step):
-            finite = self._what_was_seen() if self._needs_gradient else [1] * len(self._layers)
-            waiting = not finite
-            if finite:
-                self._move(step, [bool(seen) for seen in finite])
-            else:
+            seen = self._what_was_seen() if self._needs_gradient else [True] * len(self._layers)
+            waiting = seen is None
+            if seen is None:
                 log.info("Rewire: a gradient of step %d is not finite; the patterns move at the next", step)
+            else:
+                self._move(step, seen)
         self._steps, self._waiting = step, waiting
         self._look_ahead()
 
@@ -158,8 +158,8 @@ class Rewire:
                 layer.observe()
             self._eager.on()
 
-    def _what_was_seen(self) -> list[float]:
-        """Whether a backward pass on some rank went through each layer; nothing if not all is finite."""
+    def _what_was_seen(self) -> list[bool] | None:
+        """Whether a backward pass on some rank went through each layer; None if not all is finite."""
         told = [float(not layer.is_finite()) for layer in self._layers]
         told += [float(layer.was_seen) for layer in self._layers]
         counts = torch.tensor(told, device=self._layers[0].parameter.device)
@@ -173,7 +173,7 @@ class Rewire:
         for layer, passes in zip(self._layers, seen, strict=True):
             if not passes:
                 log.warning("Rewire: %s was not called in this step, and stays as it is", layer.name)
-        return [] if any(infinite) else seen
+        return None if any(infinite) else [bool(passes) for passes in seen]
 
     def _move(self, step: int, seen: Sequence[bool]) -> None:
         """Work all next patterns out, then give them to the layers."""
