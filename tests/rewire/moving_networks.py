@@ -63,3 +63,12 @@ def train(
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: m.mask.clone() for name, m in model.named_modules() if hasattr(m, "mask")}
+
+
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=1e-2)
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    for (name, p), (_, q) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
+        assert torch.equal(p, q), name
