@@ -42,6 +42,10 @@ STABLE_TORCH_LIBRARY(sparseprune, m) {
   m.def(
       "conv2d(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, Tensor? bias=None, "
       "bool? batch_inner=None) -> Tensor");
+  // y = relu(conv(x, W) + bias + residual), residual as y; relu as asked
+  m.def(
+      "conv2d_act(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, Tensor? bias, "
+      "Tensor? residual, bool relu, bool? batch_inner=None) -> Tensor");
   // d_x, of the input's height and width
   m.def(
       "conv2d_t(Tensor g, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, int[] "

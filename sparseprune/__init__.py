@@ -2,6 +2,7 @@
 
 from sparseprune import interchange, ops, scores
 from sparseprune._controls import Control, controls
+from sparseprune._freeze import freeze
 from sparseprune._group import group_rows
 from sparseprune._prune import prune
 from sparseprune._rewire import Candidates, Rewire
@@ -32,6 +33,7 @@ __all__ = [
     "controls",
     "convert_state_dict",
     "densify",
+    "freeze",
     "group_rows",
     "interchange",
     "jit",

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "common/large_pages.h"
+
 namespace sparseprune {
 
 using torch::stable::Tensor;
@@ -28,8 +30,8 @@ struct Activation {
 };
 
 inline Tensor new_activation(const Tensor& like, int64_t features, int64_t batch, bool batch_inner) {
-  if (batch_inner) return torch::stable::new_empty(like, {features, batch});
-  return torch::stable::transpose(torch::stable::new_empty(like, {batch, features}), 0, 1);
+  if (batch_inner) return in_large_pages(torch::stable::new_empty(like, {features, batch}));
+  return torch::stable::transpose(in_large_pages(torch::stable::new_empty(like, {batch, features})), 0, 1);
 }
 
 // The same numbers with features next to one another: a copy where they are not.
@@ -73,8 +75,8 @@ inline Tensor samples_last(const Tensor& x) {
 }
 
 inline Images new_images(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool batch_inner) {
-  return Images(batch_inner ? samples_first(torch::stable::new_empty(like, {c, h, w, n}))
-                            : torch::stable::new_empty(like, {n, c, h, w}));
+  return Images(batch_inner ? samples_first(in_large_pages(torch::stable::new_empty(like, {c, h, w, n})))
+                            : in_large_pages(torch::stable::new_empty(like, {n, c, h, w})));
 }
 inline Images new_images_like(const Images& x) {
   return new_images(x.tensor, x.samples, x.channels, x.height, x.width, x.batch_inner);

@@ -164,7 +164,7 @@ class _SparseConv(SparseLayer):
                 f"{sizes}] or the same without samples, got {list(x.shape)}"
             )
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         inner = self.batch_inner
         if inner:
             inner = has_many_samples(x)
@@ -174,7 +174,7 @@ class _SparseConv(SparseLayer):
                 inner = is_batch_inner_images(x)
             pad = self._pad if len(self._pad) == 4 else (*self._pad, 0, 0)
             x = F.pad(x, pad, mode=self.padding_mode)
-        return convolve(x, self.values, self.pattern, self.geometry, self.bias, inner)
+        return convolve(x, self.values, self.pattern, self.geometry, self.bias, inner, residual, relu)
 
     def extra_repr(self) -> str:
         parts = [

@@ -8,6 +8,7 @@ from sparseprune.ops.convolution import (
     ConvPattern,
     Geometry,
     conv2d,
+    conv2d_act,
     conv2d_backward,
     conv2d_sddmm,
     conv2d_t,

@@ -14,7 +14,7 @@ from sparseprune.format.bsr import check_pattern_sizes
 from sparseprune.format.geometry import Geometry as Geometry
 from sparseprune.format.memory import empty_images, is_batch_inner_images
 from sparseprune.ops import observe, transforms
-from sparseprune.ops.autograd import in_backward, without_views
+from sparseprune.ops.autograd import in_backward, relu_backward, without_views
 from sparseprune.ops.devices import under_autocast
 from sparseprune.ops.plain.convolution import dense_weight_gradient as dense_weight_gradient
 from sparseprune.ops.transforms import one_node
@@ -83,6 +83,33 @@ def conv2d(
     return torch.ops.sparseprune.conv2d.default(x, values, *pattern, list(geometry), bias, batch_inner)
 
 
+def conv2d_act(
+    x: Tensor,
+    values: Tensor,
+    pattern: ConvPattern,
+    geometry: Geometry,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = True,
+    batch_inner: bool | None = None,
+) -> Tensor:
+    """``y = relu(conv(x, W) + bias + residual)`` with one rounding, otherwise as :func:`conv2d`.
+
+    On a GPU and within torch's transforms these are three operators.
+
+    Args:
+        residual: of y's shape and dtype, or None.
+        relu: whether there is a ReLU.
+    """
+    if transforms.transformed() or not (x.is_cpu or x.is_meta):
+        y = conv2d(x, values, pattern, geometry, bias, batch_inner)
+        y = y if residual is None else y + residual
+        return y.relu() if relu else y
+    return torch.ops.sparseprune.conv2d_act.default(
+        x, values, *pattern, list(geometry), bias, residual, relu, batch_inner
+    )
+
+
 def conv2d_t(
     g: Tensor, values: Tensor, pattern: ConvPattern, geometry: Geometry, input_size: Sequence[int]
 ) -> Tensor:
@@ -122,7 +149,17 @@ def conv2d_backward(
 
 
 def _fake_conv2d(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
-    geometry, batch_inner = Geometry.checked("conv2d", rest[2]), rest[4] if len(rest) > 4 else None
+    return _fake_images("conv2d", x, values, crow, rest[2], rest[4] if len(rest) > 4 else None)
+
+
+def _fake_conv2d_act(x: Tensor, values: Tensor, crow: Tensor, *rest: Any) -> Tensor:
+    return _fake_images("conv2d_act", x, values, crow, rest[2], rest[6] if len(rest) > 6 else None)
+
+
+def _fake_images(
+    op: str, x: Tensor, values: Tensor, crow: Tensor, numbers: Any, batch_inner: bool | None
+) -> Tensor:
+    geometry = Geometry.checked(op, numbers)
     inner = is_batch_inner_images(x) if batch_inner is None else batch_inner
     channels = (crow.shape[0] - 1) * values.shape[1]
     return empty_images(x, (x.shape[0], channels, *geometry.output_size(x.shape[2], x.shape[3])), inner)
@@ -144,6 +181,7 @@ def _fake_conv2d_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> t
 
 FAKES: dict[str, Callable[..., Any]] = {
     "conv2d": _fake_conv2d,
+    "conv2d_act": _fake_conv2d_act,
     "conv2d_t": _fake_conv2d_t,
     "conv2d_sddmm": _fake_conv2d_sddmm,
     "conv2d_backward": _fake_conv2d_backward,
@@ -155,6 +193,12 @@ FAKES: dict[str, Callable[..., Any]] = {
 
 def _save_for_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:5])
+    ctx.geometry = Geometry(*inputs[5])
+
+
+def _save_for_conv2d_act(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    relu = inputs[8]
+    ctx.save_for_backward(*inputs[:5], output if relu else None)
     ctx.geometry = Geometry(*inputs[5])
 
 
@@ -188,6 +232,17 @@ def _conv2d_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return d_x, d_values, None, None, None, None, d_bias, None
 
 
+def _conv2d_act_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, values, *pattern, y = ctx.saved_tensors
+    g = g if y is None else relu_backward(g, y)
+    needs_x, needs_values, *_, needs_bias, needs_residual = ctx.needs_input_grad[:8]
+    d_x, d_values, d_bias = _gradients(
+        g, x, values, ConvPattern(*pattern), ctx.geometry, (needs_x, needs_values, needs_bias)
+    )
+    d_residual = g if needs_residual else None
+    return d_x, d_values, None, None, None, None, d_bias, d_residual, None, None
+
+
 def _conv2d_t_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     g, values, *rest = ctx.saved_tensors
     pattern = ConvPattern(*rest)
@@ -219,6 +274,7 @@ def _conv2d_backward_gradients(
 # (operator, backward, setup_context)
 GRADIENTS: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
     ("conv2d", _conv2d_gradients, _save_for_conv2d),
+    ("conv2d_act", _conv2d_act_gradients, _save_for_conv2d_act),
     ("conv2d_t", _conv2d_t_gradients, _save_for_conv2d),
     ("conv2d_sddmm", _conv2d_sddmm_gradients, _save_for_conv2d),
     ("conv2d_backward", _conv2d_backward_gradients, _save_for_conv2d_backward),
@@ -261,14 +317,20 @@ def convolve(
     geometry: Geometry,
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    """``y = conv(x, W) + bias`` as a layer computes it; arguments and result as in :func:`conv2d`.
+    """``y = relu(conv(x, W) + bias + residual)`` as a layer computes it; arguments and result as in
+    :func:`conv2d_act`.
 
     Under autocast it is computed in autocast's dtype, as by ``torch.nn.functional.conv2d``.
     """
     dtype, x, values, bias = under_autocast(x, values, bias)
-    if one_node():
-        y: Tensor = _Convolution.apply(x, values, bias, pattern, geometry, batch_inner)
+    if residual is not None or relu:
+        residual = None if residual is None else residual.to(x.dtype)
+        y = conv2d_act(x, values, pattern, geometry, bias, residual, relu, batch_inner)
+    elif one_node():
+        y = _Convolution.apply(x, values, bias, pattern, geometry, batch_inner)
     else:
         y = conv2d(x, values, pattern, geometry, bias, batch_inner)
     return y if dtype is None else y.to(dtype)

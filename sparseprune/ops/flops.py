@@ -56,6 +56,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "sddmm": _sddmm,
     "spmm_backward": _spmm_backward,
     "conv2d": _conv2d,
+    "conv2d_act": _conv2d,
     "conv2d_t": _conv2d_t,
     "conv2d_sddmm": _conv2d_sddmm,
     "conv2d_backward": _conv2d_backward,

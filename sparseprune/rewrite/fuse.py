@@ -44,7 +44,7 @@ def fuse(model: nn.Module) -> nn.Module:
         ``model``.
     """
     replace_in_place(model, _norms_and_pools(model))
-    calls = _calls(model)
+    calls = count_calls(model)
     relus: dict[nn.Module, nn.Module] = {}
     for before, relu in fusible_relus(model).items():
         alone = isinstance(before, SparseLinear) or calls[before] == 1
@@ -136,7 +136,7 @@ def _replacement(module: nn.Module) -> nn.Module:
     return batch_inner_pool(module)
 
 
-def _calls(model: nn.Module) -> Counter[nn.Module]:
+def count_calls(model: nn.Module) -> Counter[nn.Module]:
     """How often one forward pass calls each module, as far as it can be followed."""
     traces: dict[nn.Module, Trace] = {trace.root: trace for trace in trace_all(model)}
     return Counter(

@@ -14,17 +14,18 @@ from torch import fx, nn
 from sparseprune.nn import FusedReLU, MaskedConv1d, MaskedConv2d, MaskedLinear, SparseLinear
 from sparseprune.nn.batch_norm import BatchNormAct2d
 from sparseprune.nn.conv import SparseConv1d, SparseConv2d
+from sparseprune.nn.frozen import AddAct2d, FoldedNorm1d
 from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
 from sparseprune.rewrite.trace import Trace, called, has_hooks, trace_all
 
 # Modules that treat every number alike and keep strides.
 POINTWISE: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid),
-    *(nn.Hardtanh, nn.Dropout, nn.Identity, FusedReLU),
+    *(nn.Hardtanh, nn.Dropout, nn.Identity, FusedReLU, FoldedNorm1d),
 )
 
 # What decides itself how its output lies.
-PRODUCERS = (SparseConv1d, SparseConv2d, BatchNormAct2d, *POOL_CLASSES.values())
+PRODUCERS = (SparseConv1d, SparseConv2d, BatchNormAct2d, AddAct2d, *POOL_CLASSES.values())
 
 # What a node of a network does with an input that lies batch-inner.
 # "wants": computes best from it. "copies": makes it ordinary first. "passes": computes from either, and
@@ -128,9 +129,13 @@ def _asked(trace: Trace) -> dict[fx.Node, Asked]:
         total = Asked()
         for user in node.users:
             role = role_of(trace, user)
-            of_user = (
-                asked[user] if role == "keeps" else Asked(role == "strict", role == "wants", role == "copies")
-            )
+            if role == "keeps":
+                of_user = asked[user]
+            elif role == "passes":
+                # It brings its result into either layout, and is faster where its input lies batch-inner.
+                of_user = Asked(wants=asked[user].wants)
+            else:
+                of_user = Asked(role == "strict", role == "wants", role == "copies")
             total = total.and_also(of_user)
         asked[node] = total
     return asked

@@ -84,7 +84,7 @@ class ConvTests {
 
     std::vector<std::vector<int>> patterns{{}, {0, 0, 0}, {3, 0, 5, 1, 9, 0, 2}};
     for (int n = 0; n <= 11; ++n) patterns.push_back({n});
-    int turn = 0;  // with and without room
+    int turn = 0;  // with and without room, and what becomes of the sums
     for (const std::vector<int>& counts : patterns)
       for (int block_rows : all_block_rows)
         for (int vectors = 1; vectors <= 13; ++vectors) {
@@ -93,7 +93,7 @@ class ConvTests {
           for (int lanes : {numbers, conv_lanes, 4 * conv_lanes})
             if (numbers % lanes == 0) {
               const bool loose = ++turn % 2;
-              conv(pattern, block_rows, numbers, lanes, loose);
+              conv(pattern, block_rows, numbers, lanes, loose, turn / 2 % 2, turn / 4 % 2);
               conv_gradients(pattern, block_rows, numbers, lanes, loose);
             }
         }
@@ -163,7 +163,9 @@ class ConvTests {
     return w.nnz() ? furthest(w) + beyond + numbers : 0;
   }
 
-  void conv(const OffsetPattern& w, int block_rows, int numbers, int lanes, bool loose) const {
+  // As it is, then with a bias, and with what is added and a ReLU.
+  void conv(const OffsetPattern& w, int block_rows, int numbers, int lanes, bool loose, bool with_added,
+            bool with_relu) const {
     const int64_t rows = int64_t(w.rows) * block_rows;
     const Buffer<Scalar> value("value", w.nnz() * block_rows), bias("bias", rows);
     const Buffer<Scalar> x("x", numbers_read(w, 0, numbers));
@@ -178,15 +180,24 @@ class ConvTests {
             exact[size_t((int64_t(i) * block_rows + v) * numbers + k)] +=
                 double(value[j * block_rows + v]) * double(x[w.offset[j] + k]);
     for (bool with_bias : {false, true}) {
-      begin_case("conv", "rows %d, nonzeros %ld, V %d, n %d, lanes %d, loose %d, bias %d", w.rows, long(w.nnz()),
-                 block_rows, numbers, lanes, loose, with_bias);
+      const bool add = with_bias && with_added, relu = with_bias && with_relu;
+      begin_case("conv", "rows %d, nonzeros %ld, V %d, n %d, lanes %d, loose %d, add %d, bias %d, relu %d", w.rows,
+                 long(w.nnz()), block_rows, numbers, lanes, loose, add, with_bias, relu);
       const RunMemory<Scalar> y("y", rows, numbers, lanes, loose);
+      const RunMemory<Scalar> added("added", add ? rows : 0, numbers, lanes, loose);
       std::vector<double> expected = exact;
-      for (int64_t i = 0; with_bias && i < rows * numbers; ++i) expected[size_t(i)] += double(bias[i / numbers]);
+      for (int64_t i = 0; i < rows; ++i)
+        for (int k = 0; k < numbers; ++k) {
+          double& e = expected[size_t(i * numbers + k)];
+          if (add) e += double(added.at(i, k) = Scalar(small_integer()));
+          if (with_bias) e += double(bias[i]);
+          if (relu && e < 0) e = 0;
+        }
       for_parts(w.rows, [&](int first, int count) {
         const int64_t row = int64_t(first) * block_rows;
         kernels_.conv(w.part(first, count), block_rows, value.data(), x.data(), numbers,
-                      with_bias ? bias.data() + row : nullptr, y.from(row));
+                      {add ? added.from(row).data : nullptr, with_bias ? bias.data() + row : nullptr, relu},
+                      y.from(row));
       });
       y.check(expected);
     }

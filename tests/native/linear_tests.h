@@ -81,8 +81,8 @@ class LinearTests : PanelTesting<Element> {
             const int64_t row = int64_t(first) * block_rows;
             for (int block = 0; block < shape.blocks; ++block) {
               const bool last = block + 1 == shape.blocks;
-              const Epilogue<Element> epilogue{add || block > 0, last && with_bias ? bias.data() + row : nullptr,
-                                               last && relu};
+              const Epilogue<Scalar> epilogue{add || block > 0 ? rows_of(y, row).data : nullptr,
+                                              last && with_bias ? bias.data() + row : nullptr, last && relu};
               kernels_.spmm(w.segments(block, first, count), block_rows, value.data(),
                             block_of(x, int64_t(block) * shape.block_cols), epilogue, rows_of(y, row));
             }

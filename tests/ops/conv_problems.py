@@ -95,6 +95,7 @@ class Case(NamedTuple):
 class Answers(NamedTuple):
     y: Tensor
     y_without_bias: Tensor
+    y_act: Tensor  # with g as the residual, and a ReLU
     d_x: Tensor
     d_values: Tensor
     d_bias: Tensor
@@ -134,7 +135,8 @@ def answers(case: Case, mask: Tensor, x: Tensor, weight: Tensor, bias: Tensor, g
     y = convolution_of(case, x, weight, bias)
     d_x, d_weight, d_bias = torch.autograd.grad(y, (x, weight, bias), g)
     d_values = blocks_of(d_weight, mask, case.block_rows)
-    return Answers(y.detach(), convolution_of(case, x, weight).detach(), d_x, d_values, d_bias)
+    y_act = (y.detach() + g).relu()
+    return Answers(y.detach(), convolution_of(case, x, weight).detach(), y_act, d_x, d_values, d_bias)
 
 
 def problem(case: Case) -> Problem:
@@ -172,6 +174,13 @@ def check_operators(p: Problem) -> None:
         p.check("y_without_bias", y)
         check_layout(y, inner)
 
+    y_act = convolution.conv2d_act(p.x, p.values, p.pattern, geometry, p.bias, p.g)
+    p.check("y_act", y_act)
+    check_layout(y_act, is_batch_inner(p.x))
+    same = convolution.conv2d_act(p.x, p.values, p.pattern, geometry, relu=False, batch_inner=True)
+    assert torch.equal(same, y)
+    check_layout(same, True)
+
     d_x = convolution.conv2d_t(p.g, p.values, p.pattern, geometry, p.case.size)
     p.check("d_x", d_x)
     check_layout(d_x, is_batch_inner(p.g))
@@ -190,14 +199,16 @@ def check_operators(p: Problem) -> None:
 
 # ---- calls of the operators by their names ----
 
-NAMES = ["conv2d", "conv2d_t", "conv2d_sddmm", "conv2d_backward"]
+NAMES = ["conv2d", "conv2d_act", "conv2d_t", "conv2d_sddmm", "conv2d_backward"]
 
 
 def arguments_of(p: Problem) -> dict[str, tuple[Any, ...]]:
     x, g, values, bias = (t.detach().requires_grad_() for t in (p.x, p.g, p.values, p.bias))
     where = (*p.pattern, list(p.case.geometry))
+    residual = p.g.detach().requires_grad_()
     return {
         "conv2d": (x, values, *where, bias, p.case.layout == "contiguous"),
+        "conv2d_act": (x, values, *where, bias, residual, True, p.case.layout == "contiguous"),
         "conv2d_t": (g, values, *where, list(p.case.size)),
         "conv2d_sddmm": (g, x, *where, p.case.block_rows),
         "conv2d_backward": (g, x, values, *where),
@@ -207,6 +218,7 @@ def arguments_of(p: Problem) -> dict[str, tuple[Any, ...]]:
 def operands_of(p: Problem) -> dict[str, Any]:
     geometry, size = list(p.case.geometry), list(p.case.size)
     names = {"x": p.x, "g": p.g, "values": p.values, "bias": p.bias, **p.pattern._asdict()}
+    names |= {"residual": p.g, "relu": True}
     return {**names, "geometry": geometry, "input_size": size, "block_rows": p.case.block_rows}
 
 
@@ -214,6 +226,7 @@ def call(name: str, operands: dict[str, Any], function: Callable[..., Any] | Non
     """The operator, or a function of the same arguments."""
     first, last = {
         "conv2d": (("x", "values"), ("bias",)),
+        "conv2d_act": (("x", "values"), ("bias", "residual", "relu")),
         "conv2d_t": (("g", "values"), ("input_size",)),
         "conv2d_sddmm": (("g", "x"), ("block_rows",)),
         "conv2d_backward": (("g", "x", "values"), ()),

@@ -44,6 +44,8 @@ def test_fake_kernels_agree(layout: str, case: Case) -> None:
         return [
             convolution.conv2d(x, values, pattern, geometry, bias),
             *(convolution.conv2d(x, values, pattern, geometry, None, inner) for inner in (False, True)),
+            convolution.conv2d_act(x, values, pattern, geometry, bias, g),
+            convolution.conv2d_act(x, values, pattern, geometry, None, g, False, True),
             convolution.conv2d_t(g, values, pattern, geometry, case.size),
             convolution.conv2d_sddmm(g, x, pattern, geometry, case.block_rows),
             *convolution.conv2d_backward(g, x, values, pattern, geometry),
@@ -82,6 +84,10 @@ FUNCTIONS: dict[str, Callable[[Problem], tuple[Callable[..., Any], tuple[Tensor,
     "conv2d": lambda p: (
         lambda x, values, b: convolution.conv2d(x, values, p.pattern, p.case.geometry, b),
         (p.x, p.values, p.bias),
+    ),
+    "conv2d_act": lambda p: (
+        lambda x, values, b, r: convolution.conv2d_act(x, values, p.pattern, p.case.geometry, b, r),
+        (p.x, p.values, p.bias, p.g),
     ),
     "conv2d_t": lambda p: (
         lambda g, values: convolution.conv2d_t(g, values, p.pattern, p.case.geometry, p.case.size),

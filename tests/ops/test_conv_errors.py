@@ -61,6 +61,23 @@ def with_number(at: int, number: int) -> Callable[[list[int]], list[int]]:
         bad("conv2d", "x", lambda t: t[..., :0], "at least 3 (the kernel's reach) in width, got 2"),
         bad("conv2d", "bias", lambda t: t[1:], "bias.shape == [12 (out_channels)], got [11]"),
         bad("conv2d", "bias", lambda t: t.double(), "bias to be float32, got float64"),
+        bad(
+            "conv2d_act",
+            "x",
+            lambda t: t[:, 1:],
+            "x.shape == [samples, 6 (in_channels), height, width], got [",
+        ),
+        bad("conv2d_act", "bias", lambda t: t[1:], "bias.shape == [12 (out_channels)], got [11]"),
+        bad(
+            "conv2d_act",
+            "residual",
+            lambda t: t[..., 1:],
+            "residual.shape == [17, 12, 7, 6] (the output's), got",
+        ),
+        bad(
+            "conv2d_act", "residual", lambda t: t[1:], "residual.shape == [17, 12, 7, 6] (the output's), got"
+        ),
+        bad("conv2d_act", "residual", lambda t: t.double(), "residual to be float32, got float64"),
         *(
             bad(name, "values", change, message)
             for name in ("conv2d", "conv2d_t", "conv2d_backward")
@@ -102,7 +119,7 @@ def test_convolution_refuses_bad_arguments(
         call(name, operands)
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", NAMES[2:])
 def test_convolution_refuses_wrong_plans(name: str, needs_extension: None) -> None:
     p = problem_once(REFUSED)
     operands, plan_t = operands_of(p), p.pattern.plan_t
@@ -127,7 +144,10 @@ def test_convolution_refuses_wrong_plans(name: str, needs_extension: None) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_convolution_refuses_tensors_on_several_devices(name: str) -> None:
     operands = operands_of(problem_once(REFUSED))
-    for what in {"conv2d": ("x", "values"), "conv2d_t": ("g", "values")}.get(name, ("g", "x")):
+    of_input = ("x", "values")
+    for what in {"conv2d": of_input, "conv2d_act": of_input, "conv2d_t": ("g", "values")}.get(
+        name, ("g", "x")
+    ):
         message = f"{name}: expected all tensors on one device, got cpu and meta; move them with .to()"
         with pytest.raises(ValueError, match=re.escape(message)):
             call(name, {**operands, what: operands[what].to("meta")})

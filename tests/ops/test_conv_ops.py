@@ -126,13 +126,13 @@ def results_by_threads(isa: str, case: Case) -> list[Answers]:
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         y, without = (convolution.conv2d(p.x, p.values, p.pattern, geometry, b) for b in (p.bias, None))
-        found.append(
-            Answers(y, without, *convolution.conv2d_backward(p.g, p.x, p.values, p.pattern, geometry))
-        )
+        act = convolution.conv2d_act(p.x, p.values, p.pattern, geometry, p.bias, p.g)
+        gradients = convolution.conv2d_backward(p.g, p.x, p.values, p.pattern, geometry)
+        found.append(Answers(y, without, act, *gradients))
     return found
 
 
-@pytest.mark.parametrize("results", [("y", "y_without_bias", "d_x"), ("d_values", "d_bias")])
+@pytest.mark.parametrize("results", [("y", "y_without_bias", "y_act", "d_x"), ("d_values", "d_bias")])
 @pytest.mark.parametrize(
     "case",
     [

@@ -87,7 +87,8 @@ struct ConvGradients {
         if (d_value && !x_run.data) {
           Sum<Element>* buffer = workspace<Sum<Element>>(row_tile, count * n, 1).data;
           for (int64_t c = 0; c < count; ++c)
-            pack_run(first_sample, channel + c, from, height, width, in_panel, buffer + c * n, n);
+            pack_run(t, x.at(first_sample, channel + c, from.h, from.w), g.stride[0] * x.row_stride,
+                     g.stride[1] * x.column_stride, height, width, in_panel, buffer + c * n);
           x_run = {buffer, n, 0, int(n)};
         }
         const bool unpack = value && !d_x_run.data;
@@ -100,17 +101,6 @@ struct ConvGradients {
       }
       row = end;
     }
-  }
-
-  // x as the packed tile of g has its numbers: what lies between the rows of a tile whose lanes are pixels is
-  // zero, since products with it are summed.
-  void pack_run(int64_t sample, int64_t channel, Position at, int64_t height, int64_t width, int in_panel,
-                Sum<Element>* to, int64_t n) const {
-    const int64_t rows = tiling.lanes_are_samples() ? 1 : height;
-    if (!tiling.lanes_are_samples()) std::fill_n(to, n, Sum<Element>(0));
-    for (int64_t h = 0; h < rows; ++h)
-      pack_row(x.at(sample, channel, at.h + h * g.stride[0], at.w), g.stride[1] * x.column_stride, width, in_panel,
-               tiling.lanes, to + h * tiling.columns);
   }
 
   static constexpr int32_t rows_at_once = 16;  // as in conv2d.cpp

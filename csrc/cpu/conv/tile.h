@@ -82,7 +82,18 @@ void unpack_row(const Sum<Element>* from, int lanes, int64_t n, Element* to, int
     kernels<Element>().unpack_pixels(from, lanes, {to, step, int(n), samples});
 }
 
-// A run as kernels computed it, to where its first pixel is in an image.
+// A run as kernels want it, from where its first pixel is in an image: what lies between the rows of a tile whose
+// lanes are pixels is zero.
+template <class Element>
+void pack_run(const Tiling& t, const Element* from, int64_t row_step, int64_t step, int64_t height, int64_t width,
+              int samples, Sum<Element>* to) {
+  const int64_t rows = t.lanes_are_samples() ? 1 : height;
+  if (!t.lanes_are_samples()) std::fill_n(to, t.run(height, width), Sum<Element>(0));
+  for (int64_t h = 0; h < rows; ++h)
+    pack_row(from + h * row_step, step, width, samples, t.lanes, to + h * t.columns);
+}
+
+// The other way round.
 template <class Element>
 void unpack_run(const Tiling& t, const Sum<Element>* from, int64_t height, int64_t width, Element* to,
                 int64_t row_step, int64_t step, int samples) {

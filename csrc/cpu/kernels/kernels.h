@@ -140,12 +140,17 @@ struct NormGradient {
   Scalar of_g, of_x, constant;
 };
 
-// What becomes of the sums of SpMM.
-template <class Element>
+// What becomes of the sums of SpMM and of convolutions.
+template <class Scalar>
 struct Epilogue {
-  bool add;                  // to what y holds: the blocks of columns before
-  const Sum<Element>* bias;  // one for each row of y, or null
-  bool relu;                 // max(y, 0), NaN stays NaN
+  const Scalar* add;   // what is added, laid out as y, or null: y itself, or a residual
+  const Scalar* bias;  // one for each row of y, or null
+  bool relu;           // max(y, 0), NaN stays NaN
+
+  // For numbers further on in y, in rows below.
+  Epilogue moved(int64_t numbers, int64_t rows = 0) const {
+    return {add ? add + numbers : nullptr, bias ? bias + rows : nullptr, relu};
+  }
 };
 
 template <class Element>
@@ -162,7 +167,7 @@ struct KernelsOf {
   // SpMM. Row i of the segments is `block_rows` rows of y, and nonzero j as many values:
   //   y[i V + v, :] = sum_j value[j V + v] x[column_j, :]
   void (*spmm)(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
-               Epilogue<Element> epilogue, Panel<Sum<Element>> y);
+               Epilogue<Sum<Element>> epilogue, Panel<Sum<Element>> y);
   // The same for one sample, and for all blocks of columns at once: block k's segments are those given, moved on
   // by k * rows_of_plan, and its first column is k * block_cols.
   //   y[i V + v] += sum_j value[j V + v] x[column_j]
@@ -175,9 +180,9 @@ struct KernelsOf {
                     Panel<const Element> x, bool add, Panel<Sum<Element>> d_x, Sum<Element>* d_value);
 
   // Convolution, n numbers at once (a multiple of conv_lanes), whose first ones are given:
-  //   y[i V + v, k] = bias[i V + v] + sum_j value[j V + v] x[offset_j + k]                  bias may be null
+  //   y[i V + v, k] = sum_j value[j V + v] x[offset_j + k]
   void (*conv)(OffsetRows rows, int block_rows, const Sum<Element>* value, const Sum<Element>* x, int n,
-               const Sum<Element>* bias, Run<Sum<Element>> y);
+               Epilogue<Sum<Element>> epilogue, Run<Sum<Element>> y);
   // Its gradients. Row i is a channel of x, nonzero j a block of `block_rows` channels of g, `g_stride` apart:
   //   d_x[i, k] = sum_jv value[j V + v] g[offset_j + v g_stride + k]                       unless value is null
   //   d_value[j V + v] += sum_k x[i, k] g[offset_j + v g_stride + k]                       unless d_value is null

@@ -44,9 +44,19 @@ void load_lanes(const Element* p, Lanes<Sum<Element>>& to) {
   for (int b = 0; b < lanes; ++b) to[b] = widened(p[b]);
 }
 
+// The sums of one row, to where they belong.
+template <class Scalar>
+void finish(const Lanes<Scalar>& sum, Epilogue<Scalar> epilogue, Scalar* y) {
+  for (int b = 0; b < lanes; ++b) {
+    Scalar total = sum[b] + (epilogue.add ? epilogue.add[b] : Scalar(0));
+    if (epilogue.bias) total += *epilogue.bias;
+    y[b] = epilogue.relu && total < 0 ? Scalar(0) : total;
+  }
+}
+
 template <class Element>
 void spmm(const Segments& segments, int block_rows, const Sum<Element>* value, Panel<const Element> x,
-          Epilogue<Element> epilogue, Panel<Sum<Element>> y) {
+          Epilogue<Sum<Element>> epilogue, Panel<Sum<Element>> y) {
   using Scalar = Sum<Element>;
   for (int64_t i = 0; i < segments.rows; ++i)
     for (int64_t v = 0; v < block_rows; ++v) {
@@ -58,12 +68,7 @@ void spmm(const Segments& segments, int block_rows, const Sum<Element>* value, P
           load_lanes(x.data + segments.column[j] * x.stride + first, x_row);
           sum += value[j * block_rows + v] * x_row;
         }
-        Scalar* out = y.data + row * y.stride + first;
-        for (int b = 0; b < lanes; ++b) {
-          Scalar total = sum[b] + (epilogue.add ? out[b] : Scalar(0));
-          if (epilogue.bias) total += epilogue.bias[row];
-          out[b] = epilogue.relu && total < 0 ? Scalar(0) : total;
-        }
+        finish<Scalar>(sum, epilogue.moved(row * y.stride + first, row), y.data + row * y.stride + first);
       }
     }
 }
@@ -129,12 +134,12 @@ void gradients(const Segments& segments, int block_rows, const Sum<Element>* val
 // ---- convolution ----
 
 template <class Scalar>
-Scalar* vector_of(const Run<Scalar>& run, int64_t row, int first) {
-  return run.data + row * run.row_stride + first / run.lanes * run.pixel_stride + first % run.lanes;
+int64_t place_of(const Run<Scalar>& run, int64_t row, int first) {
+  return row * run.row_stride + first / run.lanes * run.pixel_stride + first % run.lanes;
 }
 
 template <class Scalar>
-void conv(OffsetRows rows, int block_rows, const Scalar* value, const Scalar* x, int n, const Scalar* bias,
+void conv(OffsetRows rows, int block_rows, const Scalar* value, const Scalar* x, int n, Epilogue<Scalar> epilogue,
           Run<Scalar> y) {
   for (int64_t i = 0; i < rows.rows; ++i)
     for (int64_t v = 0; v < block_rows; ++v)
@@ -145,8 +150,8 @@ void conv(OffsetRows rows, int block_rows, const Scalar* value, const Scalar* x,
           load_lanes(x + rows.offset[j] + first, numbers);
           sum += value[j * block_rows + v] * numbers;
         }
-        Scalar* out = vector_of(y, i * block_rows + v, first);
-        for (int b = 0; b < lanes; ++b) out[b] = bias ? sum[b] + bias[i * block_rows + v] : sum[b];
+        const int64_t row = i * block_rows + v, at = place_of(y, row, first);
+        finish<Scalar>(sum, epilogue.moved(at, row), y.data + at);
       }
 }
 
@@ -162,7 +167,7 @@ void conv_input_gradient(OffsetRows rows, int block_rows, const Scalar* value, c
           load_lanes(g + rows.offset[j] + v * g_stride + first, numbers);
           sum += value[j * block_rows + v] * numbers;
         }
-      Scalar* out = vector_of(d_x, i, first);
+      Scalar* out = d_x.data + place_of(d_x, i, first);
       for (int b = 0; b < lanes; ++b) out[b] = sum[b];
     }
 }
@@ -176,7 +181,7 @@ void conv_weight_gradient(OffsetRows rows, int block_rows, const Scalar* g, int6
         const Scalar* numbers = g + rows.offset[j] + v * g_stride;
         Scalar sum[lanes] = {};
         for (int first = 0; first < n; first += lanes) {
-          const Scalar* x_numbers = vector_of(x, i, first);
+          const Scalar* x_numbers = x.data + place_of(x, i, first);
           for (int b = 0; b < lanes; ++b) sum[b] += x_numbers[b] * numbers[first + b];
         }
         for (int half = lanes / 2; half > 0; half /= 2)

@@ -33,25 +33,25 @@ void for_even_parts(int n, Call call) {
 }
 
 template <int V>
-void conv_rows(OffsetRows rows, int block_rows, const float* value, const float* x, int n, const float* bias,
-               Run<float> y) {
+void conv_rows(OffsetRows rows, int block_rows, const float* value, const float* x, int n,
+               Epilogue<float> epilogue, Run<float> y) {
   for_even_parts<conv_vectors<V>>(n, [&](auto t, int first) {
     spmm_pass<float, V, t.value>(rows.start, rows.start + 1, rows.rows, block_rows, value, x + first,
-                                 FromOffset{rows.offset}, Epilogue<float>{false, bias, false}, y.data,
-                                 y.row_stride, positions_of(first, t.value, y));
+                                 FromOffset{rows.offset}, epilogue, y.data, y.row_stride,
+                                 positions_of(first, t.value, y));
   });
 }
 
-inline void conv(OffsetRows rows, int block_rows, const float* value, const float* x, int n, const float* bias,
-                 Run<float> y) {
+inline void conv(OffsetRows rows, int block_rows, const float* value, const float* x, int n,
+                 Epilogue<float> epilogue, Run<float> y) {
   constexpr int most = Vec::most_block_rows;
-  if (block_rows == 1) return conv_rows<1>(rows, block_rows, value, x, n, bias, y);
-  if (block_rows == 2) return conv_rows<2>(rows, block_rows, value, x, n, bias, y);
-  if (most >= 8 && block_rows == 4) return conv_rows<4>(rows, block_rows, value, x, n, bias, y);
+  if (block_rows == 1) return conv_rows<1>(rows, block_rows, value, x, n, epilogue, y);
+  if (block_rows == 2) return conv_rows<2>(rows, block_rows, value, x, n, epilogue, y);
+  if (most >= 8 && block_rows == 4) return conv_rows<4>(rows, block_rows, value, x, n, epilogue, y);
   for (int v = 0; v < block_rows; v += most) {
-    conv_rows<most>(rows, block_rows, value + v, x, n, bias, y);
-    y.data += most * y.row_stride;
-    if (bias) bias += most;
+    Run<float> below = y;
+    below.data += v * y.row_stride;
+    conv_rows<most>(rows, block_rows, value + v, x, n, epilogue.moved(v * y.row_stride, v), below);
   }
 }
 

@@ -19,7 +19,7 @@ struct FromOffset {
 // small, consecutive nonzeros go to different sums.
 template <class Element, int V, int T, class Source, class Position>
 KERNEL void spmm_pass(const int32_t* begin_of, const int32_t* end_of, int32_t rows, int block_rows,
-                      const float* value, const Element* x, Source source, Epilogue<Element> epilogue, float* y,
+                      const float* value, const Element* x, Source source, Epilogue<float> epilogue, float* y,
                       int64_t y_stride, Position position) {
   constexpr int sets = V * T >= 8 ? 1 : 8 / (V * T);
   constexpr int unrolled = V == 1 ? 4 : 2;
@@ -39,6 +39,7 @@ KERNEL void spmm_pass(const int32_t* begin_of, const int32_t* end_of, int32_t ro
       }
     };
     float* y_rows = y + int64_t(i) * block_rows * y_stride;
+    const float* added = epilogue.moved(int64_t(i) * block_rows * y_stride).add;
     if constexpr (std::is_same_v<Position, AtPixels>)
       UNROLL for (int v = 0; v < V; ++v) UNROLL for (int t = 0; t < T; ++t)
           __builtin_prefetch(y_rows + v * y_stride + position(t), 1);
@@ -50,7 +51,7 @@ KERNEL void spmm_pass(const int32_t* begin_of, const int32_t* end_of, int32_t ro
       float* out = y_rows + v * y_stride + position(t);
       Vec total = sum[0][v][t];
       UNROLL for (int s = 1; s < sets; ++s) total = Vec::add(total, sum[s][v][t]);
-      if (epilogue.add) total = Vec::add(total, Vec::load(out));
+      if (epilogue.add) total = Vec::add(total, Vec::load(added + v * y_stride + position(t)));
       if (epilogue.bias) total = Vec::add(total, Vec::broadcast(epilogue.bias + int64_t(i) * block_rows + v));
       if (epilogue.relu) total = Vec::max(Vec::zero(), total);
       Vec::store(out, total);
@@ -60,26 +61,25 @@ KERNEL void spmm_pass(const int32_t* begin_of, const int32_t* end_of, int32_t ro
 
 template <class Element, int V>
 void spmm_rows(const Segments& segments, int block_rows, const float* value, Panel<const Element> x,
-               Epilogue<Element> epilogue, Panel<float> y) {
+               Epilogue<float> epilogue, Panel<float> y) {
   constexpr int step = vectors_per_load<Element>;
   for_chunks<Vec::spmm_vectors<V>, step>(x.width / Vec::lanes, 0, [&](auto t, int first) {
     spmm_pass<Element, V, t.value>(segments.begin, segments.end, segments.rows, block_rows, value, x.data + first,
-                                   FromColumn{segments.column, x.stride}, epilogue, y.data + first, y.stride,
-                                   Consecutive{});
+                                   FromColumn{segments.column, x.stride}, epilogue.moved(first), y.data + first,
+                                   y.stride, Consecutive{});
   });
 }
 
 template <class Element>
 void spmm(const Segments& segments, int block_rows, const float* value, Panel<const Element> x,
-          Epilogue<Element> epilogue, Panel<float> y) {
+          Epilogue<float> epilogue, Panel<float> y) {
   constexpr int most = Vec::most_block_rows;
   if (block_rows == 1) return spmm_rows<Element, 1>(segments, block_rows, value, x, epilogue, y);
   if (block_rows == 2) return spmm_rows<Element, 2>(segments, block_rows, value, x, epilogue, y);
   if (most >= 8 && block_rows == 4) return spmm_rows<Element, 4>(segments, block_rows, value, x, epilogue, y);
   for (int v = 0; v < block_rows; v += most) {
-    spmm_rows<Element, most>(segments, block_rows, value + v, x, epilogue,
+    spmm_rows<Element, most>(segments, block_rows, value + v, x, epilogue.moved(v * y.stride, v),
                              {y.data + v * y.stride, y.stride, y.width});
-    if (epilogue.bias) epilogue.bias += most;
   }
 }
 

@@ -46,9 +46,9 @@ void run_spmm(const PlanView& plan, const Sum<Element>* value, Strided<const Ele
           sums = workspace<Sum<Element>>(row_tile, int64_t(tile) * h.block_rows, width_for<Element>(samples));
         for (int32_t block = 0; block < h.blocks; ++block) {
           const bool last = block + 1 == h.blocks;
-          kernels<Element>().spmm(segments_of(plan, block, in_tile), h.block_rows, value,
-                                  gathered.get(block, panel),
-                                  {block > 0, last && bias ? bias + first : nullptr, last && relu}, sums);
+          kernels<Element>().spmm(
+              segments_of(plan, block, in_tile), h.block_rows, value, gathered.get(block, panel),
+              {block > 0 ? sums.data : nullptr, last && bias ? bias + first : nullptr, last && relu}, sums);
         }
         if (!direct)
           kernels<Element>().unpack(read_only(sums), int64_t(in_tile.end - row) * h.block_rows, samples,

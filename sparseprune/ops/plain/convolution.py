@@ -126,20 +126,56 @@ def conv2d(
     bias: Tensor | None = None,
     batch_inner: bool | None = None,
 ) -> Tensor:
-    sizes = Geometry.checked("conv2d", geometry)
-    _check_images("conv2d", "x", x, sizes.in_channels, "in_channels")
-    _check_dtypes("conv2d", x, values=values, bias=bias)
-    weight = dense_filters("conv2d", values, crow, col, sizes)
+    y = _wide_conv2d("conv2d", x, values, crow, col, geometry, bias)
+    return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
+
+
+def conv2d_act(
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    batch_inner: bool | None = None,
+) -> Tensor:
+    _check_dtypes("conv2d_act", x, residual=residual)
+    y = _wide_conv2d("conv2d_act", x, values, crow, col, geometry, bias)
+    if residual is not None:
+        if residual.shape != y.shape:
+            raise ValueError(
+                f"conv2d_act: expected residual.shape == {list(y.shape)} (the output's), "
+                f"got {list(residual.shape)}"
+            )
+        y = y + widened(residual)
+    y = y.relu() if relu else y
+    return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
+
+
+def _wide_conv2d(
+    op: str,
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    geometry: Sequence[int],
+    bias: Tensor | None,
+) -> Tensor:
+    sizes = Geometry.checked(op, geometry)
+    _check_images(op, "x", x, sizes.in_channels, "in_channels")
+    _check_dtypes(op, x, values=values, bias=bias)
+    weight = dense_filters(op, values, crow, col, sizes)
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(
-            f"conv2d: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
+            f"{op}: expected bias.shape == [{len(weight)} (out_channels)], got {list(bias.shape)}"
         )
     size = sizes.output_size(x.shape[2], x.shape[3])
-    check_numbers("conv2d", "a result", (len(x), len(weight), *size))
+    check_numbers(op, "a result", (len(x), len(weight), *size))
     with torch.autocast(x.device.type, enabled=False):
-        bias = None if bias is None else widened(bias)
-        y = dense_conv2d(x, weight, sizes, bias)
-    return _images(x, y, is_batch_inner_images(x) if batch_inner is None else batch_inner)
+        return dense_conv2d(x, weight, sizes, None if bias is None else widened(bias))
 
 
 def conv2d_t(
@@ -216,6 +252,8 @@ SCHEMAS: dict[Callable[..., Any], str] = {
     conv2d_plan: "conv2d_plan(Tensor crow, Tensor col, int[] geometry, int block_rows) -> Tensor",
     conv2d: f"conv2d(Tensor x, Tensor values, {PATTERN}, Tensor? bias=None, bool? batch_inner=None) "
     "-> Tensor",
+    conv2d_act: f"conv2d_act(Tensor x, Tensor values, {PATTERN}, Tensor? bias, Tensor? residual, bool relu, "
+    "bool? batch_inner=None) -> Tensor",
     conv2d_t: f"conv2d_t(Tensor g, Tensor values, {PATTERN}, int[] input_size) -> Tensor",
     conv2d_sddmm: f"conv2d_sddmm(Tensor g, Tensor x, {PATTERN}, int block_rows) -> Tensor",
     conv2d_backward: f"conv2d_backward(Tensor g, Tensor x, Tensor values, {PATTERN}) "
