@@ -106,7 +106,7 @@ def _is_stem(layer: Any) -> bool:
     return few_channels and layer.weight.is_cpu and layer.weight.dtype in dtypes_of_sums(layer.weight.device)
 
 
-def _with_all_weights(conv: nn.Conv2d) -> SparseConv2d:
+def _with_all_weights(conv: Any) -> SparseConv2d:
     return SparseConv2d.from_dense(conv, torch.ones_like(conv.weight, dtype=torch.bool))
 
 

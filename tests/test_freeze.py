@@ -1,4 +1,4 @@
-"""``freeze``: a network for inference computes what the network in evaluation mode does, with fewer operators."""
+"""``freeze``: networks for inference compute what networks in evaluation mode do, with fewer operators."""
 
 import copy
 import pickle
@@ -236,7 +236,7 @@ def test_frozen_networks_are_copied_compiled_and_exported(samples: int) -> None:
 
 
 def test_what_freeze_refuses() -> None:
-    with pytest.raises(TypeError, match="freeze: expected a torch.nn.Module, got Tensor"):
+    with pytest.raises(TypeError, match=r"freeze: expected a torch\.nn\.Module, got Tensor"):
         sp.freeze(torch.zeros(1))  # type: ignore[arg-type]
     frozen = sp.freeze(trained(NETWORKS["residual"]))
     with pytest.raises(ValueError, match="densify: expected a model as it was before freeze"):

@@ -56,6 +56,8 @@ def test_convolutional_networks_have_their_weights(name, sample, weights, others
         ("resnet20", 432 + 6 * 2304 + (4608 + 5 * 9216 + 512) + (18_432 + 5 * 36_864 + 2048) + 640, 272_474),
         ("resnet32", 432 + 10 * 2304 + (4608 + 9 * 9216 + 512) + (18_432 + 9 * 36_864 + 2048) + 640, 466_906),
         ("resnet18", 11_164_352, 11_173_962),
+        # Those of ImageNet, 25,557,032, with 10 in place of 1000 classes; 26,560 channels of batch-norm.
+        ("resnet50", 23_475_392, 25_557_032 - 990 * 2049),
         # 14,710,464 in the convolutions, 4,224 channels with two parameters of batch-norm each.
         ("vgg16_bn", 14_710_464 + 5120, 14_710_464 + 5120 + 10 + 2 * 4224),
         # SNIP's table: 15.0 million.
@@ -97,6 +99,7 @@ def test_stages_halve_the_images():
     for name, sizes in {
         "resnet20": (8, 7),
         "resnet18": (4, 4),
+        "resnet50": (1, 1),
         "resnet8": (4, 4),
         "vgg16_bn": (1, 1),
         "wrn_16_4": (8, 7),

@@ -15,7 +15,7 @@ from torch import nn
 from sparseprune.experiments.models import own
 from sparseprune.experiments.models.lenet import lenet5_caffe
 from sparseprune.experiments.models.mlp import article_mlp, lenet_300_100, wide_mlp
-from sparseprune.experiments.models.resnet import resnet8, resnet18, resnet20, resnet32
+from sparseprune.experiments.models.resnet import resnet8, resnet18, resnet20, resnet32, resnet50
 from sparseprune.experiments.models.small_conv import small_conv
 from sparseprune.experiments.models.vgg import vgg16_bn, vgg_like
 from sparseprune.experiments.models.wide_resnet import wrn_16_4, wrn_16_8, wrn_22_8
@@ -34,6 +34,7 @@ MODELS: dict[str, Callable[[Sequence[int], int, float], nn.Module]] = {
         resnet20,
         resnet32,
         resnet18,
+        resnet50,
         vgg_like,
         vgg16_bn,
         wrn_16_4,

@@ -1,4 +1,4 @@
-"""Residual networks for small images: a 3 x 3 stem, and basic blocks of two 3 x 3 convolutions."""
+"""Residual networks: for small images a 3 x 3 stem and basic blocks of two 3 x 3 convolutions; ResNet-50."""
 
 from __future__ import annotations
 
@@ -31,6 +31,34 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         return self.relu2(residual + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """relu(bn(conv1x1(relu(bn(conv3x3(relu(bn(conv1x1(x)))))))) + shortcut(x)).
+
+    The stride is that of the 3 x 3 convolution, as in today's libraries.
+
+    Args:
+        inputs: number of channels of x.
+        hidden: number of channels of the two inner results; the block gives four times as many.
+        stride: stride of the 3 x 3 convolution and the shortcut.
+    """
+
+    def __init__(self, inputs: int, hidden: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * hidden
+        self.conv1, self.bn1 = conv_norm(inputs, hidden, 1)
+        self.relu1 = nn.ReLU()
+        self.conv2, self.bn2 = conv_norm(hidden, hidden, stride=stride)
+        self.relu2 = nn.ReLU()
+        self.conv3, self.bn3 = conv_norm(hidden, outputs, 1)
+        same_shape = stride == 1 and inputs == outputs
+        self.shortcut = nn.Sequential(*([] if same_shape else conv_norm(inputs, outputs, 1, stride)))
+        self.relu3 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        return self.relu3(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
 def resnet(
@@ -92,3 +120,19 @@ def resnet32(sample: Sequence[int] = (3, 32, 32), classes: int = 10, width: floa
 def resnet18(sample: Sequence[int] = (3, 32, 32), classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """ResNet-18 with a CIFAR stem: 11,164,352 weights, 11,173,962 parameters, 32 x 32 x 3; see `resnet`."""
     return resnet(sample, classes, (64, 128, 256, 512), 2, width)
+
+
+def resnet50(sample: Sequence[int] = (3, 224, 224), classes: int = 1000, width: float = 1.0) -> nn.Sequential:
+    """ResNet-50 for ImageNet: 25,502,912 weights, 25,557,032 parameters for 224 x 224 x 3 and 1000 classes.
+
+    Arguments, result and reference as of `resnet`; the stem has stride 2, and a pool of stride 2 follows.
+    """
+    colours, _, _ = image_shape("resnet50", sample)
+    inputs = scaled(64, width)
+    layers: list[nn.Module] = [*conv_norm(colours, inputs, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        hidden = scaled(64 * 2**stage, width)
+        for block in range(blocks):
+            layers.append(Bottleneck(inputs, hidden, 2 if stage > 0 and block == 0 else 1))
+            inputs = 4 * hidden
+    return initialised(nn.Sequential(*layers, *classifier(inputs, classes)))
