@@ -20,9 +20,11 @@ CONVOLUTIONS = (CONV_STEP, CONV_FORWARD)
 REWIRE_STEP = "rewire-step"
 MOVED = 0.3  # part of its weights that does, at every call
 STEPS = (STEP, CONV_STEP, REWIRE_STEP)
-NETWORK_STEP = "network-step"
+NETWORK_STEP, NETWORK_FORWARD = "network-step", "network-forward"
 TRANSFORMER_STEP, TRANSFORMER_FORWARD = "transformer-step", "transformer-forward"
 TRANSFORMERS = (TRANSFORMER_STEP, TRANSFORMER_FORWARD)
+# Evaluation of whole networks.
+FORWARDS = (NETWORK_FORWARD, TRANSFORMER_FORWARD)
 BATCH_INNER = "batch-inner"
 # A mask that keeps two of each four neighbouring inputs, and the density that it has.
 TWO_OF_FOUR, HALF = "2:4", 0.50
@@ -226,6 +228,36 @@ def transformers(
                 )
 
 
+IMAGENET = (3, 224, 224)
+
+
+def served() -> Iterator[Workload]:
+    """Networks as they are served: ResNet-50 for ImageNet, and BERT-base with 128 tokens."""
+    for batch in (1, 16, 64):
+        for block, densities in ((1, (0.10, 0.05)), (4, (0.10,))):
+            for density in densities:
+                yield Workload(
+                    NETWORK_FORWARD,
+                    IMAGENET,
+                    density,
+                    batch,
+                    block,
+                    mask="uniform",
+                    model="resnet50",
+                    slow=True,
+                )
+                yield Workload(
+                    TRANSFORMER_FORWARD,
+                    (12, SEQUENCES["bert"].tokens, BASE_WIDTH),
+                    density,
+                    batch,
+                    block,
+                    mask="random-layer",
+                    model="bert",
+                    slow=True,
+                )
+
+
 QUICK = {
     "linear-step/1024x1024/density=0.10/n=256/float32",
     "linear-step/1024x1024/density=0.05/n=256/float32",
@@ -254,6 +286,7 @@ WORKLOADS: tuple[Workload, ...] = (
     # One block, for a quick look.
     *transformers("bert", 1, [0.10], [1], quick=True),
     *(workload for model in SEQUENCES for workload in transformers(model, 3, (0.10, 0.05))),
+    *served(),
 )
 
 # Largest accepted relative error (Frobenius norm) by kind and by the precision of the contender. In a network
@@ -268,6 +301,7 @@ TOLERANCES = {
     CONV_FORWARD: {"float32": 1e-5, "bfloat16": 2e-2},
     "model-step": {"float32": 2e-3, "bfloat16": 1e-1},
     NETWORK_STEP: {"float32": 2e-2, "bfloat16": 0.8},
+    NETWORK_FORWARD: {"float32": 1e-4, "bfloat16": 1e-1},
     TRANSFORMER_STEP: {"float32": 1e-5, "bfloat16": 1e-1},
     TRANSFORMER_FORWARD: {"float32": 1e-5, "bfloat16": 5e-2},
     "prune": {"float32": 1e-4},

@@ -14,11 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.workloads import BATCH_INNER, CONVOLUTIONS, FORWARD, NETWORK_STEP, STEP, TRANSFORMERS, Workload
+from bench.workloads import (
+    BATCH_INNER,
+    CONVOLUTIONS,
+    FORWARD,
+    FORWARDS,
+    NETWORK_FORWARD,
+    NETWORK_STEP,
+    STEP,
+    TRANSFORMERS,
+    Workload,
+)
 
 LINEAR = (STEP, FORWARD)
 CONV = CONVOLUTIONS
-NETWORKS = ("model-step", NETWORK_STEP, *TRANSFORMERS)
+NETWORKS = ("model-step", NETWORK_STEP, NETWORK_FORWARD, *TRANSFORMERS)
 
 # Notes on contenders.
 ALL_BFLOAT16 = "all of it in bfloat16"
@@ -64,6 +74,11 @@ def in_batch_inner(workload: Workload) -> bool:
 def worth_compiling(workload: Workload) -> bool:
     """More than one block of a transformer: compiling takes half a minute."""
     return workload.kind in TRANSFORMERS and workload.sizes[0] > 1
+
+
+def served(workload: Workload) -> bool:
+    """Evaluation of a network that is deep enough to be served: engines take a minute to take one in."""
+    return workload.kind in FORWARDS and (workload.kind == NETWORK_FORWARD or workload.sizes[0] > 3)
 
 
 def no_bfloat16() -> Reasons:

@@ -15,7 +15,7 @@ from torch.utils.cpp_extension import get_cxx_compiler
 
 from bench.contenders.base import Answer, Around, Reasons, Runnable
 from bench.problems import LayerProblem, NetworkProblem
-from bench.workloads import STEPS, TRANSFORMER_FORWARD
+from bench.workloads import FORWARDS, STEPS
 from sparseprune.experiments.train import state_bytes
 
 # So small that the network stays where it is verified: a batch learned by heart has gradients near zero, and
@@ -178,7 +178,7 @@ def one_network(
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             return model(x)
 
-    if problem.workload.kind == TRANSFORMER_FORWARD:
+    if problem.workload.kind in FORWARDS:
         model.eval()
 
         def evaluate() -> Tensor:

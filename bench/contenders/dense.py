@@ -31,12 +31,14 @@ from bench.problems import LayerProblem, NetworkProblem
 from bench.workloads import (
     CONV_FORWARD,
     FORWARD,
+    NETWORK_FORWARD,
     NETWORK_STEP,
     REWIRE_STEP,
     TRANSFORMER_FORWARD,
     TRANSFORMERS,
 )
 
+CONV_NETWORKS = (NETWORK_STEP, NETWORK_FORWARD)
 # Pruning may cost as much as so many training steps of the dense network.
 DENSE_STEPS = 3
 
@@ -49,7 +51,8 @@ def _copy(problem: LayerProblem | NetworkProblem, dtype: str) -> Any:
 def _dense(
     dtype: str, memory_format: torch.memory_format, problem: LayerProblem | NetworkProblem
 ) -> Runnable | Reasons:
-    if dtype == "bfloat16" and problem.workload.kind in TRANSFORMERS and (reasons := no_bfloat16()):
+    whole = (*TRANSFORMERS, NETWORK_FORWARD)
+    if dtype == "bfloat16" and problem.workload.kind in whole and (reasons := no_bfloat16()):
         return reasons
     model = _copy(problem, dtype)
     if memory_format is torch.channels_last:
@@ -76,7 +79,7 @@ contender(
     note=f"nn.Linear, nn.Conv2d (NCHW); prune: {DENSE_STEPS} training steps, nothing is pruned; "
     "rewire-step: nothing moves",
 )(functools.partial(_dense, "float32", torch.contiguous_format))
-contender("dense-float32-nhwc", (*CONV, NETWORK_STEP), "dense", dtype="float32", note="nn.Conv2d (NHWC)")(
+contender("dense-float32-nhwc", (*CONV, *CONV_NETWORKS), "dense", dtype="float32", note="nn.Conv2d (NHWC)")(
     functools.partial(_dense, "float32", torch.channels_last)
 )
 # Networks take long; in bfloat16 they are measured in the faster layout alone.
@@ -89,7 +92,7 @@ contender(
 )(functools.partial(_dense, "bfloat16", torch.contiguous_format))
 contender(
     "dense-bfloat16-nhwc",
-    (*CONV, NETWORK_STEP),
+    (*CONV, *CONV_NETWORKS),
     "dense",
     dtype="bfloat16",
     note="all of it in bfloat16, NHWC",

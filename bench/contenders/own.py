@@ -27,7 +27,7 @@ from bench.contenders.base import (
 )
 from bench.contenders.calls import compiled, one_layer, one_network, one_rewiring
 from bench.problems import LayerProblem, NetworkProblem, Problem, ScoresProblem
-from bench.workloads import CONV_FORWARD, MOVED, REWIRE_STEP, TRANSFORMERS
+from bench.workloads import CONV_FORWARD, MOVED, NETWORK_FORWARD, REWIRE_STEP, TRANSFORMERS
 
 # The best comes first.
 ISAS = ("avx512", "avx2", "scalar")
@@ -117,6 +117,13 @@ def sparse_compiled(isa: str, problem: NetworkProblem) -> Runnable | Reasons:
         return compiled(problem, _sparse(problem, problem.model), around=around)
 
 
+def frozen(isa: str, problem: NetworkProblem) -> Runnable | Reasons:
+    """What `freeze` makes of it."""
+    around = functools.partial(using_isa, isa)
+    with around():
+        return one_network(problem, sp.freeze(_sparse(problem, problem.model)), around=around)
+
+
 def _pruning(problem: NetworkProblem, around: Around) -> Runnable:
     workload = problem.workload
 
@@ -158,6 +165,9 @@ for _isa in ISAS:
 if sp.ops.extension is not None:
     contender(f"sparseprune-{_in_use}-bfloat16", TRANSFORMERS, "own", dtype="bfloat16", note=ALL_BFLOAT16)(
         functools.partial(in_bfloat16, _in_use)
+    )
+    contender(f"sparseprune-{_in_use}-frozen", [NETWORK_FORWARD], "own", note="sp.freeze")(
+        functools.partial(frozen, _in_use)
     )
     contender(f"sparseprune-{_in_use}-compiled", TRANSFORMERS, "own", only=worth_compiling, note=COMPILED)(
         functools.partial(sparse_compiled, _in_use)

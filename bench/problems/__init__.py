@@ -22,6 +22,7 @@ BUILD: dict[str, Callable[[Workload, torch.device], Problem]] = {
     "conv-forward": build_layer,
     "model-step": build_network,
     "network-step": build_network,
+    "network-forward": build_network,
     "transformer-step": build_network,
     "transformer-forward": build_network,
     "prune": build_prune,

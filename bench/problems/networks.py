@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import sparseprune as sp
 from bench.problems.base import SEED, Problem, generator
 from bench.problems.transformers import Transformer
-from bench.workloads import TRANSFORMER_FORWARD, TRANSFORMERS, Workload
+from bench.workloads import FORWARDS, NETWORK_FORWARD, TRANSFORMERS, Workload
 from sparseprune.experiments import models
 
 # Classes of a convolutional network and of a transformer.
@@ -48,9 +48,11 @@ def build_network(workload: Workload, _device: torch.device) -> NetworkProblem:
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_parameter(name).mul_(mask)
+    if workload.kind == NETWORK_FORWARD:
+        _settle(model, x)
     reference = copy.deepcopy(model).double()
     per_weight = _operations(reference)
-    if workload.kind == TRANSFORMER_FORWARD:
+    if workload.kind in FORWARDS:
         with torch.no_grad():
             expected = {"y": reference(x.double())}
     else:
@@ -69,6 +71,18 @@ def build_network(workload: Workload, _device: torch.device) -> NetworkProblem:
         y=y,
         scores={},
     )
+
+
+def _settle(model: nn.Module, x: Tensor) -> None:
+    """Give batch-norms the statistics of a batch, as training does, and bring the model into evaluation."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    # One sample has no statistics where a channel is a single number.
+    batch = x if len(x) > 1 else torch.cat([x, x.flip(3)])
+    with torch.no_grad():
+        model(batch[:4])
+    model.eval()
 
 
 def _first_step(model: nn.Module, masks: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ TINY = (
     Workload("network-step", (1, 8, 8), 0.5, 4, mask="uniform", optimizer="sgd", model="resnet8", slow=True),
     Workload("network-step", (1, 8, 8), 0.5, 4, 2, mask="uniform", optimizer="sgd", model="resnet8"),
     Workload("network-step", (1, 8, 8), 0.5, 4, mask="snip", optimizer="sgd", model="resnet8"),
+    Workload("network-forward", (1, 8, 8), 0.5, 4, mask="uniform", model="resnet8", slow=True),
     transformer("step", "bert"),
     transformer("step", "gpt2", block=4),
     transformer("forward", "vit"),
