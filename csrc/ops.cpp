@@ -55,10 +55,10 @@ STABLE_TORCH_LIBRARY(sparseprune, m) {
   m.def(
       "conv2d_sddmm(Tensor g, Tensor x, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, int block_rows) "
       "-> Tensor");
-  // All gradients (d_x, d_values, d_bias), with one pass over g.
+  // All gradients (d_x, d_values, d_bias), with one pass over g; d_bias is empty unless there is a bias.
   m.def(
-      "conv2d_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry) "
-      "-> (Tensor, Tensor, Tensor)");
+      "conv2d_backward(Tensor g, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor plan_t, int[] geometry, "
+      "bool bias=True) -> (Tensor, Tensor, Tensor)");
 
   // y = relu(batch_norm(x) + residual) with the statistics of the batch: (y, mean, biased variance). These and, as
   // weight and bias may be, their gradients are float32 for bfloat16.

@@ -33,7 +33,9 @@ def _answer(logits: Any) -> Answer:
     return {"y": torch.from_numpy(logits)}
 
 
-@contender("onnxruntime", FORWARDS, "dense", dtype="float32", only=served, note="its CPU provider")
+@contender(
+    "dense-float32-onnxruntime", FORWARDS, "dense", dtype="float32", only=served, note="its CPU provider"
+)
 def onnxruntime(problem: NetworkProblem) -> Runnable | Reasons:
     try:
         engine = importlib.import_module("onnxruntime")
@@ -47,7 +49,9 @@ def onnxruntime(problem: NetworkProblem) -> Runnable | Reasons:
     return Runnable(lambda: session.run(None, inputs)[0], _answer)
 
 
-@contender("openvino", FORWARDS, "dense", dtype="float32", only=served, note="float32, latency mode")
+@contender(
+    "dense-float32-openvino", FORWARDS, "dense", dtype="float32", only=served, note="float32, latency mode"
+)
 def openvino(problem: NetworkProblem) -> Runnable | Reasons:
     try:
         engine = importlib.import_module("openvino")

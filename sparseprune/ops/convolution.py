@@ -133,16 +133,18 @@ def conv2d_sddmm(
 
 
 def conv2d_backward(
-    g: Tensor, x: Tensor, values: Tensor, pattern: ConvPattern, geometry: Geometry
+    g: Tensor, x: Tensor, values: Tensor, pattern: ConvPattern, geometry: Geometry, bias: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All gradients with one pass over ``g``: ``(conv2d_t(g), conv2d_sddmm(g, x), g.sum((0, 2, 3)))``.
 
-    The input gradient has the memory layout of ``x``.
+    The input gradient has the memory layout of ``x``. Without ``bias`` the last one is empty: the sums would
+    be a second pass.
     """
     if transforms.transformed():
         d_values = conv2d_sddmm(g, x, pattern, geometry, values.shape[1])
-        return conv2d_t(g, values, pattern, geometry, x.shape[2:]), d_values, g.sum((0, 2, 3))
-    return torch.ops.sparseprune.conv2d_backward.default(g, x, values, *pattern, list(geometry))
+        d_bias = g.sum((0, 2, 3)) if bias else g.new_empty(0)
+        return conv2d_t(g, values, pattern, geometry, x.shape[2:]), d_values, d_bias
+    return torch.ops.sparseprune.conv2d_backward.default(g, x, values, *pattern, list(geometry), bias)
 
 
 # ---- fake kernels: shapes and strides without data ---------------------------------------------------------
@@ -176,7 +178,8 @@ def _fake_conv2d_sddmm(g: Tensor, x: Tensor, crow: Tensor, col: Tensor, *rest: A
 
 def _fake_conv2d_backward(g: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     d_x = empty_images(x, x.shape, is_batch_inner_images(x))
-    return d_x, values.new_empty(values.shape), g.new_empty(g.shape[1])
+    bias = rest[4] if len(rest) > 4 else True
+    return d_x, values.new_empty(values.shape), g.new_empty(g.shape[1] if bias else 0)
 
 
 FAKES: dict[str, Callable[..., Any]] = {
@@ -204,7 +207,7 @@ def _save_for_conv2d_act(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None
 
 def _save_for_conv2d_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:6])
-    ctx.geometry = Geometry(*inputs[6])
+    ctx.geometry, ctx.bias = Geometry(*inputs[6]), inputs[7] if len(inputs) > 7 else True
 
 
 def _gradients(
@@ -215,7 +218,7 @@ def _gradients(
     if needs_values:
         observe.see(pattern.crow, g, x)
     if needs_x and needs_values:
-        d_x, d_values, d_bias = conv2d_backward(g, x, values, pattern, geometry)
+        d_x, d_values, d_bias = conv2d_backward(g, x, values, pattern, geometry, needs_bias)
         return d_x, d_values, d_bias if needs_bias else None
     return (
         conv2d_t(g, values, pattern, geometry, x.shape[2:]) if needs_x else None,
@@ -265,10 +268,11 @@ def _conv2d_backward_gradients(
     g, x, values, *rest = ctx.saved_tensors
     pattern, size = (ConvPattern(*rest), ctx.geometry), x.shape[2:]
     needs_g, needs_x, needs_values = ctx.needs_input_grad[:3]
-    to_g = conv2d(d_x, values, *pattern, d_bias) + conv2d(x, d_values, *pattern) if needs_g else None
+    bias = d_bias if ctx.bias else None
+    to_g = conv2d(d_x, values, *pattern, bias) + conv2d(x, d_values, *pattern) if needs_g else None
     to_x = conv2d_t(g, d_values, *pattern, size) if needs_x else None
     to_values = conv2d_sddmm(g, d_x, *pattern, values.shape[1]) if needs_values else None
-    return to_g, to_x, to_values, None, None, None, None
+    return to_g, to_x, to_values, None, None, None, None, None
 
 
 # (operator, backward, setup_context)

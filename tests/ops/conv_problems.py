@@ -193,6 +193,9 @@ def check_operators(p: Problem) -> None:
     assert torch.equal(gradients[0], d_x)
     assert torch.equal(gradients[1], d_values)
     p.check("d_bias", gradients[2])
+    without_bias = convolution.conv2d_backward(p.g, p.x, p.values, p.pattern, geometry, False)
+    assert all(torch.equal(a, b) for a, b in zip(without_bias[:2], gradients[:2], strict=True))
+    assert without_bias[2].shape == (0,)
     check_layout(gradients[0], is_batch_inner(p.x))
     assert gradients[1].is_contiguous()
 

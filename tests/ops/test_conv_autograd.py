@@ -49,6 +49,7 @@ def test_fake_kernels_agree(layout: str, case: Case) -> None:
             convolution.conv2d_t(g, values, pattern, geometry, case.size),
             convolution.conv2d_sddmm(g, x, pattern, geometry, case.block_rows),
             *convolution.conv2d_backward(g, x, values, pattern, geometry),
+            *convolution.conv2d_backward(g, x, values, pattern, geometry, False),
         ]
 
     tensors = (p.x, p.g, p.values, p.bias, *p.pattern)
@@ -99,6 +100,10 @@ FUNCTIONS: dict[str, Callable[[Problem], tuple[Callable[..., Any], tuple[Tensor,
     ),
     "conv2d_backward": lambda p: (
         lambda g, x, values: convolution.conv2d_backward(g, x, values, p.pattern, p.case.geometry),
+        (p.g, p.x, p.values),
+    ),
+    "conv2d_backward without bias": lambda p: (
+        lambda g, x, v: convolution.conv2d_backward(g, x, v, p.pattern, p.case.geometry, False)[:2],
         (p.g, p.x, p.values),
     ),
     "convolve": lambda p: (

@@ -243,6 +243,6 @@ def test_suite_passes_in_plain_torch() -> None:
         cwd=tests.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout[-3000:]

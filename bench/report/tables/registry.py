@@ -13,6 +13,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 LINEAR_RUN = "2026-11-23-intel-2-cores.jsonl"
 CONV_RUN = "2026-11-23-convolutions.jsonl"
 PEERS_RUN = "2026-11-23-peers.jsonl"
+SERVING_RUN = "serving.jsonl"
 
 Make = Callable[[], str]
 TABLES: dict[str, Make] = {}

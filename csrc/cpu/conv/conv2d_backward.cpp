@@ -275,12 +275,12 @@ Tensor conv2d_sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const 
 
 std::tuple<Tensor, Tensor, Tensor> conv2d_backward(const Tensor& g, const Tensor& x, const Tensor& values,
                                                    const Tensor& crow, const Tensor& col, const Tensor& plan_t,
-                                                   std::vector<int64_t> geometry) {
+                                                   std::vector<int64_t> geometry, bool bias) {
   const Operands o = checked_operands("conv2d_backward", g, x, {}, &values, crow, col, plan_t, geometry);
   const Results results = compute(o, &values);
   const std::array<int64_t, 3> all_but_channels{0, 2, 3};
   return {in_layout_by_kernels(*results.d_x, o.call.x->batch_inner).tensor, *results.d_values,
-          torch::stable::sum(g, all_but_channels)};
+          bias ? torch::stable::sum(g, all_but_channels) : torch::stable::new_empty(g, {0})};
 }
 
 }  // namespace

@@ -217,14 +217,14 @@ Tensor conv2d_sddmm(const Tensor& g, const Tensor& x, const Tensor& crow, const 
 
 std::tuple<Tensor, Tensor, Tensor> conv2d_backward(const Tensor& g, const Tensor& x, const Tensor& values,
                                                    const Tensor& crow, const Tensor& col, const Tensor& plan_t,
-                                                   std::vector<int64_t> geometry) {
+                                                   std::vector<int64_t> geometry, bool bias) {
   const Checks<Here> checks("conv2d_backward", "g", g);
   const Operands o =
       checked_operands(checks, g, x, {}, crow, col, plan_t, geometry, checks.block_rows_of(values, col));
   const OnDeviceOf device("conv2d_backward", g);
   const Tensor grad = batch_inner(*o.call.g), d_x = input_gradient(o, grad, values, device.stream),
                d_values = weight_gradient(o, grad, batch_inner(*o.call.x), device.stream),
-               d_bias = bias_gradient(grad, device.stream);
+               d_bias = bias ? bias_gradient(grad, device.stream) : torch::stable::new_empty(g, {0});
   device.check_launches();
   return {finished(d_x, o.call.x->batch_inner), d_values, d_bias};
 }

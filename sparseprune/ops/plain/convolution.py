@@ -238,12 +238,19 @@ def conv2d_sddmm(
 
 
 def conv2d_backward(
-    g: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, plan_t: Tensor, geometry: Sequence[int]
+    g: Tensor,
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    plan_t: Tensor,
+    geometry: Sequence[int],
+    bias: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     op = "conv2d_backward"
     d_values = conv2d_sddmm(g, x, crow, col, plan_t, geometry, values.shape[-1], op)
     d_x = _conv2d_t(op, g, values, crow, col, geometry, x.shape[2:])
-    d_bias = widened(g).sum((0, 2, 3)).to(g.dtype)
+    d_bias = widened(g).sum((0, 2, 3)).to(g.dtype) if bias else g.new_empty(0)
     return _images(x, d_x, is_batch_inner_images(x)), d_values, d_bias
 
 
@@ -256,6 +263,6 @@ SCHEMAS: dict[Callable[..., Any], str] = {
     "bool? batch_inner=None) -> Tensor",
     conv2d_t: f"conv2d_t(Tensor g, Tensor values, {PATTERN}, int[] input_size) -> Tensor",
     conv2d_sddmm: f"conv2d_sddmm(Tensor g, Tensor x, {PATTERN}, int block_rows) -> Tensor",
-    conv2d_backward: f"conv2d_backward(Tensor g, Tensor x, Tensor values, {PATTERN}) "
+    conv2d_backward: f"conv2d_backward(Tensor g, Tensor x, Tensor values, {PATTERN}, bool bias=True) "
     "-> (Tensor, Tensor, Tensor)",
 }
