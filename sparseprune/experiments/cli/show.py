@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.table
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
-from sparseprune._summary.table import Table, count, text
+from sparseprune._summary import table
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import mask_file, options, tables
 from sparseprune.experiments.networks import label_of
@@ -91,6 +91,7 @@ def show(
             tables.print_line(console, f"alive: unknown ({one.why_unknown})")
         console.print()
     if pairs:
+        tables.print_line(console, "overlap: kept by both / kept by either (random masks)")
         console.print(_overlaps(pairs, [layer.name for layer in shown[0].layers]))
     if out is not None:
         typer.echo(f"picture saved in {tables.shown(out)}")
@@ -182,14 +183,14 @@ def _print(one: Shown, console: Console) -> None:
         "weights": [*(f"{layer.weights:,}" for layer in layers), f"{weights:,}"],
         "kept": [*(f"{layer.kept:,}" for layer in layers), f"{kept:,}"],
         "density": [*(_percent(layer.kept, layer.weights) for layer in layers), _percent(kept, weights)],
-        "alive": [*(count(layer.alive) for layer in layers), count(total)],
+        "alive": [*(table.count(layer.alive) for layer in layers), table.count(total)],
         "density alive": [
             *(_percent(layer.alive, layer.weights) for layer in layers),
             _percent(total, weights),
         ],
         "dead units": [
             *(
-                f"all {layer.dead_units:,}" if layer.alive == 0 else count(layer.dead_units)
+                f"all {layer.dead_units:,}" if layer.alive == 0 else table.count(layer.dead_units)
                 for layer in layers
             ),
             f"{sum(dead):,}" if len(dead) == len(layers) else "-",
@@ -200,10 +201,8 @@ def _print(one: Shown, console: Console) -> None:
         ],
     }
     tables.print_line(console, f"{one.path}: {one.label}, {one.content['text']}")
-    shown = Table(columns, len(layers), [], whole="--json")
-    lines = text(
-        shown, shown, console.width, least=("shape", "weights", "log10 paths", "alive", "kept")
-    ).split("\n")
+    shown = table.Table(columns, len(layers), [], whole="--json")
+    lines = table.text(shown, shown, console.width, least=LEAST).split("\n")
     cut = [layer.kept == 0 or layer.alive == 0 for layer in layers]
     for line, red in itertools.zip_longest(lines, [False, False, *cut], fillvalue=False):
         console.print(line, style="bold red" if red else None, highlight=False, markup=False, soft_wrap=True)
@@ -211,23 +210,15 @@ def _print(one: Shown, console: Console) -> None:
 
 def _overlaps(
     pairs: Sequence[tuple[Shown, Shown, dict[str, Overlap], Overlap]], names: Sequence[str]
-) -> rich.table.Table:
+) -> Table:
     """A line for each pair and layer would be long: a column for each pair."""
-    table = rich.table.Table(
-        title="overlap: kept by both / kept by either (random masks)",
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        show_footer=True,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("layer", footer="all")
+    shown = Table(box=SIMPLE_HEAD, show_footer=True, show_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("layer", footer="total")
     for a, b, _, total in pairs:
-        table.add_column(f"{a.label},\n{b.label}", justify="right", footer=_overlap(total))
+        shown.add_column(f"{a.label},\n{b.label}", justify="right", footer=_overlap(total))
     for name in names:
-        table.add_row(name, *(_overlap(layers[name]) for _, _, layers, _ in pairs))
-    return table
+        shown.add_row(name, *(_overlap(layers[name]) for _, _, layers, _ in pairs))
+    return shown
 
 
 def _overlap(of: Overlap) -> str:
@@ -235,7 +226,7 @@ def _overlap(of: Overlap) -> str:
 
 
 def _dead(layer: Layer) -> str:
-    return f"all {layer.dead_units:,}" if layer.alive == 0 else count(layer.dead_units)
+    return f"all {layer.dead_units:,}" if layer.alive == 0 else table.count(layer.dead_units)
 
 
 def _percent(part: int | None, whole: int) -> str:
