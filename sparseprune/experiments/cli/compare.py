@@ -150,7 +150,7 @@ def compare(
         # Also where nothing could be written.
         _print(result, as_json)
     if out is not None and not as_json:
-        typer.echo(f"results.json, table.md and curves.png are in {tables.shown(out)}")
+        tables.print_files(tables.console(width=120), report.FILES, out)
 
 
 def _print(result: Comparison, as_json: bool) -> None:

@@ -276,9 +276,8 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
         # Also where nothing could be written.
         _print(records, as_json)
     if not as_json:
-        console = tables.console(width=WIDE)
-        told = f"{FILE}, table.md and frontier.png are in {folder}"
-        tables.print_line(console, f"{told}; bold: no other is as accurate in as little time")
+        best = "bold: no other is as accurate in as little time"
+        tables.print_files(tables.console(width=WIDE), [FILE, *report.FILES], folder, best)
 
 
 def _print(records: Sequence[Record], as_json: bool) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from sparseprune.experiments.compare.results import Comparison, Run
 from sparseprune.experiments.compare.savings import TITLE, savings
 from sparseprune.experiments.compare.verdict import verdict
+from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.rewiring import EVERY, rewired_text
 from sparseprune.experiments.tables import markdown
 from sparseprune.experiments.train import TrainResult
@@ -18,7 +19,7 @@ from sparseprune.format import files
 
 MEGA = 1e6
 PRUNED = ("sparse", "screened")  # kinds of networks that something is chosen for before training
-FILES = ("results.json", "table.md", "curves.png")
+FILES = ("results.json", "table.md", "curves.png", "curves.html")
 
 # Headings and what a run shows under them; the line breaks let the table fit into 80 columns.
 COLUMNS: dict[str, Callable[[Run], str]] = {
@@ -98,7 +99,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Write results.json, table.md and curves.png.
+    """Write results.json, table.md and curves.png; curves.html where there is what a page needs.
 
     Args:
         comparison: what to report.
@@ -109,10 +110,14 @@ def write(comparison: Comparison, folder: Path) -> None:
     """
     from sparseprune.experiments.compare.plot import save_curves
 
-    results, table, curves = (folder / name for name in FILES)
+    results, table, curves, interactive = (folder / name for name in FILES)
     files.write(results, json.dumps(comparison.to_dict(), indent=1) + "\n")
     files.write(table, page(comparison))
     save_curves(views(comparison), headline(comparison), curves)
+    if not what_to_install():
+        from sparseprune.experiments.compare.page import html
+
+        files.write(interactive, html(comparison))
 
 
 def _training_bytes(result: TrainResult) -> int:
