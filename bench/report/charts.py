@@ -89,9 +89,13 @@ def _speedups(sparsities: list[str]) -> alt.LayerChart:
     rows = rows_chart()
     dense = rows_chart().mark_rule(style="ink", size=1.2).encode(x=alt.datum(1))
     allowed = (
-        rows.transform_filter("isValid(datum.allowed)")
-        .mark_tick(style="faint", thickness=1.2, opacity=0.8)
-        .encode(x="allowed:Q", y=_names())
+        rows.transform_calculate(bound="datum.allowed || datum.speedup")
+        .mark_tick(style="faint", thickness=1.2)
+        .encode(
+            x="bound:Q",
+            y=_names(),
+            opacity=alt.condition("isValid(datum.allowed)", alt.value(0.8), alt.value(0)),
+        )
     )
     shown = rows.mark_circle(size=POINT, opacity=0.9).encode(
         x=axis, y=_names(), color=colours("sparsity", sparsities, "sparsity", narrow=3), tooltip=hover()
@@ -100,12 +104,9 @@ def _speedups(sparsities: list[str]) -> alt.LayerChart:
 
 
 def _curves(weights: list[str]) -> alt.LayerChart:
-    lines = rows_chart().transform_joinaggregate(
-        count="distinct(fold)", groupby=["kind", "threads", "name", "series"]
-    )
     x = alt.X("fold:Q").scale(type="log", nice=False, padding=12).axis(**SPARSITY_AXIS)
     y = alt.Y("speedup:Q").scale(type="log", base=2).axis(title="speed-up", **FACTOR)
-    shown = lines.transform_filter("datum.count > 1").encode(
+    shown = rows_chart().encode(
         x=x,
         y=y,
         color=colours("weights", weights, "weights"),

@@ -22,6 +22,7 @@ from sparseprune.cost.timer import Timed
 from sparseprune.experiments import cli, models
 from sparseprune.experiments.cli.app import app
 from sparseprune.experiments.data import load
+from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.train import evaluate
 from sparseprune.scores import prunable
 from sparseprune.select.budget import LayerCost
@@ -155,6 +156,7 @@ def test_compare_writes_its_report(run, tmp_path):
     picture = (out / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+    assert (out / "curves.html").is_file() == (not what_to_install())
     table = (out / "table.md").read_text(encoding="utf-8")
     for run_ in figures["runs"]:
         assert f"| {run_['label']} | {100 * run_['result']['accuracy']:.2f} |" in words(table)

@@ -52,14 +52,14 @@ def print_line(console: Console, line: str) -> None:
     console.print(shown(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def print_files(console: Console, files: Sequence[str], folder: Path, *more: str) -> None:
-    """Say which files are in a folder, the page last, and what it takes where there is none."""
+def print_files(console: Console, files: Sequence[str], page: str, folder: Path, *more: str) -> None:
+    """Say which files are in a folder, and what a page takes where there is none."""
     install = what_to_install()
-    written = files[:-1] if install else files
+    written = [*files, *([] if install else [page])]
     told = f"{', '.join(written[:-1])} and {written[-1]} are in {folder}"
     print_line(console, "; ".join([told, *more]))
     if install:
-        print_line(console, f"for {files[-1]}, an interactive page: {install}")
+        print_line(console, f"for {page}, which is interactive: {install}")
 
 
 def shown(text: object) -> str:

@@ -52,8 +52,8 @@ def _rows(title: str, run: Run) -> list[dict[str, Any]]:
     cells = {_on_a_line(heading): column[0] for heading, column in texts([run]).items()}
     of_run: dict[str, Any] = {"view": title, "label": run.label, "kind": run.kind}
     of_run["method"] = run.method or run.kind
-    if run.kind == "sparse":
-        of_run |= {"sparsity": f"{100 * (run.sparsity or 0.0):.4g} %", "block": run.block}
+    if run.kind == "sparse" and run.sparsity is not None:
+        of_run |= {"sparsity": f"{100 * run.sparsity:.4g} %", "block": run.block}
     rows = []
     for point in run.result.curve:
         seconds = run.prune_seconds + point.seconds

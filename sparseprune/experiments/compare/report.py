@@ -11,7 +11,6 @@ import pandas as pd
 from sparseprune.experiments.compare.results import Comparison, Run
 from sparseprune.experiments.compare.savings import TITLE, savings
 from sparseprune.experiments.compare.verdict import verdict
-from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.rewiring import EVERY, rewired_text
 from sparseprune.experiments.tables import markdown
 from sparseprune.experiments.train import TrainResult
@@ -19,7 +18,8 @@ from sparseprune.format import files
 
 MEGA = 1e6
 PRUNED = ("sparse", "screened")  # kinds of networks that something is chosen for before training
-FILES = ("results.json", "table.md", "curves.png", "curves.html")
+FILES = ("results.json", "table.md", "curves.png")
+PAGE = "curves.html"  # see `sparseprune.experiments.compare.page`
 
 # Headings and what a run shows under them; the line breaks let the table fit into 80 columns.
 COLUMNS: dict[str, Callable[[Run], str]] = {
@@ -99,7 +99,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Write results.json, table.md and curves.png; curves.html where there is what a page needs.
+    """Write results.json, table.md and curves.png.
 
     Args:
         comparison: what to report.
@@ -110,14 +110,10 @@ def write(comparison: Comparison, folder: Path) -> None:
     """
     from sparseprune.experiments.compare.plot import save_curves
 
-    results, table, curves, interactive = (folder / name for name in FILES)
+    results, table, curves = (folder / name for name in FILES)
     files.write(results, json.dumps(comparison.to_dict(), indent=1) + "\n")
     files.write(table, page(comparison))
     save_curves(views(comparison), headline(comparison), curves)
-    if not what_to_install():
-        from sparseprune.experiments.compare.page import html
-
-        files.write(interactive, html(comparison))
 
 
 def _training_bytes(result: TrainResult) -> int:

@@ -11,13 +11,13 @@ import pandas as pd
 
 from sparseprune.experiments.frontier.results import Record, passes
 from sparseprune.experiments.frontier.statistics import statistics
-from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.rewiring import EVERY, rewired_text
 from sparseprune.experiments.tables import markdown, number, plus_minus
 from sparseprune.experiments.tuning import grid
 from sparseprune.format import files
 
-FILES = ("table.md", "frontier.png", "frontier.html")
+FILES = ("table.md", "frontier.png")
+PAGE = "frontier.html"  # see `sparseprune.experiments.frontier.page`
 
 
 def difference(line: Any, name: str) -> str:
@@ -143,7 +143,7 @@ def rewired(records: Sequence[Record]) -> list[str]:
 
 
 def write(records: Sequence[Record], folder: Path) -> None:
-    """Write table.md and frontier.png; frontier.html where there is what a page needs.
+    """Write table.md and frontier.png.
 
     Args:
         records: one at least.
@@ -153,10 +153,6 @@ def write(records: Sequence[Record], folder: Path) -> None:
     """
     from sparseprune.experiments.frontier.plot import save_frontier
 
-    table, picture, interactive = (folder / name for name in FILES)
+    table, picture = (folder / name for name in FILES)
     files.write(table, page(records))
     save_frontier(statistics(records), headline(records), picture)
-    if not what_to_install():
-        from sparseprune.experiments.frontier.page import html
-
-        files.write(interactive, html(records))

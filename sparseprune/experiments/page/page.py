@@ -113,5 +113,6 @@ def html(
 @functools.cache
 def library() -> str:
     """Vega, Vega-Lite and vega-embed in one script, in the version that altair writes for."""
-    script: str = vl_convert.javascript_bundle(vl_version="_".join(alt.SCHEMA_VERSION.split(".")[:2]))
+    version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+    script: str = vl_convert.javascript_bundle(None, version)
     return script.replace("</script", "<\\/script")
