@@ -114,5 +114,7 @@ def html(
 def library() -> str:
     """Vega, Vega-Lite and vega-embed in one script, in the version that altair writes for."""
     version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
-    script: str = vl_convert.javascript_bundle(None, version)
+    # Its type says that it needs a snippet of JavaScript, without which it returns all three.
+    bundle: Any = vl_convert.javascript_bundle
+    script: str = bundle(vl_version=version)
     return script.replace("</script", "<\\/script")
