@@ -99,8 +99,8 @@ def prune(
         speedup: how many times faster a training step (forward and backward of the whole network at
             ``batch_size``) is to be than that of the dense model, 1 or more, measured on this machine. What
             ``sparsify`` makes of the masks is timed and the budget corrected, up to twice; the masks have it
-            as ``masks.speedup``. Where the closest masks fall short by more than 10 %, a RuntimeWarning says
-            by how much and why.
+            as ``masks.speedup``; a bar, or logging, tells of it as in ``sparsify``. Where the closest masks
+            fall short by more than 10 %, a RuntimeWarning says by how much and why.
         input_size: shape of one sample, for ``flops``, ``speedup`` and ``"synflow"``; by default that of the
             first of ``batches``.
         example_inputs: in its place, for models that take something else than one tensor of floating point:

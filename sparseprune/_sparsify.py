@@ -63,6 +63,8 @@ def sparsify(
     after the ReLU. What occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
 
     Under torch.distributed every rank must call this where layers are measured: all take rank 0's choices.
+    Measuring shows a bar in a terminal or a notebook (with rich, and ipywidgets, installed); it is silent
+    elsewhere, unless the logger ``sparseprune`` is at INFO, which then gets a line for each layer.
 
     Args:
         model: any model; left untouched unless ``inplace``.

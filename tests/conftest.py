@@ -16,7 +16,7 @@ import sparseprune
 from sparseprune.cost import choice, speedup
 
 pytest.register_assert_rewrite(
-    "bounds", "layers", "linear_problems", "conv_problems", "linear_pairs", "small_networks"
+    "bounds", "layers", "linear_problems", "conv_problems", "linear_pairs", "small_networks", "browser"
 )
 
 # The same examples in every run, so that a test never fails by chance; fuzz.py looks for new ones.

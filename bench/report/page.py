@@ -1,42 +1,36 @@
-"""One self-contained HTML page of a results file: what `page.html.j2` shows, and the plots in it."""
+"""The page of a results file: what `page.html.j2` shows."""
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
-
 from bench import results_file
-from bench.report import machine
+from bench.report import machine, points
+from bench.report.charts import charts
 from bench.report.columns import LEGEND, MILLI, Columns, columns, filled
-from bench.report.plots import break_evens, layers, networks, roofline, speedups
 from bench.report.terminal import losses, strongest_text
 from bench.results_file import Results
 from bench.rows import Row
-from bench.workloads import CONV_BATCH, CONVOLUTIONS, NETWORK_STEP
 from sparseprune.cost.quiet import is_busy
+from sparseprune.experiments.page import page
 from sparseprune.format import files
 
-TEMPLATE = "page.html.j2"
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
-def write(results: Path, page: Path) -> None:
+def write(results: Path, out: Path) -> None:
     """Write the page of a results file.
 
     Args:
         results: JSONL, as ``python -m bench.run --out`` writes it.
-        page: HTML to write.
+        out: HTML to write.
     Raises:
         ValueError: the file has no header.
     """
-    files.write(page, html(results_file.read(results)))
+    files.write(out, html(results_file.read(results)))
 
 
 def html(results: Results) -> str:
@@ -44,32 +38,53 @@ def html(results: Results) -> str:
     header, rows, targets = results
     if "contender" not in header:
         raise ValueError("expected results of `python -m bench.run --out`, got lines without a full header")
-    contender = header["contender"]
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    network_rows = [row for row in rows if row.workload.kind == NETWORK_STEP]
-    return templates.get_template(TEMPLATE).render(
-        title=f"sparseprune benchmarks, {header['machine']['date']}",
+    contender, shown = header["contender"], columns(header["peak"])
+    own = points.compared(rows, contender)
+    drawn = points.points(own, shown)
+    return page.html(
+        f"sparseprune benchmarks, {header['machine']['date']}",
+        points.cards(own, rows),
+        _filters(own),
+        charts(drawn, header["peak"]) if own else [],
+        {"rows": drawn, "break_evens": points.break_evens(own)},
+        template=TEMPLATE,
         machine=_machine(header, rows),
         contender=contender,
         cases=len({row.case for row in rows}),
         busy=len({row.case for row in rows if is_busy(row.others)}),
         targets=_targets(targets),
-        conv_batch=CONV_BATCH,
-        network_batch=network_rows[0].workload.batch if network_rows else 0,
-        figures=_figures(rows, network_rows, header),
         losses=[
             {"case": row.case, "factor": factor, "busy": is_busy(row.others)}
             for row, factor in sorted(losses(rows, contender), key=lambda loss: loss[1])
         ],
         legend=LEGEND,
-        groups=_groups(rows, columns(header["peak"])),
+        groups=_groups(rows, shown),
     )
+
+
+def _filters(own: Sequence[Row]) -> list[page.Filter]:
+    """Kind of work, sparsity and threads of the rows that charts show."""
+    if not own:
+        return []
+    kinds = {kind: words for kind, words in points.WORDS.items() if any(r.workload.kind == kind for r in own)}
+    kinds |= {row.workload.kind: row.workload.kind for row in own if row.workload.kind not in kinds}
+    sparsities = dict.fromkeys(points.sparsity_text(row.workload) for row in own)
+    counts = sorted({row.threads for row in own})
+    return [
+        page.Filter("kind", "work", kinds, next(iter(kinds))),
+        page.Filter("sparsity", "sparsity", {text: text for text in sorted(sparsities, key=_number)}),
+        page.Filter("threads", "threads", {count: str(count) for count in counts}, counts[-1]),
+    ]
+
+
+def _number(text: str) -> float:
+    return float(text.split()[0])
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    """What filters go by."""
+    sparsity = points.sparsity_text(row.workload)
+    return {"kind": row.workload.kind, "sparsity": sparsity, "threads": row.threads}
 
 
 def _machine(header: dict[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -99,7 +114,7 @@ def _targets(targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         line = {"says": says, "over": over, "at_least": at_least, "cells": cells}
         (measured if any(cell["verdict"] for cell in cells) else others).append(line)
     return {
-        "threads": [_threads(count) for count in counts],
+        "threads": [points.threads_text(count) for count in counts],
         "measured": measured,
         "others": others,
         "met": sum(target["verdict"] == "met" for target in targets),
@@ -113,65 +128,6 @@ def _target_cell(target: dict[str, Any] | None) -> dict[str, str]:
     if target["measured"] is None:
         return {"text": "not measured", "verdict": ""}
     return {"text": f"{target['measured']:.2f}×", "verdict": target["verdict"]}
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
-# ---- plots -------------------------------------------------------------------------------------------------
-
-
-def _figures(
-    rows: Sequence[Row], network_rows: Sequence[Row], header: dict[str, Any]
-) -> dict[str, list[dict[str, str]]]:
-    """The figures of each section, by number of threads, linear layers before convolutions."""
-    contender = header["contender"]
-    threads = sorted({row.threads for row in rows})
-
-    def of_layers(
-        name: str, figure: Callable[[list[Row]], Figure | None], counts: Sequence[int], kinds: Sequence[str]
-    ) -> list[dict[str, str]]:
-        of = "convolutions, " if kinds is CONVOLUTIONS else ""
-        return [
-            _figure(figure(layers.layers(rows, contender, count, kinds)), name, f"{of}{_threads(count)}")
-            for count in counts
-        ]
-
-    measured = {row.workload.kind for row in rows}
-    kinds = [kinds for kinds in (layers.LINEAR, CONVOLUTIONS) if measured & set(kinds)]
-    return {
-        "speedups": [figure for of in kinds for figure in of_layers("speedups", speedups.draw, threads, of)],
-        "networks": [
-            _figure(networks.draw(network_rows, contender, count), "networks", _threads(count))
-            for count in sorted({row.threads for row in network_rows})
-        ],
-        "roofline": [
-            figure
-            for of in kinds
-            for figure in of_layers(
-                "roofline", lambda found: roofline.draw(found, header["peak"]), threads[:1], of
-            )
-        ],
-        # Convolutions are measured at high sparsities alone: too far from where they break even.
-        "break_evens": of_layers("break-evens", break_evens.draw, threads, layers.LINEAR),
-    }
-
-
-def _figure(figure: Figure | None, name: str, words: str) -> dict[str, str]:
-    alt = f"{name}, {words}"
-    return {"words": words, "alt": alt, "image": "" if figure is None else image(figure, alt)}
-
-
-def image(figure: Figure, words: str) -> str:
-    """A figure as an SVG in a data URI, the same bytes at every call with these words."""
-    with matplotlib.rc_context({"svg.hashsalt": words}):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-# ---- all results -------------------------------------------------------------------------------------------
 
 
 def _groups(rows: Sequence[Row], shown: Columns) -> list[dict[str, Any]]:
@@ -191,6 +147,7 @@ def _groups(rows: Sequence[Row], shown: Columns) -> list[dict[str, Any]]:
                 "contender": row.contender,
                 "ms": "" if row.seconds is None else f"{row.seconds * MILLI:.3f}",
                 "cells": [column[i] for column in cells.values()],
+                "fields": _fields(row),
                 "status": row.status,
                 "reason": row.reason,
             }

@@ -1,12 +1,13 @@
 """Tables of text that fit a width, and the same in HTML."""
 
 import textwrap
+from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
 LEFT = ("layer", "shape", "block", "computes")  # the others are numbers
 # Columns that go first where there is no room, and how many of a name are worth one.
-LEAST = ("weights", "block", "bytes", "shape", "FLOPs", "dead units", "alive")
+LEAST = ("weights", "block", "bytes", "shape", "FLOPs", "dead units", "alive")  # of a summary
 NAME, SHORTEST = 32, 12
 
 # Colours are the notebook's own, light or dark.
@@ -26,11 +27,13 @@ class Table(NamedTuple):
         columns: cells by heading, names first.
         rows: how many cells of a column are those of layers; totals follow.
         notes: sentences below.
+        whole: what has the columns for which there is no room.
     """
 
     columns: dict[str, list[str]]
     rows: int
     notes: list[str]
+    whole: str = "to_dict()"
 
 
 def count(n: int | None) -> str:
@@ -70,14 +73,15 @@ def _cut(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width - 1 - end]}…{name[len(name) - end :]}"
 
 
-def text(full: Table, brief: Table, width: int) -> str:
+def text(full: Table, brief: Table, width: int, least: Sequence[str] = LEAST) -> str:
     """The full table if it fits, otherwise as much of the brief one as fits.
 
     Args:
         full, brief: two forms of a table.
         width: characters of a line.
+        least: headings of the columns that go first.
     """
-    table = full if _width(full.columns) <= width else _narrowed(brief, width)
+    table = full if _width(full.columns) <= width else _narrowed(brief, width, least)
     widths = [_cells_width(head, cells) for head, cells in table.columns.items()]
     sides = ["<" if head in LEFT else ">" for head in table.columns]
     lines = [
@@ -114,7 +118,7 @@ def html(table: Table) -> str:
     return "\n".join(parts)
 
 
-def _narrowed(table: Table, width: int) -> Table:
+def _narrowed(table: Table, width: int, least: Sequence[str]) -> Table:
     columns, left_out = dict(table.columns), []
     wanted = min(_cells_width("layer", columns["layer"]), NAME)
 
@@ -122,15 +126,15 @@ def _narrowed(table: Table, width: int) -> Table:
         """What the other columns leave to names."""
         return width - _width({head: cells for head, cells in columns.items() if head != "layer"}) - 2
 
-    for head in LEAST:
+    for head in least:
         if room() >= wanted:
             break
         if columns.pop(head, None) is not None:
             left_out.append(head)
     names = columns["layer"]
     columns["layer"] = [*shortened(names[: table.rows], max(room(), SHORTEST)), *names[table.rows :]]
-    note = [f"no room for {', '.join(left_out)}: to_dict() has all"] if left_out else []
-    return Table(columns, table.rows, [*table.notes, *note])
+    note = [f"no room for {', '.join(left_out)}: {table.whole} has all"] if left_out else []
+    return table._replace(columns=columns, notes=[*table.notes, *note])
 
 
 def _width(columns: dict[str, list[str]]) -> int:

@@ -17,11 +17,15 @@ from typer.testing import CliRunner
 import sparseprune as sp
 from sparseprune.cost import speedup as speedups
 from sparseprune.cost.cache import Choice
+from sparseprune.cost.seconds import MeasuredCosts
 from sparseprune.cost.timer import Timed
 from sparseprune.experiments import cli, models
 from sparseprune.experiments.cli.app import app
 from sparseprune.experiments.data import load
+from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.train import evaluate
+from sparseprune.scores import prunable
+from sparseprune.select.budget import LayerCost
 
 QUICK = ["--data", "digits", "--model", "lenet_300_100"]
 
@@ -152,6 +156,7 @@ def test_compare_writes_its_report(run, tmp_path):
     picture = (out / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+    assert (out / "curves.html").is_file() == (not what_to_install())
     table = (out / "table.md").read_text(encoding="utf-8")
     for run_ in figures["runs"]:
         assert f"| {run_['label']} | {100 * run_['result']['accuracy']:.2f} |" in words(table)
@@ -347,6 +352,26 @@ def test_cost_prints_every_layer(run):
     table = words(run("cost", "lenet5_caffe", "--flops").stdout)
     assert "lenet5_caffe, samples of 1x28x28" in table
     assert "sparse below" not in table
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_cost_leaves_columns_out_and_cuts_no_number(run, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    seconds = LayerCost(1.2345e-7, 1.2345e-3, 0.12345)
+
+    def costs(network, *_, **__):
+        return MeasuredCosts(dict.fromkeys(prunable(network), seconds))
+
+    monkeypatch.setattr("sparseprune.experiments.cli.cost.measured_costs", costs)
+    table = run("cost", "resnet18", "--sample", "3x32x32").stdout.splitlines()[2:]
+    lines = table[: table.index("")]
+    assert max(map(len, lines)) <= columns
+    assert "…" not in "".join(lines)
+    assert lines[0].split()[-5:] == ["fixed", "ms", "us/weight", "sparse", "below"]
+    row = next(line.split() for line in lines if line.startswith("3.conv1.weight"))
+    assert row[-4:] == ["123", "1.23", "0.123", "100%"]
+    assert ("36,864" in row) == (columns > 60)
+    assert ("1,024" in row) == (columns == 100)
 
 
 def test_cost_measures(run):

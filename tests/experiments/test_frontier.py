@@ -27,6 +27,7 @@ from sparseprune.experiments.frontier.rules import RULES, masks_within, small_de
 from sparseprune.experiments.frontier.run import frontier
 from sparseprune.experiments.frontier.statistics import statistics, to_dicts
 from sparseprune.experiments.models import Network
+from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.train import TrainResult
 from sparseprune.experiments.watcher import Watcher
 from sparseprune.scores import METHODS
@@ -590,7 +591,7 @@ def test_plot_and_table_are_written(choice, tmp_path):
 
 def test_plot_shows_those_that_did_not_learn_at_its_edge():
     pytest.importorskip("matplotlib")
-    from sparseprune.experiments.frontier.plot import _limits
+    from sparseprune.experiments.frontier.plot import limits
 
     erk = Point("sparse", 0, 0.1, "snip", "erk", None, 1)
     points = [
@@ -598,11 +599,11 @@ def test_plot_shows_those_that_did_not_learn_at_its_edge():
         (Point("small dense", 0, 0.1), 0.8),
         *((dataclasses.replace(erk, flops=budget), 0.8 + budget / 10) for budget in (0.2, 0.3, 0.5)),
     ]
-    low, high = _limits(statistics([record(*point) for point in points]))
+    low, high = limits(statistics([record(*point) for point in points]))
     assert low < 80 < 90 < high < 92
     assert low > 78
     failed = record(dataclasses.replace(erk, rule="global"), 0.1)
-    assert _limits(statistics([*(record(*point) for point in points), failed])) == (low, high)
+    assert limits(statistics([*(record(*point) for point in points), failed])) == (low, high)
 
 
 # Command line
@@ -634,6 +635,7 @@ def test_command_runs_resumes_and_reports(run, tmp_path):
     lines = (out / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 12
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "frontier.html").is_file() == (not what_to_install())
     table = (out / "table.md").read_text(encoding="utf-8")
     assert "300 training and 360 test samples" in table
 

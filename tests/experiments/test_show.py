@@ -52,9 +52,9 @@ def test_show_prints_layers(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     text = words(result.stdout)
     assert "snip 90 %, lenet_300_100 of 1x8x8 inputs and 10 classes" in text
-    assert "1 300x64 19,200 70 0.36 % 64 0.33 % 299 2.51" in text  # 64 x 5 = 10^2.51
-    assert "3 100x300 30,000 1 0.00 % 1 0.00 % 99 2.51" in text
-    assert "all 50,200 76 0.15 % 70 0.14 % 403" in text
+    assert "1.weight 300x64 19,200 70 0.36% 64 0.33% 299 2.51" in text  # 64 x 5 = 10^2.51
+    assert "3.weight 100x300 30,000 1 0.00% 1 0.00% 99 2.51" in text
+    assert "total 50,200 76 0.15% 70 0.14% 403" in text
     assert "overlap" not in text
 
 
@@ -65,7 +65,7 @@ def test_show_compares_files(tmp_path: Path) -> None:
     assert text.count("density alive dead units") == 3
     assert "snip 90 % (one)," in text
     assert "snip 90 % (again)" in text
-    assert re.search(r"1 1\.000 \(0\.05\d\) 0\.05\d \(0\.05\d\) 0\.05\d \(0\.05\d\)", text)
+    assert re.search(r"1.weight 1\.000 \(0\.05\d\) 0\.05\d \(0\.05\d\) 0\.05\d \(0\.05\d\)", text)
     figures = json.loads(run(one, other, "--json").stdout)
     assert [of["label"] for of in figures["files"]] == ["snip 90 %", "random 90 %"]
     assert figures["overlaps"][0]["all"]["jaccard"] == 1.0
@@ -83,9 +83,9 @@ def test_show_marks_what_is_cut(tmp_path: Path) -> None:
     masks = some(0)
     masks["3.weight"][:] = False
     text = words(run(write(tmp_path / "masks", masks)).stdout)
-    assert "3 100x300 30,000 0 0.00 % 0 0.00 % all 100 -" in text
+    assert "3.weight 100x300 30,000 0 0.00% 0 0.00% all 100 -" in text
     text = words(run(write(tmp_path / "masks", masks), "--no-paths").stdout)
-    assert "3 100x300 30,000 0 0.00 % - - - -" in text
+    assert "3.weight 100x300 30,000 0 0.00% - - - -" in text
 
 
 def test_show_orders_layers_as_the_network_does(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_show_calls_no_function_that_a_file_names(tmp_path: Path, monkeypatch: p
     result = run(file)
     assert not Path("imported").exists()
     text = words(result.stdout)
-    assert "0 3x4 12 12 100.00 % - - - -" in text
+    assert "0.weight 3x4 12 12 100.00% - - - -" in text
     assert "alive: unknown (give the function that made the network as --model)" in text
     text = words(run(file, "--model", "shown_networks:small").stdout)
-    assert "0 3x4 12 12 100.00 % 8 66.67 % 1 0.90" in text
+    assert "0.weight 3x4 12 12 100.00% 8 66.67% 1 0.90" in text
 
 
 def error(*arguments: object) -> str:

@@ -16,6 +16,7 @@ from sparseprune.experiments.compare.results import Comparison
 from sparseprune.experiments.compare.savings import TITLE, savings
 from sparseprune.experiments.compare.verdict import verdict
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.rewiring import EVERY
 from sparseprune.format import files
 
@@ -46,7 +47,8 @@ def _seconds(text: str | None) -> float | Literal["dense"] | None:
 
 def compare(
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for results.json, table.md and curves.png.")
+        Path | None,
+        typer.Option("--out", help="Folder for results.json, table.md, curves.png and curves.html."),
     ] = None,
     methods: Annotated[
         str, typer.Option("--methods", help="Pruning methods, commas between.")
@@ -118,7 +120,7 @@ def compare(
     from sparseprune.experiments.compare import report
 
     if out is not None:
-        for name in report.FILES:
+        for name in (*report.FILES, report.PAGE):
             files.check(out / name)
     with Bars() as bars:
         dataset, network = inputs.load(bars, data, data_dir, samples, model, model_args, data_args)
@@ -146,11 +148,15 @@ def compare(
     try:
         if out is not None:
             report.write(result, out)
+            if not what_to_install():
+                from sparseprune.experiments.compare import page
+
+                files.write(out / report.PAGE, page.html(result))
     finally:
         # Also where nothing could be written.
         _print(result, as_json)
     if out is not None and not as_json:
-        typer.echo(f"results.json, table.md and curves.png are in {tables.shown(out)}")
+        tables.print_files(tables.console(width=120), report.FILES, report.PAGE, out)
 
 
 def _print(result: Comparison, as_json: bool) -> None:

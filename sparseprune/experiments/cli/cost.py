@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 from torch import nn
 
+from sparseprune._summary.table import Table, text
 from sparseprune.cost import machine
 from sparseprune.cost.calls import record_calls
 from sparseprune.cost.flops import flops_costs, positions_of
@@ -27,6 +25,7 @@ from sparseprune.experiments.data import DATASETS
 from sparseprune.select.budget import LayerCost
 
 SAMPLE, CLASSES = (1, 28, 28), 10  # where neither --data nor they are given
+WIDE = 120  # columns of text where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -128,10 +127,7 @@ def cost(
     operations = flops_costs(network, size)
     measured = MeasuredCosts()
     if not flops:
-        progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), transient=True)
-        with progress if not as_json else Progress(disable=True) as shown:
-            shown.add_task("measure layers")
-            measured = measured_costs(network, size, batch_size, block=shape)
+        measured = measured_costs(network, size, batch_size, block=shape)
     layers = _uses(network, size, operations, measured)
     if as_json:
         content = {
@@ -147,10 +143,13 @@ def cost(
         }
         typer.echo(json.dumps(content))
         return
-    Console(soft_wrap=True).print(_table(layers, model, size, batch_size, shape[0], bool(measured)))
+    title = f"{model}, samples of {'x'.join(map(str, size))}"
+    if measured:
+        title += f", batch {batch_size}, blocks of {shape[0]}x1"
+    typer.echo(f"{title}\n\n{_table(layers, bool(measured))}")
     if measured:
         typer.echo(
-            "Of a training step on this machine. A layer that keeps k weights takes\n"
+            "\nOf a training step on this machine. A layer that keeps k weights takes\n"
             "fixed + k * (us / weight), and dense at most; below the density in the last\n"
             "column it is faster sparse."
         )
@@ -190,47 +189,28 @@ def _break_even(cost: LayerCost, weights: int) -> float | None:
     return min((cost.dense - cost.fixed) / (cost.per_weight * weights), 1.0)
 
 
-def _table(
-    layers: list[LayerUse],
-    model: str,
-    size: tuple[int, ...],
-    batch_size: int,
-    block_rows: int,
-    measured: bool,
-) -> Table:
-    title = f"{model}, samples of {'x'.join(map(str, size))}"
+def _table(layers: list[LayerUse], measured: bool) -> str:
+    """A line for each layer, as :func:`sparseprune.summary` prints them."""
+    columns = {
+        "layer": [*(layer.name for layer in layers), "total"],
+        "weights": [f"{n:,}" for n in (*(layer.weights for layer in layers), _total(layers, "weights"))],
+        "positions": [*(f"{layer.positions:,}" for layer in layers), ""],
+        "FLOPs": [*(f"{layer.flops_share:.1%}" for layer in layers), "100%"],
+    }
     if measured:
-        title += f", batch {batch_size}, blocks of {block_rows}x1"
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        show_footer=True,
-        padding=(0, 1, 0, 0),
-    )
-    weights = sum(layer.weights for layer in layers)
-    table.add_column("layer", footer="all")
-    table.add_column("weights", justify="right", footer=f"{weights:,}")
-    table.add_column("positions", justify="right")
-    table.add_column("FLOPs", justify="right", footer="100 %")
-    if measured:
-        dense = sum(layer.dense_seconds or 0 for layer in layers)
-        fixed = sum(layer.fixed_seconds or 0 for layer in layers)
-        table.add_column("dense ms", justify="right", footer=f"{dense * 1e3:.3g}")
-        table.add_column("fixed ms", justify="right", footer=f"{fixed * 1e3:.3g}")
-        table.add_column("us/weight", justify="right")
-        table.add_column("sparse below", justify="right")
-    for layer in layers:
-        cells = [
-            layer.name.removesuffix(".weight"),
-            f"{layer.weights:,}",
-            f"{layer.positions:,}",
-            f"{100 * layer.flops_share:.1f} %",
-        ]
-        if layer.dense_seconds is not None and layer.fixed_seconds is not None:
-            cells += [f"{layer.dense_seconds * 1e3:.3g}", f"{layer.fixed_seconds * 1e3:.3g}"]
-            cells += [f"{(layer.seconds_per_weight or 0) * 1e6:.3g}"]
-            cells += ["never" if layer.break_even is None else f"{100 * layer.break_even:.0f} %"]
-        table.add_row(*cells)
-    return table
+        for heading, attribute in (("dense ms", "dense_seconds"), ("fixed ms", "fixed_seconds")):
+            seconds = [*(getattr(layer, attribute) for layer in layers), _total(layers, attribute)]
+            columns[heading] = [f"{one * 1e3:.3g}" for one in seconds]
+        columns["us/weight"] = [*(f"{(layer.seconds_per_weight or 0) * 1e6:.3g}" for layer in layers), ""]
+        columns["sparse below"] = [*(_percent(layer.break_even) for layer in layers), ""]
+    table = Table(columns, len(layers), [], whole="--json")
+    width = shutil.get_terminal_size((WIDE, 24)).columns
+    return text(table, table, width, least=("positions", "FLOPs", "weights"))
+
+
+def _total(layers: list[LayerUse], attribute: str) -> Any:
+    return sum(getattr(layer, attribute) for layer in layers)
+
+
+def _percent(density: float | None) -> str:
+    return "never" if density is None else f"{density:.0%}"

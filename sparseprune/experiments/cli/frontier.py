@@ -20,6 +20,7 @@ from sparseprune.experiments.frontier.rates import Tuning
 from sparseprune.experiments.frontier.results import FILE, Record, passes
 from sparseprune.experiments.frontier.rules import RULES
 from sparseprune.experiments.networks import PRUNE_BATCHES
+from sparseprune.experiments.page import what_to_install
 from sparseprune.experiments.rewiring import EVERY
 from sparseprune.format import files
 from sparseprune.select.budget import EXPONENT
@@ -83,7 +84,10 @@ def _known(text: str, known: Sequence[str], what: str) -> list[str]:
 
 def frontier(
     out: Annotated[
-        Path, typer.Option("--out", help=f"Folder for {FILE} (a line a run), table.md and frontier.png.")
+        Path,
+        typer.Option(
+            "--out", help=f"Folder for {FILE} (a line a run), table.md, frontier.png and frontier.html."
+        ),
     ],
     flops: Annotated[
         str, typer.Option("--budgets", help="Fractions of the dense training FLOPs, commas between.")
@@ -230,7 +234,7 @@ def frontier(
             if not network.has_width:
                 bars.say(networks.no_small_dense(network))
                 points = [point for point in points if point.kind != "small dense"]
-            for name in (FILE, *report.FILES):
+            for name in (FILE, *report.FILES, report.PAGE):
                 files.check(out / name)
             try:
                 for length in lengths:
@@ -272,13 +276,16 @@ def _report(records: Sequence[Record], folder: Path, as_json: bool) -> None:
 
     try:
         report.write(records, folder)
+        if not what_to_install():
+            from sparseprune.experiments.frontier import page
+
+            files.write(folder / report.PAGE, page.html(records))
     finally:
         # Also where nothing could be written.
         _print(records, as_json)
     if not as_json:
-        console = tables.console(width=WIDE)
-        told = f"{FILE}, table.md and frontier.png are in {folder}"
-        tables.print_line(console, f"{told}; bold: no other is as accurate in as little time")
+        best = "bold: no other is as accurate in as little time"
+        tables.print_files(tables.console(width=WIDE), [FILE, *report.FILES], report.PAGE, folder, best)
 
 
 def _print(records: Sequence[Record], as_json: bool) -> None:

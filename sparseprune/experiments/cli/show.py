@@ -13,9 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from sparseprune._summary import table
 from sparseprune.experiments import models
 from sparseprune.experiments.cli import mask_file, options, tables
 from sparseprune.experiments.networks import label_of
@@ -24,6 +26,7 @@ from sparseprune.format import files
 from sparseprune.select.overlap import Overlap, overlap
 
 WIDTH = 120  # of tables, where the output is no terminal
+LEAST = ("shape", "weights", "log10 paths", "alive", "kept")  # columns that go first where there is no room
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ def show(
         return
     console = tables.console(WIDTH)
     for one in shown:
-        console.print(_table(one))
+        _print(one, console)
         if one.why_unknown:
             tables.print_line(console, f"alive: unknown ({one.why_unknown})")
         console.print()
     if pairs:
+        tables.print_line(console, "overlap: kept by both / kept by either (random masks)")
         console.print(_overlaps(pairs, [layer.name for layer in shown[0].layers]))
     if out is not None:
         typer.echo(f"picture saved in {tables.shown(out)}")
@@ -166,74 +170,64 @@ def _json(
     }
 
 
-def _table(one: Shown) -> Table:
+def _print(one: Shown, console: Console) -> None:
+    """A line for each layer, red where the network is cut."""
     layers = one.layers
     weights, kept = sum(layer.weights for layer in layers), sum(layer.kept for layer in layers)
     alive = [layer.alive for layer in layers if layer.alive is not None]
     dead = [layer.dead_units for layer in layers if layer.dead_units is not None]
-    table = _new_table(f"{tables.shown(one.path)}: {one.label}, {one.content['text']}")
     total = sum(alive) if len(alive) == len(layers) else None
-    table.add_column("layer", footer="all")
-    table.add_column("shape")
-    for heading, footer in (
-        ("weights", f"{weights:,}"),
-        ("kept", f"{kept:,}"),
-        ("density", _percent(kept, weights)),
-        ("alive", _count(total)),
-        ("density alive", "-" if total is None else _percent(total, weights)),
-        ("dead units", f"{sum(dead):,}" if len(dead) == len(layers) else "-"),
-        ("log10 paths", ""),
-    ):
-        table.add_column(heading, justify="right", footer=footer, no_wrap=True)
-    for layer in layers:
-        cut = layer.kept == 0 or layer.alive == 0
-        table.add_row(
-            layer.name.removesuffix(".weight"),
-            "x".join(map(str, layer.shape)),
-            f"{layer.weights:,}",
-            f"{layer.kept:,}",
-            _percent(layer.kept, layer.weights),
-            _count(layer.alive),
-            "-" if layer.alive is None else _percent(layer.alive, layer.weights),
-            f"all {layer.dead_units:,}" if layer.alive == 0 else _count(layer.dead_units),
-            "-" if layer.log10_paths is None else f"{layer.log10_paths:.2f}",
-            style="bold red" if cut else None,
-        )
-    return table
+    columns = {
+        "layer": [*(layer.name for layer in layers), "total"],
+        "shape": [*("x".join(map(str, layer.shape)) for layer in layers), ""],
+        "weights": [*(f"{layer.weights:,}" for layer in layers), f"{weights:,}"],
+        "kept": [*(f"{layer.kept:,}" for layer in layers), f"{kept:,}"],
+        "density": [*(_percent(layer.kept, layer.weights) for layer in layers), _percent(kept, weights)],
+        "alive": [*(table.count(layer.alive) for layer in layers), table.count(total)],
+        "density alive": [
+            *(_percent(layer.alive, layer.weights) for layer in layers),
+            _percent(total, weights),
+        ],
+        "dead units": [
+            *(
+                f"all {layer.dead_units:,}" if layer.alive == 0 else table.count(layer.dead_units)
+                for layer in layers
+            ),
+            f"{sum(dead):,}" if len(dead) == len(layers) else "-",
+        ],
+        "log10 paths": [
+            *("-" if layer.log10_paths is None else f"{layer.log10_paths:.2f}" for layer in layers),
+            "",
+        ],
+    }
+    tables.print_line(console, f"{one.path}: {one.label}, {one.content['text']}")
+    shown = table.Table(columns, len(layers), [], whole="--json")
+    lines = table.text(shown, shown, console.width, least=LEAST).split("\n")
+    cut = [layer.kept == 0 or layer.alive == 0 for layer in layers]
+    for line, red in itertools.zip_longest(lines, [False, False, *cut], fillvalue=False):
+        console.print(line, style="bold red" if red else None, highlight=False, markup=False, soft_wrap=True)
 
 
 def _overlaps(
     pairs: Sequence[tuple[Shown, Shown, dict[str, Overlap], Overlap]], names: Sequence[str]
 ) -> Table:
     """A line for each pair and layer would be long: a column for each pair."""
-    table = _new_table("overlap: kept by both / kept by either (random masks)")
-    table.add_column("layer", footer="all")
+    shown = Table(box=SIMPLE_HEAD, show_footer=True, show_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("layer", footer="total")
     for a, b, _, total in pairs:
-        table.add_column(f"{a.label},\n{b.label}", justify="right", footer=_overlap(total))
+        shown.add_column(f"{a.label},\n{b.label}", justify="right", footer=_overlap(total))
     for name in names:
-        table.add_row(name.removesuffix(".weight"), *(_overlap(layers[name]) for _, _, layers, _ in pairs))
-    return table
-
-
-def _new_table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        show_footer=True,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+        shown.add_row(name, *(_overlap(layers[name]) for _, _, layers, _ in pairs))
+    return shown
 
 
 def _overlap(of: Overlap) -> str:
     return f"{of.jaccard:.3f} ({of.expected:.3f})"
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.2f} %"
+def _dead(layer: Layer) -> str:
+    return f"all {layer.dead_units:,}" if layer.alive == 0 else table.count(layer.dead_units)
 
 
-def _count(n: int | None) -> str:
-    return "-" if n is None else f"{n:,}"
+def _percent(part: int | None, whole: int) -> str:
+    return "-" if part is None else f"{part / max(whole, 1):.2%}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from sparseprune.experiments.page import what_to_install
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +50,16 @@ def console(width: int) -> Console:
 def print_line(console: Console, line: str) -> None:
     """Print a long line: folded between words on a terminal, as one line elsewhere."""
     console.print(shown(line), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def print_files(console: Console, files: Sequence[str], page: str, folder: Path, *more: str) -> None:
+    """Say which files are in a folder, and what a page takes where there is none."""
+    install = what_to_install()
+    written = [*files, *([] if install else [page])]
+    told = f"{', '.join(written[:-1])} and {written[-1]} are in {folder}"
+    print_line(console, "; ".join([told, *more]))
+    if install:
+        print_line(console, f"for {page}, which is interactive: {install}")
 
 
 def shown(text: object) -> str:

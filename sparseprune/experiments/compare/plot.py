@@ -59,7 +59,7 @@ def save_curves(views: Sequence[tuple[str, Sequence[Run]]], headline: str, path:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test accuracy (%)")
-    panels[0].set_ylim(*_interesting(everything))
+    panels[0].set_ylim(*interesting(everything))
     lines, labels = panels[0].get_legend_handles_labels()
     columns = int(width / (LINE_SAMPLE + CHARACTER * max(map(len, labels))))
     figure.legend(
@@ -106,7 +106,7 @@ def _lighter(colour: str, part: float) -> tuple[float, ...]:
     return tuple(channel + (1 - channel) * part for channel in to_rgb(colour))
 
 
-def _interesting(runs: Sequence[Run]) -> tuple[float, float]:
+def interesting(runs: Sequence[Run]) -> tuple[float, float]:
     """Limits (in %) that show how the runs end; the climb of the first epoch may be cut off."""
     finals = [100 * run.result.accuracy for run in runs]
     points = [100 * point.accuracy for run in runs for point in run.result.curve]

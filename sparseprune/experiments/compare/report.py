@@ -19,6 +19,7 @@ from sparseprune.format import files
 MEGA = 1e6
 PRUNED = ("sparse", "screened")  # kinds of networks that something is chosen for before training
 FILES = ("results.json", "table.md", "curves.png")
+PAGE = "curves.html"  # see `sparseprune.experiments.compare.page`
 
 # Headings and what a run shows under them; the line breaks let the table fit into 80 columns.
 COLUMNS: dict[str, Callable[[Run], str]] = {

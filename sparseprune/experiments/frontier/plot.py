@@ -75,7 +75,7 @@ def save_frontier(table: pd.DataFrame, headline: str, path: Path) -> None:
     inside = 72 * 0.85 * size[0] / columns, 72 * 0.7 * size[1] / lines
     any_below = False
     for panel, (_, networks) in zip(panels, shown, strict=False):
-        low, high = _limits(networks if by_length else table)
+        low, high = limits(networks if by_length else table)
         panel.set_ylim(low, high)
         below = networks[100 * networks.accuracy < low]
         any_below |= len(below) > 0
@@ -231,7 +231,7 @@ def _name_budgets(panel: Axes, table: pd.DataFrame, size: tuple[float, float]) -
                 break
 
 
-def _limits(table: pd.DataFrame) -> tuple[float, float]:
+def limits(table: pd.DataFrame) -> tuple[float, float]:
     """Limits (in %) with room for error bars, but not for sparse networks 2.5 times as far down as most."""
     lowest = table.accuracy.max() - 2.5 * (table.accuracy.max() - table.accuracy.median())
     shown = table[(table.kind != "sparse") | (table.accuracy >= lowest)]

@@ -17,6 +17,7 @@ from sparseprune.experiments.tuning import grid
 from sparseprune.format import files
 
 FILES = ("table.md", "frontier.png")
+PAGE = "frontier.html"  # see `sparseprune.experiments.frontier.page`
 
 
 def difference(line: Any, name: str) -> str:

@@ -52,7 +52,7 @@ def save_picture(
 
 
 def _draw_densities(axes: Axes, sets: Sequence[tuple[str, Sequence[Layer]]]) -> None:
-    names = [layer.name.removesuffix(".weight") for layer in sets[0][1]]
+    names = [layer.name for layer in sets[0][1]]
     numbers = [d for _, layers in sets for layer in layers for d in (layer.density, layer.alive_density)]
     lowest = min(filter(None, numbers), default=0.1)
     # The lowest line that has a number: what is below means none, if there are layers of none.
