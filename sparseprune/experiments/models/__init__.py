@@ -13,14 +13,7 @@ from sparseprune.experiments.models.registry import (
     small_dense,
     weight_count,
 )
-from sparseprune.experiments.models.resnet import (
-    resnet,
-    resnet8,
-    resnet18,
-    resnet20,
-    resnet32,
-    resnet50,
-)
+from sparseprune.experiments.models.resnet import resnet, resnet8, resnet18, resnet20, resnet32, resnet50
 from sparseprune.experiments.models.small_conv import small_conv
 from sparseprune.experiments.models.vgg import vgg16_bn, vgg_like
 from sparseprune.experiments.models.wide_resnet import wrn, wrn_16_4, wrn_16_8, wrn_22_8
