@@ -59,7 +59,7 @@ def sparsifies(trial: Trial) -> str:
 
 
 def equals(trial: Trial) -> str:
-    """In evaluation it computes what the dense model with zeros does, by sparse kernels and masked."""
+    """In evaluation it computes what the dense model with zeros does: sparse, masked and frozen."""
     batch, model = trial.batch(trial.dtype), trial.model
     with torch.no_grad():
         reference = trial.dense(trial.dtype).eval()
@@ -71,6 +71,7 @@ def equals(trial: Trial) -> str:
         for layers in ("sparse", "dense"):
             network = sp.sparsify(trial.dense(trial.dtype), trial.masks, layers=layers).eval()
             compare(f'layers="{layers}"', outputs(model, network, batch), expected)
+            compare(f'frozen, layers="{layers}"', outputs(model, sp.freeze(network), batch), expected)
     return "" if trial.dtype == torch.float64 else "in float32"
 
 
