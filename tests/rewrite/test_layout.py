@@ -334,6 +334,14 @@ def test_layout_of_linear_layers_after_convolutions() -> None:
     assert y.is_contiguous()
 
 
+def test_activations_are_brought_into_the_layout_before_they_are_pooled() -> None:
+    model = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), conv(), nn.BatchNorm2d(4))
+    masks = {"4.weight": torch.rand(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
+    sparse = sp.sparsify(model.double(), masks, layers="sparse")
+    # The batch-norm after the dense convolution, the pool, and the sparse layers.
+    assert [m.batch_inner for m in sparse if hasattr(m, "batch_inner")] == [True, True, True, True]
+
+
 def test_layers_before_dense_convolutions_give_ordinary_memory() -> None:
     model = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU())
     sparse_convs(model)
