@@ -102,7 +102,7 @@ def _is_stem(layer: Any) -> bool:
 
     They are where samples are innermost, as its output is wanted: 2 to 5 times, with all weights kept.
     """
-    few_channels = type(layer) is nn.Conv2d and layer.in_channels // layer.groups <= 4
+    few_channels = type(layer) is nn.Conv2d and layer.groups == 1 and layer.in_channels <= 4
     return few_channels and layer.weight.is_cpu and layer.weight.dtype in dtypes_of_sums(layer.weight.device)
 
 

@@ -67,6 +67,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "groups": lambda: images(
         conv(3, 8), nn.BatchNorm2d(8), conv(8, 8, groups=4), nn.BatchNorm2d(8), nn.ReLU()
     ),
+    "depthwise": lambda: images(
+        conv(3, 8), nn.BatchNorm2d(8), conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8)
+    ),
     "padded with reflections": lambda: images(
         conv(3, 8), nn.BatchNorm2d(8), conv(8, 8, padding_mode="reflect"), nn.BatchNorm2d(8), nn.ReLU()
     ),
@@ -170,6 +173,12 @@ def test_one_operator_computes_a_convolution_and_what_follows() -> None:
     assert not {"relu", "clamp_min", "add", "convolution", "batch_norm_act_eval"} & set(names)
     names = operators_of(sp.freeze(trained(NETWORKS["without batch-norm"])), x)
     assert "relu" not in names[names.index("conv2d_act") :]
+
+
+def test_depthwise_convolutions_stay_dense() -> None:
+    frozen = sp.freeze(trained(NETWORKS["depthwise"]))
+    assert type(frozen[2]) is nn.Conv2d
+    assert type(frozen[3]) is AddAct2d
 
 
 def test_what_is_not_alone_is_left_as_it_is() -> None:
