@@ -1,6 +1,7 @@
 # make demo        what pruning before training finds among 40,000 inputs: a table, curves and a picture in runs/demo
 # make test        the tests, but for those that compile: a few minutes
 # make test-slow   those: what is compiled anew, under sanitizers, on the emulator of GPUs, and by nvcc
+# make test-aarch64  the operators' tests in an emulator of aarch64 processors, which Debian's packages bring
 # make fuzz        properties with new examples, for MINUTES=10
 # make wheels      wheels and an sdist in dist/, audited and tested: 10 minutes, more for each Python in TEST
 #
@@ -29,7 +30,7 @@ INSTALL := pip install --quiet --no-compile --disable-pip-version-check
 # Otherwise every process of the tests compiles anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow fuzz wheels lint format tables docs bench bench-peers data clean
+.PHONY: demo test test-slow test-aarch64 fuzz wheels lint format tables docs bench bench-peers data clean
 
 demo: $(READY) data
 	$(BIN)/sparseprune mosaic --out runs/demo
@@ -39,6 +40,9 @@ test: $(MODELS)
 
 test-slow: $(MODELS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
+
+test-aarch64: $(DEV)
+	$(BIN)/python tests/emulated.py $(TESTS)
 
 fuzz: $(DEV)
 	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) -n 2

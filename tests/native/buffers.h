@@ -53,11 +53,13 @@ class PagePool {  // mapping and unmapping would take longer than the tests
  private:
   static char* map(size_t bytes) {
     void* all = mmap(nullptr, bytes + 2 * page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (all == MAP_FAILED || mprotect(static_cast<char*>(all) + page_bytes, bytes, PROT_READ | PROT_WRITE) != 0) {
+    char* first = static_cast<char*>(all) + page_bytes;
+    // QEMU refuses to protect no byte.
+    if (all == MAP_FAILED || (bytes && mprotect(first, bytes, PROT_READ | PROT_WRITE) != 0)) {
       perror("guard pages");
       exit(2);
     }
-    return static_cast<char*>(all) + page_bytes;
+    return first;
   }
   std::map<size_t, std::vector<char*>> unused_;
 };

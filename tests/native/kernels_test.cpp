@@ -44,7 +44,7 @@ int run(const std::vector<std::string>& placements) {
     for (const std::string& isa : available_isas()) {
       set_isa(isa);
       const Kernels& kernels = current_isa().kernels();
-      const int lanes = isa == "avx512" ? 16 : isa == "avx2" ? 8 : 1;
+      const int lanes = isa == "avx512" ? 16 : isa == "avx2" ? 8 : isa == "neon" ? 4 : 1;
       test(isa, kernels.of_float, lanes);
       test(isa, kernels.of_bfloat16, lanes);
     }

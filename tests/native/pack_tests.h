@@ -1,6 +1,8 @@
 // The kernels that pack activations into panels and unpack sums, and the sums of a panel's rows.
 #pragma once
+#include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -62,10 +64,13 @@ class PackTests : PanelTesting<Element> {
     const PanelMemory<Scalar> panel("panel", features, width, loose);
     const Activation<Element> y("y", features, batch, batch_inner, loose ? 3 : 0);
     const float largest = std::numeric_limits<float>::max(), smallest = std::numeric_limits<float>::denorm_min();
-    const double rare[] = {NAN, INFINITY, -INFINITY, largest, -largest, smallest, 257, 259, 1 + 1 / 1024.0, -0.0};
+    // Were its bits rounded up, it would be -0.
+    const double last_nan = std::bit_cast<double>(std::numeric_limits<int64_t>::max());
+    const double rare[] = {NAN,      last_nan, INFINITY, -INFINITY,      largest, -largest,
+                           smallest, 257,      259,      1 + 1 / 1024.0, -0.0};
     panel.fill([&] {
       const unsigned kind = random_number() % 20;
-      return Scalar(kind < 10 ? rare[kind] : small_integer() * 331.0 / 256);
+      return Scalar(kind < std::size(rare) ? rare[kind] : small_integer() * 331.0 / 256);
     });
     kernels_.unpack(panel.read_only(), features, batch, y.view());
     for (int f = 0; f < features; ++f)

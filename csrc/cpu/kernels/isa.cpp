@@ -22,6 +22,8 @@ constexpr Isa isas[] = {
 #if defined(__x86_64__)
     {"avx512", has_avx512, avx512_kernels},
     {"avx2", has_avx2, avx2_kernels},
+#elif defined(__aarch64__)
+    {"neon", [] { return true; }, neon_kernels},
 #endif
     {"scalar", [] { return true; }, scalar_kernels},
 };

@@ -215,6 +215,8 @@ const KernelsOf<double>& double_kernels();  // scalar: float64 is for checking g
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+#elif defined(__aarch64__)
+const Kernels& neon_kernels();
 #endif
 
 }  // namespace sparseprune

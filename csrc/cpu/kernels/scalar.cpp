@@ -1,4 +1,4 @@
-// The kernels as plain loops: the statement of the algorithm, and what runs where there is no AVX2.
+// The kernels as plain loops: the statement of the algorithm, and what runs where there is neither AVX2 nor NEON.
 #include <algorithm>
 
 #include "cpu/kernels/kernels.h"

@@ -1,7 +1,7 @@
 // The kernels over a vector type `Vec` of floats. An ISA file defines Vec, opens its `#pragma GCC target` region
-// and then includes this file inside an anonymous namespace: everything here has internal linkage, so that no wide
-// code ends up in a symbol that another ISA file shares. For the same reason it includes nothing but its own
-// parts: simd_linear.h, simd_pack.h, simd_batch_norm.h and simd_conv.h.
+// where it needs one, and then includes this file inside an anonymous namespace: everything here has internal
+// linkage, so that no wide code ends up in a symbol that another ISA file shares. For the same reason it includes
+// nothing but its own parts: simd_linear.h, simd_pack.h, simd_batch_norm.h and simd_conv.h.
 //
 // Vec: lanes, spmm_vectors<V> (vectors of a panel row that one pass over V rows of y keeps in registers),
 //      most_block_rows (rows of y in one pass), gradient_vectors, sums_at_once (dot products reduced together),

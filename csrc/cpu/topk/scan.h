@@ -50,7 +50,8 @@ struct TileCounts {
   KeyOf<Float> room = 0;  // negative once a magnitude was above the largest finite one
 };
 
-// The two loops over all scores. gcc vectorises them for whatever the function they are inlined into may use.
+// The two loops over all scores. gcc vectorises them for whatever the function they are inlined into may use: on
+// aarch64 always NEON, on x86-64 SSE2 or AVX2.
 template <class Float>
 [[gnu::always_inline]] inline TileCounts<Float> count_tile_loop(const Float* scores, int64_t size, KeyOf<Float> lo,
                                                                 KeyOf<Float> hi, uint8_t* between) {
