@@ -66,13 +66,15 @@ inline bool look_up(const std::vector<int32_t>& table, const int32_t* index, int
   return good;
 }
 
-// n pixels, `step` apart, of `samples` samples each; a single sample's neighbours are one piece.
+// n pixels, `step` apart, of `samples` samples each; a single sample's neighbours are one piece. `ahead`: from
+// here to what will be packed soon.
 template <class Element>
-void pack_row(const Element* from, int64_t step, int64_t n, int samples, int lanes, Sum<Element>* to) {
+void pack_row(const Element* from, int64_t step, int64_t n, int samples, int lanes, Sum<Element>* to,
+              int64_t ahead = 0) {
   if (lanes == 1 && step == 1)
-    kernels<Element>().pack_pixels({from, 0, 1, int(n)}, to, int(n));
+    kernels<Element>().pack_pixels({from, 0, 1, int(n), ahead}, to, int(n));
   else
-    kernels<Element>().pack_pixels({from, step, int(n), samples}, to, lanes);
+    kernels<Element>().pack_pixels({from, step, int(n), samples, ahead}, to, lanes);
 }
 template <class Element>
 void unpack_row(const Sum<Element>* from, int lanes, int64_t n, Element* to, int64_t step, int samples) {
@@ -129,6 +131,8 @@ struct PackedTile {
     return data;
   }
 
+  // Channels are short pieces, far from one another, which hardware does not see coming: what is prefetched is the
+  // next channel's, or, where its piece is a single row, that of the one after it.
   void pack(int64_t panel, int64_t channel, int64_t h, int64_t w, Sum<Element>* to) const {
     const Tiling& t = tiling;
     // Columns begin .. end of the row lie within the image.
@@ -139,7 +143,8 @@ struct PackedTile {
     std::fill_n(to, begin * t.lanes, Sum<Element>(0));
     if (begin < end)
       pack_row(source.at(panel * t.lanes, channel, h, w + begin * s), s * source.column_stride, end - begin,
-               t.samples_in(panel, samples), t.lanes, to + begin * t.lanes);
+               t.samples_in(panel, samples), t.lanes, to + begin * t.lanes,
+               (t.rows > 1 ? 1 : 2) * source.channel_stride);
     std::fill(to + end * t.lanes, to + t.columns * t.lanes, Sum<Element>(0));
   }
 
