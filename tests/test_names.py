@@ -32,7 +32,7 @@ def test_public_names() -> None:
         assert callable(getattr(sp.scores, name))
     for name in ("spmm", "spmm_t", "sddmm", "spmm_backward", "linear", "plans", "info", "has_kernels"):
         assert callable(getattr(sp.ops, name))
-    for name in ("conv2d", "conv2d_t", "conv2d_sddmm", "conv2d_backward"):
+    for name in ("conv2d", "conv2d_act", "conv2d_t", "conv2d_sddmm", "conv2d_backward"):
         assert getattr(sp.ops, name) is getattr(sp.ops.convolution, name)
     assert callable(sp.jit.load)
     assert sp.ops.batch_norm.batch_norm_act is sp.ops.batch_norm_act

@@ -189,8 +189,10 @@ class LinearTests : PanelTesting<Element> {
       const int64_t first = int64_t(block) * shape.block_cols;
       const PanelMemory<Element> packed("packed x", shape.cols_of(block), width, false);
       kernels_.pack(x.view_from(first), {}, shape.cols_of(block), batch, packed.panel());
-      kernels_.spmm(w.segments(block, 0, shape.rows), block_rows, value.data(), packed.read_only(),
-                    {block > 0, block + 1 == shape.blocks ? bias.data() : nullptr, false}, sums.panel());
+      kernels_.spmm(
+          w.segments(block, 0, shape.rows), block_rows, value.data(), packed.read_only(),
+          {block > 0 ? sums.panel().data : nullptr, block + 1 == shape.blocks ? bias.data() : nullptr, false},
+          sums.panel());
     }
     kernels_.unpack(sums.read_only(), rows, batch, y.view());
     std::vector<double> expected =
