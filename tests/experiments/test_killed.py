@@ -49,6 +49,8 @@ def read_report(folder: Path) -> None:
             assert len(json.loads(file.read_text())["runs"]) == 3
         elif file.name == "curves.png":
             read_picture(file)
+        elif file.name == "curves.html":
+            assert file.read_text(encoding="utf-8").rstrip().endswith("</html>")
         elif file.name == "table.md":
             text = file.read_text(encoding="utf-8")
             assert "batch-norm keeps. MFLOP/step: products of one step, kept weights only.\n\n" in text
