@@ -192,6 +192,8 @@ def test_layers_of_a_gpu_know_their_shapes() -> None:
             ops.spmm(torch.empty(6, 7), torch.empty(5, 1, device="cuda"), there)
 
 
+# A layer remembers where its pattern lies.
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_a_gpu_without_kernels_computes_in_plain_torch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = torch.empty(0, dtype=torch.int32)
     monkeypatch.setattr(ops, "has_kernels", lambda device: False)
