@@ -17,7 +17,7 @@ from sparseprune.nn.sparse import SparseLayer
 from sparseprune.ops.devices import dtypes_of_sums
 from sparseprune.rewrite import fuse as fusion
 from sparseprune.rewrite.layout import mark_layout
-from sparseprune.rewrite.trace import called, has_hooks, trace_all
+from sparseprune.rewrite.trace import called, has_hooks
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, SparseLinear)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseConv1d, SparseConv2d)
@@ -47,7 +47,6 @@ def freeze(model: nn.Module) -> nn.Module:
         raise TypeError(f"freeze: expected a torch.nn.Module, got {type(model).__name__}")
     dense = {id(m): to_dense(m) for m in model.modules() if type(m) in MASKED_CLASSES.values()}
     result: nn.Module = copy.deepcopy(model, dense)
-    result.eval().requires_grad_(False)
     fusion.fuse(result)
     replacements: dict[nn.Module, nn.Module] = {}
     for layer, after in _pairs(result):
@@ -68,22 +67,22 @@ def freeze(model: nn.Module) -> nn.Module:
             replacements[after] = FoldedNorm1d() if isinstance(layer, LINEAR) else nn.Identity()
     fusion.replace_in_place(result, replacements)
     mark_layout(result)
-    return result.eval()
+    return result.eval().requires_grad_(False)
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Layers and the batch-norms, or the ReLUs after sparse layers, that alone read their results."""
-    traces = {trace.root: trace for trace in trace_all(model)}
-    calls = fusion.count_calls(model)
-    for trace in traces.values():
+    traces = fusion.traces_of_roots(model)
+    calls = fusion.count_calls(traces)
+    for trace in traces:
         for node in trace.graph.nodes:
             after = called(trace, node)
             source = node.args[0] if node.args else None
-            if after is None or not isinstance(source, fx.Node) or len(source.users) > 1:
+            layer = called(trace, source) if isinstance(source, fx.Node) and len(source.users) == 1 else None
+            if after is None or layer is None:
                 continue
-            layer = called(trace, source)
-            alone = all(m is not None and calls[m] == 1 and not has_hooks(m) for m in (layer, after))
-            if layer is not None and alone and not parametrize.is_parametrized(layer) and _fits(layer, after):
+            alone = all(calls[m] == 1 and not has_hooks(m) for m in (layer, after))
+            if alone and not parametrize.is_parametrized(layer) and _fits(layer, after):
                 yield layer, after
 
 
@@ -120,11 +119,12 @@ def _fold(layer: Any, norm: Any) -> None:
         bias = bias * factor
         if norm.bias is not None:
             bias = bias + norm.bias
-        weight = layer.values if isinstance(layer, SparseLayer) else layer.weight
         if isinstance(layer, SparseLayer):
             crow, *_ = layer.pattern
+            weight = layer.values
             of_blocks = factor.view(-1, layer.block[0]).repeat_interleave(crow.diff(), 0)
             weight.copy_(weight.double() * of_blocks)
         else:
+            weight = layer.weight
             weight.copy_((weight.double().flatten(1) * factor[:, None]).view_as(weight))
-        layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+        layer.bias = nn.Parameter(bias.to(weight.dtype))

@@ -4,7 +4,7 @@ that keep the layout; and the way back."""
 import copy
 import operator
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def fuse(model: nn.Module) -> nn.Module:
         ``model``.
     """
     replace_in_place(model, _norms_and_pools(model))
-    calls = count_calls(model)
+    calls = count_calls(traces_of_roots(model))
     relus: dict[nn.Module, nn.Module] = {}
     for before, relu in fusible_relus(model).items():
         alone = isinstance(before, SparseLinear) or calls[before] == 1
@@ -136,12 +136,16 @@ def _replacement(module: nn.Module) -> nn.Module:
     return batch_inner_pool(module)
 
 
-def count_calls(model: nn.Module) -> Counter[nn.Module]:
+def traces_of_roots(model: nn.Module) -> list[Trace]:
+    """One trace of each part that can be followed, of the two modes that in evaluation."""
+    return list({trace.root: trace for trace in trace_all(model)}.values())
+
+
+def count_calls(traces: Iterable[Trace]) -> Counter[nn.Module]:
     """How often one forward pass calls each module, as far as it can be followed."""
-    traces: dict[nn.Module, Trace] = {trace.root: trace for trace in trace_all(model)}
     return Counter(
         module
-        for trace in traces.values()
+        for trace in traces
         for node in trace.graph.nodes
         if (module := called(trace, node)) is not None
     )
