@@ -76,7 +76,7 @@ def worth_compiling(workload: Workload) -> bool:
     return workload.kind in TRANSFORMERS and workload.sizes[0] > 1
 
 
-def served(workload: Workload) -> bool:
+def worth_serving(workload: Workload) -> bool:
     """Evaluation of a network that is deep enough to be served: engines take a minute to take one in."""
     return workload.kind in FORWARDS and (workload.kind == NETWORK_FORWARD or workload.sizes[0] > 3)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contenders.base import Answer, Reasons, Runnable, contender, served
+from bench.contenders.base import Answer, Reasons, Runnable, contender, worth_serving
 from bench.problems import NetworkProblem
 from bench.workloads import FORWARDS
 
@@ -34,7 +34,12 @@ def _answer(logits: Any) -> Answer:
 
 
 @contender(
-    "dense-float32-onnxruntime", FORWARDS, "dense", dtype="float32", only=served, note="its CPU provider"
+    "dense-float32-onnxruntime",
+    FORWARDS,
+    "dense",
+    dtype="float32",
+    only=worth_serving,
+    note="its CPU provider",
 )
 def onnxruntime(problem: NetworkProblem) -> Runnable | Reasons:
     try:
@@ -50,7 +55,12 @@ def onnxruntime(problem: NetworkProblem) -> Runnable | Reasons:
 
 
 @contender(
-    "dense-float32-openvino", FORWARDS, "dense", dtype="float32", only=served, note="float32, latency mode"
+    "dense-float32-openvino",
+    FORWARDS,
+    "dense",
+    dtype="float32",
+    only=worth_serving,
+    note="float32, latency mode",
 )
 def openvino(problem: NetworkProblem) -> Runnable | Reasons:
     try:
