@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from sparseprune.nn import FusedReLU, SparseConv1d, SparseConv2d, SparseLinear
-from sparseprune.nn.batch_norm import BatchNormAct2d
+from sparseprune.nn.batch_norm import BatchNormAct2d, BatchNormAnyAct2d
 from sparseprune.nn.frozen import AddAct2d, FoldedNorm1d, SparseConvAct2d
 from sparseprune.nn.kinds import to_dense
 from sparseprune.nn.masked import CLASSES as MASKED_CLASSES
@@ -21,7 +21,10 @@ from sparseprune.rewrite.trace import called, has_hooks
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, SparseLinear)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseConv1d, SparseConv2d)
-NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
+NORMS: tuple[type[nn.Module], ...] = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(BatchNormAct2d, BatchNormAnyAct2d),
+)
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -52,7 +55,7 @@ def freeze(model: nn.Module) -> nn.Module:
     for layer, after in _pairs(result):
         if isinstance(after, NORMS):
             _fold(layer, after)
-        relu = isinstance(after, nn.ReLU) or getattr(after, "relu", False)
+        relu = isinstance(after, nn.ReLU) or getattr(after, "applies_relu", False)
         if isinstance(layer, SparseConv2d) or (isinstance(after, BatchNormAct2d) and _is_stem(layer)):
             conv = layer if isinstance(layer, SparseConv2d) else _with_all_weights(layer)
             conv.__class__ = SparseConvAct2d
@@ -65,6 +68,8 @@ def freeze(model: nn.Module) -> nn.Module:
             replacements[after] = AddAct2d(relu)
         else:
             replacements[after] = FoldedNorm1d() if isinstance(layer, LINEAR) else nn.Identity()
+        if isinstance(after, BatchNormAnyAct2d) and not relu:
+            replacements[after] = nn.Sequential(replacements[after], after.act)
     fusion.replace_in_place(result, replacements)
     mark_layout(result)
     return result.eval().requires_grad_(False)
@@ -92,6 +97,8 @@ def _fits(layer: nn.Module, after: nn.Module) -> bool:
         return False
     if type(after) is nn.ReLU:
         return type(layer) in (SparseConv2d, SparseLinear)
+    if isinstance(after, BatchNormAnyAct2d) and type(after.drop) is not nn.Identity:
+        return False
     # Without running statistics those of the batch count, in evaluation too.
     return type(after) in NORMS and after.running_mean is not None and type(layer) in (*LINEAR, *CONVOLUTIONS)
 

@@ -1,7 +1,8 @@
-"""``BatchNormAct2d``: batch normalisation that adds a residual and applies a ReLU in the same pass."""
+"""Batch normalisation that adds a residual and applies a ReLU in the same pass: ``BatchNormAct2d``, and one for
+timm's layer of that name."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -61,24 +62,23 @@ class BatchNormAct2d(nn.BatchNorm2d):
                 f"{cls.__name__}.from_batch_norm: expected an nn.BatchNorm2d, got {type(norm).__name__}; "
                 "leave it as it is"
             )
-        layer = cls(
-            norm.num_features,
-            norm.eps,
-            norm.momentum,
-            norm.affine,
-            norm.track_running_stats,
-            device="meta",
-            relu=relu,
-        )
-        return _with_tensors_of(norm, layer)
+        layer = _with_tensors_of(norm, cls)
+        layer.relu = relu
+        return layer
 
     def to_batch_norm(self) -> nn.BatchNorm2d:
         """An ``nn.BatchNorm2d`` with copies of the parameters and buffers; it does neither add nor ReLU."""
-        like = copy.deepcopy(self)
-        norm = nn.BatchNorm2d(
-            self.num_features, self.eps, self.momentum, self.affine, self.track_running_stats, device="meta"
-        )
-        return _with_tensors_of(like, norm)
+        return _with_tensors_of(copy.deepcopy(self), nn.BatchNorm2d)
+
+    @property
+    def applies_relu(self) -> bool:
+        """Whether the output is that of a ReLU."""
+        return self.relu
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the layer computes nothing after the normalisation, and may take in what follows it."""
+        return not self.relu
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """``relu(batch_norm(x) + residual)``.
@@ -96,7 +96,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         y = super().forward(x)
         if residual is not None:
             y = y + residual
-        if self.relu:
+        if self.applies_relu:
             y = y.relu()
         return in_layout(y, is_batch_inner_images(x) if inner is None else inner)
 
@@ -123,10 +123,12 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def _fused(self, x: Tensor, residual: Tensor | None, inner: bool | None) -> Tensor:
         mean, var = self.running_mean, self.running_var
         if not self.training and mean is not None and var is not None:
-            inputs = (x, self.weight, self.bias, mean, var, residual, self.eps, self.relu, inner)
+            inputs = (x, self.weight, self.bias, mean, var, residual, self.eps, self.applies_relu, inner)
             given: Tensor = normalize_with(*inputs)
             return given
-        y, batch_mean, batch_var = normalize(x, self.weight, self.bias, residual, self.eps, self.relu, inner)
+        y, batch_mean, batch_var = normalize(
+            x, self.weight, self.bias, residual, self.eps, self.applies_relu, inner
+        )
         if self.training and self.track_running_stats:
             self._track(batch_mean, batch_var, x.numel() // self.num_features)
         return y
@@ -147,7 +149,69 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return super().extra_repr() + (", relu=True" if self.relu else "")
 
 
-def _with_tensors_of(norm: nn.BatchNorm2d, layer: Norm) -> Norm:
+class BatchNormAnyAct2d(BatchNormAct2d):
+    """timm's ``BatchNormAct2d``: batch normalisation, something that drops, and any activation.
+
+    A ReLU with nothing dropped before it is computed in the same pass.
+
+    Attributes:
+        drop, act: modules; those of timm's layer.
+        kind: timm's class.
+        others: those of :class:`BatchNormAct2d`.
+    """
+
+    drop: nn.Module
+    act: nn.Module
+    kind: Any
+
+    @classmethod
+    def from_batch_norm(cls, norm: Any, relu: bool = False) -> "BatchNormAnyAct2d":
+        """A layer with the parameters, buffers and modules of ``norm``: the same, not copies.
+
+        Raises:
+            TypeError: ``norm`` is not timm's layer.
+        """
+        if not is_norm_with_act(norm):
+            raise TypeError(
+                f"{cls.__name__}.from_batch_norm: expected timm's BatchNormAct2d, got {type(norm).__name__}; "
+                "leave it as it is"
+            )
+        layer = _with_tensors_of(norm, cls)
+        layer.relu, layer.kind = relu, type(norm)
+        layer.drop, layer.act = norm.drop, norm.act
+        return layer
+
+    def to_batch_norm(self) -> nn.BatchNorm2d:
+        """timm's layer, with copies of the parameters, buffers and modules."""
+        like = copy.deepcopy(self)
+        norm = _with_tensors_of(like, self.kind)
+        norm.drop, norm.act = like.drop, like.act
+        return norm
+
+    @property
+    def applies_relu(self) -> bool:
+        return self.relu or (type(self.drop) is nn.Identity and type(self.act) is nn.ReLU)
+
+    @property
+    def is_last(self) -> bool:
+        return not self.relu and all(type(part) is nn.Identity for part in (self.drop, self.act))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """``act(drop(batch_norm(x)))``; a residual only with no activation but ``relu``."""
+        y = super().forward(x, residual)
+        return y if self.applies_relu else self.act(self.drop(y))
+
+
+def is_norm_with_act(module: nn.Module) -> bool:
+    """Whether this is timm's ``BatchNormAct2d``."""
+    kind = type(module)
+    return kind.__name__ == "BatchNormAct2d" and kind.__module__.split(".")[0] == "timm"
+
+
+def _with_tensors_of(norm: nn.BatchNorm2d, kind: type[Norm]) -> Norm:
+    """A layer of that class with the settings, the parameters and the buffers of another."""
+    with torch.device("meta"):
+        layer = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     for name, parameter in norm._parameters.items():
         layer.register_parameter(name, parameter)
     for name, buffer in norm._buffers.items():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from sparseprune.nn import FusedReLU, SparseConv1d, SparseConv2d, SparseLinear
-from sparseprune.nn.batch_norm import BatchNormAct2d
+from sparseprune.nn.batch_norm import BatchNormAct2d, BatchNormAnyAct2d, is_norm_with_act
 from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
 from sparseprune.nn.pooling import batch_inner_pool, ordinary_pool
 from sparseprune.rewrite.forward import Rewritten, attributes_read, original_class, rewrite
@@ -30,10 +30,11 @@ def fuse(model: nn.Module) -> nn.Module:
     """Fuse what surrounds the sparse layers of a model, in place.
 
     Between and next to sparse convolutions, where activations lie batch-inner: ``nn.BatchNorm2d`` becomes
-    :class:`BatchNormAct2d`, and pools keep the layout. Sparse linear layers and such batch-norms take over
-    the ``nn.ReLU`` after them in an ``nn.Sequential`` (a :class:`FusedReLU` stands in its place), and
-    batch-norms the residual additions and ReLUs in the forward of a module that torch.fx can follow: it
-    then has a class of the same name, derived from its own, with another forward.
+    :class:`BatchNormAct2d`, as does timm's layer of that name, and pools keep the layout. Sparse linear
+    layers and such batch-norms take over the ``nn.ReLU`` after them in an ``nn.Sequential`` (a
+    :class:`FusedReLU` stands in its place), and batch-norms the residual additions and ReLUs in the forward
+    of a module that torch.fx can follow: it then has a class of the same name, derived from its own, with
+    another forward.
 
     Names, ``state_dict`` keys, parameters and numbers stay the same. Modules that occur twice, are called
     twice or have hooks are left as they are, and so are forwards that depend on the mode, on chance, on
@@ -47,8 +48,9 @@ def fuse(model: nn.Module) -> nn.Module:
     calls = count_calls(traces_of_roots(model))
     relus: dict[nn.Module, nn.Module] = {}
     for before, relu in fusible_relus(model).items():
-        alone = isinstance(before, SparseLinear) or calls[before] == 1
-        if isinstance(before, (SparseLinear, BatchNormAct2d)) and alone:
+        if isinstance(before, BatchNormAct2d) and not (before.is_last and calls[before] == 1):
+            continue
+        if isinstance(before, (SparseLinear, BatchNormAct2d)):
             before.relu = True
             relus[relu] = FusedReLU(relu.inplace).train(relu.training)
     replace_in_place(model, relus)
@@ -125,12 +127,14 @@ def _passes(trace: Trace, node: fx.Node) -> bool:
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    if has_hooks(module) or getattr(module, "return_indices", False):
+    if getattr(module, "return_indices", False) or any(has_hooks(part) for part in module.modules()):
         return False
-    return type(module) is nn.BatchNorm2d or type(module) in POOL_CLASSES
+    return type(module) is nn.BatchNorm2d or is_norm_with_act(module) or type(module) in POOL_CLASSES
 
 
 def _replacement(module: nn.Module) -> nn.Module:
+    if is_norm_with_act(module):
+        return BatchNormAnyAct2d.from_batch_norm(module)
     if isinstance(module, nn.BatchNorm2d):
         return BatchNormAct2d.from_batch_norm(module)
     return batch_inner_pool(module)
@@ -206,7 +210,7 @@ def _absorb(trace: Trace, calls: Counter[nn.Module]) -> dict[fx.Node, bool]:
             isinstance(norm, BatchNormAct2d)
             and plain
             and calls[norm] == 1
-            and not norm.relu
+            and norm.is_last
             and not has_hooks(norm)
         ):
             with_residual = _absorb_addition(trace.graph, node)

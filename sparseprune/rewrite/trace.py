@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from sparseprune.nn.batch_norm import is_norm_with_act
+
 
 class Trace(NamedTuple):
     """The calls that ``root``'s forward makes, down to leaves: modules of torch and of this package."""
@@ -116,9 +118,8 @@ def has_hooks(module: nn.Module) -> bool:
 def _is_leaf(module: nn.Module) -> bool:
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     home = type(module).__module__
-    return home.startswith(("torch.nn.", "torch.ao.nn.", "sparseprune.nn.")) and not isinstance(
-        module, containers
-    )
+    ours = home.startswith(("torch.nn.", "torch.ao.nn.", "sparseprune.nn."))
+    return (ours and not isinstance(module, containers)) or is_norm_with_act(module)
 
 
 def _graphs_of_root(root: nn.Module) -> list[fx.Graph]:
