@@ -71,6 +71,7 @@ def freeze(model: nn.Module) -> nn.Module:
         if isinstance(after, BatchNormAnyAct2d) and not relu:
             replacements[after] = nn.Sequential(replacements[after], after.act)
     fusion.replace_in_place(result, replacements)
+    _fuse_forwards(result)
     mark_layout(result)
     return result.eval().requires_grad_(False)
 
@@ -101,6 +102,18 @@ def _fits(layer: nn.Module, after: nn.Module) -> bool:
         return False
     # Without running statistics those of the batch count, in evaluation too.
     return type(after) in NORMS and after.running_mean is not None and type(layer) in (*LINEAR, *CONVOLUTIONS)
+
+
+def _fuse_forwards(model: nn.Module) -> None:
+    """Let sparse convolutions take in the additions and ReLUs that follow them in forwards."""
+    convs: list[Any] = [m for m in model.modules() if type(m) is SparseConv2d]
+    for conv in convs:
+        conv.__class__, conv.relu = SparseConvAct2d, False
+    fused = fusion.fuse_forwards(model, fusion.count_calls(fusion.traces_of_roots(model)))
+    for conv in convs:
+        if conv not in fused:
+            conv.__class__ = SparseConv2d
+            del conv.relu
 
 
 def _is_stem(layer: Any) -> bool:

@@ -56,11 +56,11 @@ def sparsify(
     are those of the dense model, and what is not known gets contiguous tensors (see ``batch_inner`` of
     :class:`SparseLinear` and :class:`SparseConv2d`).
 
-    A sparse linear layer takes over the ``nn.ReLU`` that directly follows it in an ``nn.Sequential``
-    (``relu``), and a batch-norm between sparse convolutions (:class:`BatchNormAct2d`) the ReLU and the
-    residual addition before it. A :class:`FusedReLU`, which does nothing, stands in a module's place: names,
-    indices and numbers stay the same, but what the layer itself returns, as in ``model[:1]`` or to a hook, is
-    after the ReLU. What occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
+    A sparse linear layer takes over the ReLU that directly follows it, a module or a function (``relu``), and
+    a batch-norm between sparse convolutions (:class:`BatchNormAct2d`) the ReLU and the residual addition
+    before it. In an ``nn.Sequential`` a :class:`FusedReLU`, which does nothing, stands in a module's place:
+    names, indices and numbers stay the same, but what the layer itself returns, as in ``model[:1]`` or to a
+    hook, is after the ReLU. What occurs twice or has hooks is left as it is; ``fuse=False`` leaves all.
 
     Under torch.distributed every rank must call this where layers are measured: all take rank 0's choices.
     Measuring shows a bar in a terminal or a notebook (with rich, and ipywidgets, installed); it is silent

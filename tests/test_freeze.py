@@ -54,6 +54,22 @@ class Functional(nn.Module):
         return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
 
 
+class WithoutNorm(nn.Module):
+    """ReLUs and a residual addition as functions, after convolutions alone and after a batch-norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = conv(8, 8, True), conv(8, 8, True), conv(8, 8, True)
+        self.bn, self.conv4 = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv1(x))
+        y = F.relu(self.conv2(y) + x)
+        y = F.relu(self.bn(self.conv3(y)))
+        z = self.conv4(y)
+        return z.relu() + z + y
+
+
 def images(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
@@ -63,6 +79,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "read twice": lambda: images(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), Residual(twice=True)),
     "functional": Functional,
     "without batch-norm": lambda: images(conv(3, 8, True), nn.ReLU(), conv(8, 8), nn.ReLU(True)),
+    "functional, without batch-norm": lambda: images(conv(3, 8, True), WithoutNorm()),
     "without relu": lambda: images(conv(3, 8), nn.BatchNorm2d(8), conv(8, 8), nn.BatchNorm2d(8)),
     "groups": lambda: images(
         conv(3, 8), nn.BatchNorm2d(8), conv(8, 8, groups=4), nn.BatchNorm2d(8), nn.ReLU()
@@ -173,6 +190,18 @@ def test_one_operator_computes_a_convolution_and_what_follows() -> None:
     assert not {"relu", "clamp_min", "add", "convolution", "batch_norm_act_eval"} & set(names)
     names = operators_of(sp.freeze(trained(NETWORKS["without batch-norm"])), x)
     assert "relu" not in names[names.index("conv2d_act") :]
+
+
+def test_convolutions_take_in_what_follows_in_a_forward() -> None:
+    model = trained(NETWORKS["functional, without batch-norm"])
+    frozen, x = sp.freeze(model), noise(17, 3, 6, 6)
+    names = operators_of(frozen, x)
+    assert names.count("conv2d_act") == 3
+    # What is read twice is left: of conv4.
+    assert names.count("relu") == 1
+    assert type(frozen[1].conv4) is sp.SparseConv2d
+    for copied in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert_half_the_digits(copied(x), model.eval()(x))
 
 
 def test_depthwise_convolutions_stay_dense() -> None:

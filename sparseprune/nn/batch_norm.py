@@ -1,5 +1,5 @@
-"""Batch normalisation that adds a residual and applies a ReLU in the same pass: ``BatchNormAct2d``, and one for
-timm's layer of that name."""
+"""Batch normalisation that adds a residual and applies a ReLU in the same pass: ``BatchNormAct2d``, and one
+for timm's layer of that name."""
 
 import copy
 from typing import Any, TypeVar

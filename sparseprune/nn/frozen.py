@@ -19,6 +19,11 @@ class SparseConvAct2d(SparseConv2d):
 
     relu: bool = True
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the layer computes nothing after the convolution, and may take in what follows it."""
+        return not self.relu
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """As of :class:`SparseConv2d`; ``residual`` of the output's shape."""
         self._check_input(x)

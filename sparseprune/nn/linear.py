@@ -42,7 +42,7 @@ class SparseLinear(SparseLayer):
             layer reads such an input without a copy, and pointwise layers keep it, so that a stack of sparse
             layers transposes once at each end. Shapes and numbers are the same. :func:`sparsify` sets it
             within a network; with fewer than 16 samples it matters little.
-        relu: whether the layer gives ``max(y, 0)``. :func:`sparsify` sets it where an ``nn.ReLU`` followed.
+        relu: whether the layer gives ``max(y, 0)``. :func:`sparsify` sets it where a ReLU followed.
     """
 
     relu: bool = False
@@ -72,6 +72,11 @@ class SparseLinear(SparseLayer):
     def weight_shape(self) -> tuple[int, ...]:
         """(out_features, in_features)"""
         return (self.out_features, self.in_features)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the layer has no ReLU yet, and may take in one that follows."""
+        return not self.relu
 
     def _planned(self, crow: Tensor, col: Tensor, block_rows: int) -> ops.Pattern:
         return ops.plans(crow, col, self.in_features, block_rows)

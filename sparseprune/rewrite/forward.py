@@ -17,7 +17,7 @@ class Rewriting(NamedTuple):
 
     original: type[nn.Module]
     graph: fx.Graph
-    absorbing: tuple[str, ...]  # batch-norms that compute what the forward did
+    absorbing: tuple[str, ...]  # layers that compute what the forward did
     constants: Mapping[str, Any]  # attributes that the forward read
 
 
@@ -59,12 +59,18 @@ def rewrite(
     """Give the module the forward that a graph of calls of its own children describes.
 
     Args:
-        block: module of any class; afterwards its class is one derived from that.
+        block: module of any class; afterwards its class is one derived from that, or from the one that it had
+            before it was rewritten the first time.
         graph: graph of the new forward.
         absorbing: names of those children that compute what followed them: they must stay what they are.
         constants: attributes that must stay what they are.
     """
-    block.__class__ = _class(Rewriting(type(block), graph, tuple(absorbing), dict(constants)))
+    original: type[nn.Module] = type(block)
+    if isinstance(block, Rewritten):
+        before = block.rewriting
+        original = before.original
+        absorbing, constants = (*before.absorbing, *absorbing), {**before.constants, **constants}
+    block.__class__ = _class(Rewriting(original, graph, tuple(absorbing), dict(constants)))
 
 
 def original_class(block: Rewritten) -> type[nn.Module]:

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from sparseprune.nn import FusedReLU, SparseConv1d, SparseConv2d, SparseLinear
 from sparseprune.nn.batch_norm import BatchNormAct2d, BatchNormAnyAct2d, is_norm_with_act
+from sparseprune.nn.frozen import SparseConvAct2d
 from sparseprune.nn.pooling import CLASSES as POOL_CLASSES
 from sparseprune.nn.pooling import batch_inner_pool, ordinary_pool
 from sparseprune.rewrite.forward import Rewritten, attributes_read, original_class, rewrite
@@ -24,6 +25,8 @@ ADD_METHODS = ("add", "add_")
 IN_PLACE_ADDS: tuple[Any, ...] = (operator.iadd, "add_")
 RELUS: tuple[Any, ...] = (F.relu, F.relu_, torch.relu, torch.relu_)
 PADS: tuple[Any, ...] = (F.pad, torch.cat)
+# What computes a ReLU (``relu``), and but for linear layers an addition before it.
+ABSORBING = (BatchNormAct2d, SparseConvAct2d, SparseLinear)
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -32,9 +35,9 @@ def fuse(model: nn.Module) -> nn.Module:
     Between and next to sparse convolutions, where activations lie batch-inner: ``nn.BatchNorm2d`` becomes
     :class:`BatchNormAct2d`, as does timm's layer of that name, and pools keep the layout. Sparse linear
     layers and such batch-norms take over the ``nn.ReLU`` after them in an ``nn.Sequential`` (a
-    :class:`FusedReLU` stands in its place), and batch-norms the residual additions and ReLUs in the forward
-    of a module that torch.fx can follow: it then has a class of the same name, derived from its own, with
-    another forward.
+    :class:`FusedReLU` stands in its place), and those in the forward of a module that torch.fx can follow,
+    batch-norms the residual additions too: the module then has a class of the same name, derived from its
+    own, with another forward.
 
     Names, ``state_dict`` keys, parameters and numbers stay the same. Modules that occur twice, are called
     twice or have hooks are left as they are, and so are forwards that depend on the mode, on chance, on
@@ -48,15 +51,25 @@ def fuse(model: nn.Module) -> nn.Module:
     calls = count_calls(traces_of_roots(model))
     relus: dict[nn.Module, nn.Module] = {}
     for before, relu in fusible_relus(model).items():
-        if isinstance(before, BatchNormAct2d) and not (before.is_last and calls[before] == 1):
-            continue
-        if isinstance(before, (SparseLinear, BatchNormAct2d)):
+        alone = isinstance(before, SparseLinear) or calls[before] == 1
+        if isinstance(before, (SparseLinear, BatchNormAct2d)) and before.is_last and alone:
             before.relu = True
             relus[relu] = FusedReLU(relu.inplace).train(relu.training)
     replace_in_place(model, relus)
-    for block in list(model.modules()):
-        _fuse_block(block, calls)
+    fuse_forwards(model, calls)
     return model
+
+
+def fuse_forwards(model: nn.Module, calls: Counter[nn.Module]) -> set[nn.Module]:
+    """Let layers take in the residual additions and ReLUs after them in the forwards of users' modules.
+
+    Args:
+        model: changed in place.
+        calls: how often a forward pass calls each module.
+    Returns:
+        the layers that took something in.
+    """
+    return {layer for block in list(model.modules()) for layer in _fuse_block(block, calls)}
 
 
 def unfuse(model: nn.Module) -> nn.Module:
@@ -167,15 +180,15 @@ def replace_in_place(model: nn.Module, replacements: Mapping[nn.Module, nn.Modul
 # ---- forwards ----------------------------------------------------------------------------------------------
 
 
-def _fuse_block(block: nn.Module, calls: Counter[nn.Module]) -> None:
-    """Rewrite the forward of a user's module that adds residuals or applies ReLUs after batch-norms."""
-    norms = {module for module in block.modules() if isinstance(module, BatchNormAct2d)}
+def _fuse_block(block: nn.Module, calls: Counter[nn.Module]) -> list[nn.Module]:
+    """Rewrite the forward of a user's module that adds residuals or applies ReLUs; after which layers."""
+    found = any(isinstance(module, ABSORBING) for module in block.modules())
     own = not type(block).__module__.startswith(("torch.nn.", "sparseprune.nn."))
-    constants = attributes_read(block) if own and norms and not isinstance(block, Rewritten) else None
+    constants = attributes_read(block) if own and found else None
     if constants is None:
-        return
+        return []
     # Looking into children only where it helps: hooks that they get later are not called then.
-    ends = {module for module in block.modules() if module is not block and _ends_with_norm(module)}
+    ends = {module for module in block.modules() if module is not block and _absorbs_at_its_end(module)}
     best: tuple[fx.Graph, dict[fx.Node, bool]] | None = None
     for inlined in (set(), ends) if ends else (set(),):
         graph = trace_block(block, inlined)
@@ -183,37 +196,40 @@ def _fuse_block(block: nn.Module, calls: Counter[nn.Module]) -> None:
             absorbing = _absorb(Trace(block, graph), calls)
             if len(absorbing) > (len(best[1]) if best else 0):
                 best = graph, absorbing
-    if best is not None:
-        graph, absorbing = best
-        names = [str(node.target) for node in absorbing]
-        for name, relu in zip(names, absorbing.values(), strict=True):
-            norm = block.get_submodule(name)
-            assert isinstance(norm, BatchNormAct2d)
-            norm.relu = relu
-        graph.lint()
-        rewrite(block, graph, names, constants)
+    if best is None:
+        return []
+    graph, absorbing = best
+    names = [str(node.target) for node in absorbing]
+    layers = [block.get_submodule(name) for name in names]
+    for layer, relu in zip(layers, absorbing.values(), strict=True):
+        assert isinstance(layer, ABSORBING)
+        layer.relu = relu
+    graph.lint()
+    rewrite(block, graph, names, constants)
+    return layers
 
 
-def _ends_with_norm(module: nn.Module) -> bool:
+def _absorbs_at_its_end(module: nn.Module) -> bool:
     if type(module) is not nn.Sequential or has_hooks(module) or len(module) == 0:
         return False
-    return isinstance(module[-1], BatchNormAct2d) or _ends_with_norm(module[-1])
+    return isinstance(module[-1], ABSORBING) or _absorbs_at_its_end(module[-1])
 
 
 def _absorb(trace: Trace, calls: Counter[nn.Module]) -> dict[fx.Node, bool]:
-    """``{batch-norm's node that does more now: whether a ReLU}``; the graph is changed, no module is."""
+    """``{layer's node that does more now: whether a ReLU}``; the graph is changed, no module is."""
     absorbing: dict[fx.Node, bool] = {}
     for node in list(trace.graph.nodes):
-        norm = called(trace, node)
+        layer = called(trace, node)
         plain = len(node.args) == 1 and not node.kwargs
         if (
-            isinstance(norm, BatchNormAct2d)
+            isinstance(layer, ABSORBING)
             and plain
-            and calls[norm] == 1
-            and norm.is_last
-            and not has_hooks(norm)
+            and calls[layer] == 1
+            and layer.is_last
+            and not has_hooks(layer)
         ):
-            with_residual = _absorb_addition(trace.graph, node)
+            adds = not isinstance(layer, SparseLinear)
+            with_residual = _absorb_addition(trace.graph, node) if adds else None
             fused = with_residual or node
             relu = _absorb_relu(trace, fused)
             if relu or with_residual is not None:
@@ -221,26 +237,26 @@ def _absorb(trace: Trace, calls: Counter[nn.Module]) -> dict[fx.Node, bool]:
     return absorbing
 
 
-def _absorb_addition(graph: fx.Graph, norm: fx.Node) -> fx.Node | None:
-    """The batch-norm's new node, with the residual as second argument, if an addition alone uses the old."""
-    add = _only_user(norm)
-    if add is None or add.kwargs or len(add.args) != 2 or _only_user(norm.all_input_nodes[0]) is None:
+def _absorb_addition(graph: fx.Graph, layer: fx.Node) -> fx.Node | None:
+    """The layer's new node, with the residual as second argument, if an addition alone uses the old."""
+    add = _only_user(layer)
+    if add is None or add.kwargs or len(add.args) != 2 or _only_user(layer.all_input_nodes[0]) is None:
         return None
     if not (add.target in ADDS if add.op == "call_function" else add.target in ADD_METHODS):
         return None
     left, right = add.args
-    residual = right if left is norm else left
+    residual = right if left is layer else left
     if left is right or not isinstance(residual, fx.Node) or not _is_activation(residual):
         return None
     # It would change the residual, which others may see.
-    if add.target in IN_PLACE_ADDS and left is not norm:
+    if add.target in IN_PLACE_ADDS and left is not layer:
         return None
-    # Not where the batch-norm was: there may be no residual yet.
+    # Not where the layer was: there may be no residual yet.
     with graph.inserting_before(add):
-        fused = graph.call_module(str(norm.target), (norm.args[0], residual))
+        fused = graph.call_module(str(layer.target), (layer.args[0], residual))
     add.replace_all_uses_with(fused)
     graph.erase_node(add)
-    graph.erase_node(norm)
+    graph.erase_node(layer)
     return fused
 
 
@@ -253,9 +269,9 @@ def _is_activation(node: fx.Node) -> bool:
     return node.op == "call_module"
 
 
-def _absorb_relu(trace: Trace, norm: fx.Node) -> bool:
-    relu = _only_user(norm)
-    if relu is None or not relu.args or relu.args[0] is not norm:
+def _absorb_relu(trace: Trace, layer: fx.Node) -> bool:
+    relu = _only_user(layer)
+    if relu is None or not relu.args or relu.args[0] is not layer:
         return False
     module = called(trace, relu)
     is_module = type(module) is nn.ReLU and module is not None and not has_hooks(module)
@@ -263,7 +279,7 @@ def _absorb_relu(trace: Trace, norm: fx.Node) -> bool:
     is_method = relu.op == "call_method" and relu.target in ("relu", "relu_")
     if not (is_module or is_function or is_method):
         return False
-    relu.replace_all_uses_with(norm)
+    relu.replace_all_uses_with(layer)
     trace.graph.erase_node(relu)
     return True
 

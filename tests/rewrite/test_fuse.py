@@ -428,3 +428,46 @@ def test_fuse_of_linear_layers() -> None:
     assert [type(module) for module in unfuse(model)] == [SparseLinear, nn.ReLU]
     assert not unfuse(model)[0].relu
     assert layer.relu
+
+
+class Perceptron(nn.Module):
+    """As most people write one; ``fc3`` gives a result that is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(12, 9), nn.Linear(9, 9), nn.Linear(9, 4)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = self.act(self.fc2(x))
+        x = self.fc3(x)
+        return x.relu() + x
+
+
+@pytest.mark.parametrize("samples", [1, 17])
+def test_linear_layers_take_over_the_relus_of_a_forward(samples: int) -> None:
+    torch.manual_seed(0)
+    dense = Perceptron().double()
+    fused = copy.deepcopy(dense)
+    for name, layer in dense.named_children():
+        if isinstance(layer, nn.Linear):
+            mask = torch.rand(layer.weight.shape) < 0.5
+            layer.weight.data.mul_(mask)
+            setattr(fused, name, SparseLinear.from_dense(layer, mask))
+    fused = fuse(fused)
+    assert [layer.relu for layer in (fused.fc1, fused.fc2, fused.fc3)] == [True, True, False]
+    x = noise(samples, 3, 4)
+    for model in (fused, copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), unfuse(fused)):
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [model(inputs[0]), dense(inputs[1])]
+        for y in outputs:
+            y.square().sum().backward()
+        assert_half_the_digits(outputs[0].detach(), outputs[1].detach(), "y")
+        assert inputs[0].grad is not None
+        assert inputs[1].grad is not None
+        assert_half_the_digits(inputs[0].grad, inputs[1].grad, "x")
+    assert type(unfuse(fused)) is Perceptron
+    assert not unfuse(fused).fc1.relu
+    with pytest.raises(AttributeError, match="expected 'fc1' to stay a SparseLinear"):
+        fused.fc1 = nn.Linear(12, 9)
