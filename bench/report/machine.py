@@ -38,8 +38,10 @@ def header(settings: dict[str, Any], contender: str) -> dict[str, Any]:
 
 def machine_text(machine: Mapping[str, Any]) -> str:
     """Processor, threads and versions of a run, as tables tell them."""
+    threads = machine["threads"]
     return (
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {machine['torch']}, "
+        f"{machine['cpu']}, {threads} thread{'' if threads == 1 else 's'}, {machine['isa']}, "
+        f"torch {machine['torch']}, "
         f"sparseprune {machine['sparseprune']}"
     )
 

@@ -93,7 +93,8 @@ def trace_all(model: nn.Module) -> list[Trace]:
 def trace_block(block: nn.Module, inlined: Collection[nn.Module]) -> fx.Graph | None:
     """The forward of one module with its children as leaves; None if no graph can stand for the forward.
 
-    That is where it cannot be followed, differs between training and evaluation, or has optional arguments.
+    That is where it cannot be followed, differs between training and evaluation, has optional arguments, or
+    computes with a tensor that is none of the module's, such as the ``weight`` of a sparse layer.
 
     Args:
         block: the module.
@@ -102,7 +103,10 @@ def trace_block(block: nn.Module, inlined: Collection[nn.Module]) -> fx.Graph | 
     if not _is_plain(block):
         return None
     graphs = [_graph(block, _BlockTracer(inlined), training) for training in (True, False)]
-    return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
+    graph = graphs[0] if str(graphs[0]) == str(graphs[1]) else None
+    # torch.fx kept such a tensor in the module while it looked.
+    read = [] if graph is None else [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    return graph if all(hasattr(block, name.split(".")[0]) for name in read) else None
 
 
 def called(trace: Trace, node: fx.Node) -> nn.Module | None:

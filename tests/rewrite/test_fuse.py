@@ -471,3 +471,26 @@ def test_linear_layers_take_over_the_relus_of_a_forward(samples: int) -> None:
     assert not unfuse(fused).fc1.relu
     with pytest.raises(AttributeError, match="expected 'fc1' to stay a SparseLinear"):
         fused.fc1 = nn.Linear(12, 9)
+
+
+class ReadsWeight(nn.Module):
+    """As T5's: looks at a layer's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc(x)) * self.fc.weight.sum()
+
+
+def test_a_forward_that_reads_the_weight_of_a_layer_stays() -> None:
+    block = ReadsWeight()
+    block.fc = SparseLinear.from_dense(block.fc, torch.eye(5, dtype=torch.bool))  # type: ignore[assignment]
+    fuse(block)
+    assert not isinstance(block, Rewritten)
+    x = torch.ones(2, 5)
+    before = block(x)
+    with torch.no_grad():
+        block.fc.values.mul_(2)  # type: ignore[operator]
+    assert not torch.equal(block(x), before)

@@ -166,8 +166,7 @@ ONCE = lin()
         (lambda: nn.Sequential(lin(), nn.Dropout(), nn.ReLU(), nn.ReLU(), lin()), [False, False]),
         (lambda: nn.Sequential(lin(), nn.Identity(), nn.ReLU()), [False]),
         (lambda: nn.Sequential(lin(), Subclass(), lin(), nn.ReLU6()), [False, False]),
-        # A forward of its own, which can be followed.
-        (lambda: nn.Sequential(nn.ReLU(), lin(), OwnForward(lin(), nn.ReLU())), [False, True]),
+        (lambda: nn.Sequential(nn.ReLU(), lin()), [False]),
         (lambda: nn.Sequential(nn.Sequential(lin()), nn.ReLU()), [False]),
         # Used in several places.
         (lambda: nn.Sequential(lin(), SHARED, lin(), SHARED, lin(), nn.ReLU()), [False, False, True]),

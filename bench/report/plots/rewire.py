@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.report.plots.style import tidy
 from bench.report.tables.rewire import frame
@@ -45,7 +45,9 @@ def save(study: Study, folder: Path, path: Path) -> None:
         seconds = [seconds_of(timed["networks"][point.label], steps, study.every) for steps in at.index]
         axes.errorbar(seconds, at["mean"], at["std"].fillna(0), label=point.label, capsize=2, **style)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds of pruning, training and rewiring (measured)")
     axes.set_ylabel("test accuracy %")
     axes.set_title(f"{study.name}, {runs['seed'].nunique()} seeds", fontsize=10)

@@ -113,7 +113,8 @@ def _length(at: pandas.DataFrame, study: Study, point: Point, view: str, timed: 
         return f"{at['passes'].mean():.1f}"
     if timed is None or point.label not in timed["networks"]:
         return ""
-    return two_digits(seconds_of(timed["networks"][point.label], at["steps"].mean(), study.every))
+    seconds = seconds_of(timed["networks"][point.label], at["steps"].mean(), study.every)
+    return f"{seconds:,.0f}" if seconds >= 10 else two_digits(seconds)
 
 
 def _interval(mean: float, low: float, high: float) -> str:
