@@ -68,7 +68,7 @@ def freeze(model: nn.Module) -> nn.Module:
             replacements[after] = AddAct2d(relu)
         else:
             replacements[after] = FoldedNorm1d() if isinstance(layer, LINEAR) else nn.Identity()
-        if isinstance(after, BatchNormAnyAct2d) and not relu:
+        if isinstance(after, BatchNormAnyAct2d) and not (relu or after.is_last):
             replacements[after] = nn.Sequential(replacements[after], after.act)
     fusion.replace_in_place(result, replacements)
     _fuse_forwards(result)

@@ -101,6 +101,20 @@ def test_frozen_it_computes_the_same(norm_act: Any, options: dict[str, Any]) -> 
     assert len(kept) == int("drop_layer" in options or "track_running_stats" in options)
 
 
+class Sum(Block):
+    """Without an activation after the sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.bn1(self.conv1(x)))) + x
+
+
+def test_a_sum_without_activation_is_taken_in(norm_act: Any) -> None:
+    dense, sparse = dense_and_sparse(Sum(norm_act))
+    check_same(sparse, dense)
+    x = noise(17, 4, 6, 5)
+    assert_half_the_digits(sp.freeze(sparse)(x), sparse.eval()(x).detach(), "y")
+
+
 def test_densify_gives_it_back(norm_act: Any) -> None:
     dense, sparse = dense_and_sparse(Block(norm_act, act_layer=nn.PReLU, inplace=False))
     names = list(dense.state_dict())
