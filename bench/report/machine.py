@@ -41,8 +41,7 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     threads = machine["threads"]
     return (
         f"{machine['cpu']}, {threads} thread{'' if threads == 1 else 's'}, {machine['isa']}, "
-        f"torch {machine['torch']}, "
-        f"sparseprune {machine['sparseprune']}"
+        f"torch {machine['torch']}, sparseprune {machine['sparseprune']}"
     )
 
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -166,7 +167,6 @@ ONCE = lin()
         (lambda: nn.Sequential(lin(), nn.Dropout(), nn.ReLU(), nn.ReLU(), lin()), [False, False]),
         (lambda: nn.Sequential(lin(), nn.Identity(), nn.ReLU()), [False]),
         (lambda: nn.Sequential(lin(), Subclass(), lin(), nn.ReLU6()), [False, False]),
-        (lambda: nn.Sequential(nn.ReLU(), lin()), [False]),
         (lambda: nn.Sequential(nn.Sequential(lin()), nn.ReLU()), [False]),
         # Used in several places.
         (lambda: nn.Sequential(lin(), SHARED, lin(), SHARED, lin(), nn.ReLU()), [False, False, True]),
@@ -348,3 +348,11 @@ def test_layers_before_dense_convolutions_give_ordinary_memory() -> None:
     model.append(conv())
     mark_layout(model)
     assert [m.batch_inner for m in model if hasattr(m, "batch_inner")] == [True, False]
+
+
+def test_a_forward_of_its_own_keeps_the_relu_that_a_layer_takes_over() -> None:
+    model = nn.Sequential(nn.ReLU(), lin(), OwnForward(lin(), nn.ReLU()))
+    sparse: Any = sp.sparsify(model, masks_of(model), layers="sparse")
+    # Not a FusedReLU: its forward no longer calls the module.
+    assert [sparse[1].relu, sparse[2][0].relu, type(sparse[2][1])] == [False, True, nn.ReLU]
+    assert type(sp.densify(sparse)[2]) is OwnForward
